@@ -1,0 +1,52 @@
+"""Recorded prompts, rebuilt exactly: a replan's prompt is the first ``history_entries`` entries of its episode's transcript."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.episode_log import read_records
+from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from planner import History, Prompt, build_prompt
+
+
+@dataclass(frozen=True)
+class RecordedPrompt:
+    """The prompt of one replan. ``prompt_tokens`` is its length as the recording backend counted it."""
+
+    env_id: str
+    seed: int
+    replan: int
+    prompt_tokens: int
+    prompt: Prompt
+
+
+def read_prompts(steps_jsonl: Path, backend: str) -> list[RecordedPrompt]:
+    """All prompts that ``backend`` (a spec string) was given in the finished episodes of a run, in the order of the file.
+
+    Raises ``ValueError`` for a malformed file, and where ``backend`` has no planner call in it.
+    """
+    transcript: list[TranscriptRecord] = []
+    calls: list[PlannerCall] = []
+    prompts: list[RecordedPrompt] = []
+    for record in read_records(steps_jsonl):
+        if record.backend != backend:
+            continue
+        if isinstance(record, TranscriptRecord):
+            transcript.append(record)
+        elif isinstance(record, PlannerCall):
+            calls.append(record)
+        elif isinstance(record, EpisodeRecord):
+            prompts.extend(_prompts_of(transcript, calls))
+            transcript, calls = [], []
+    if not prompts:
+        raise ValueError(f"{steps_jsonl} holds no planner call of backend {backend!r}: name a backend that the run has episodes of")
+    return prompts
+
+
+def _prompts_of(transcript: list[TranscriptRecord], calls: list[PlannerCall]) -> Iterator[RecordedPrompt]:
+    history = History()
+    for record in sorted(transcript, key=lambda record: record.index):
+        history = history.append(record.entry, record.text)
+    for call in calls:
+        prompt = build_prompt(History(history.entries[: call.history_entries]))
+        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.prompt_tokens, prompt)

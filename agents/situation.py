@@ -1,0 +1,115 @@
+"""Where the agent stands, worked out from its belief: what can be reached, what is locked, what lies in the way, what is unopened.
+
+The describer reports it and the expert plans with it, so that what the expert knows beyond the text is only where things were seen.
+"""
+
+from dataclasses import dataclass
+
+from agents.belief import MARGIN, Belief, Cell, Thing
+from agents.navigation import is_frontier, neighbors, search
+from agents.skills.base import Obstacle, first_obstacle
+from envs.containers import BOX_CLOSED
+from envs.describe import Mention, Report
+from envs.names import BOX, CLOSED, DOOR, LOCKED, OPEN, THINGS, thing_name
+
+_DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
+BEYOND = "beyond"
+UNKNOWN_WAY = "unknown way"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """``blocked`` maps what cannot be reached to what stops the way: a known room, a thing, or ``beyond``, a place not seen yet.
+
+    ``None`` stands for a way that is not known (the room was only glimpsed).
+    """
+
+    reach: frozenset[Cell]
+    unexplored: bool
+    locked: tuple[Thing, ...]
+    blocked: dict[str, Obstacle | None]
+    unopened: tuple[Thing, ...]
+
+
+def assess(belief: Belief) -> Situation:
+    """The agent's situation by its belief."""
+    reach = search(belief)
+    at_hand = [t for t in belief.things.values() if any(near in reach for near in neighbors(t.cell))]
+    unopened = tuple(t for t in at_hand if belief.unique_names and t.kind == BOX and t.state == BOX_CLOSED)
+    locked = tuple(t for t in at_hand if t.kind == DOOR and t.state == LOCKED)
+    blocked = {**_blocked_rooms(belief, set(reach)), **_blocked_things(belief, set(reach))}
+    unexplored = any(is_frontier(belief, cell) for cell in reach)
+    if not unexplored:
+        obstacle = _hidden_behind(belief, set(reach))
+        if obstacle is not None:
+            blocked[BEYOND] = obstacle
+    return Situation(frozenset(reach), unexplored, locked, blocked, unopened)
+
+
+def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
+    blocked: dict[str, Obstacle | None] = {}
+    for room in belief.known_rooms():
+        cells = {(int(x), int(y)) for x, y in zip(*(belief.room == room).nonzero(), strict=True)}
+        if room != belief.here and not cells & reach:
+            blocked[belief.room_names[room]] = first_obstacle(belief, {cell for cell in cells if belief.passable(cell)})
+    return blocked
+
+
+def _blocked_things(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
+    """Things with no free place beside them, in rooms that can be reached."""
+    rooms = {int(belief.room[cell]) for cell in reach}
+    shut_in = [t for t in belief.things.values() if not any(near in reach for near in neighbors(t.cell)) and rooms & set(belief.rooms_of(t))]
+    obstacles = {t.name: first_obstacle(belief, {t.cell}) for t in shut_in}
+    return {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
+
+
+def _hidden_behind(belief: Belief, reach: set[Cell]) -> Obstacle | None:
+    """A loose thing behind which there is something unseen."""
+    loose = THINGS - {DOOR}
+    through = search(belief, lambda cell: belief.passable(cell) or int(belief.kind[cell]) in loose)
+    frontier = {cell for cell in through if cell not in reach and belief.passable(cell) and is_frontier(belief, cell)}
+    return first_obstacle(belief, frontier) if frontier else None
+
+
+def mention(belief: Belief, thing: Thing) -> Mention:
+    """A thing as the describer speaks of it."""
+    content = thing.content
+    if thing.kind == DOOR:
+        condition = _DOOR_CONDITIONS[thing.state]
+    elif thing.kind == BOX and belief.unique_names:
+        condition = "closed" if thing.state == BOX_CLOSED else f"holding {thing_name(*content)}" if content else "empty"
+    else:
+        condition = " ".join(f"at {tag}" for tag in thing.tags)
+    ahead, right = _relative(belief, thing.cell)
+    return Mention(thing.name, belief.room_of(thing), condition, ahead, right)
+
+
+def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
+    """Steps ahead and to the right of the agent."""
+    east = neighbors((0, 0))[belief.direction]
+    dx, dy = cell[0] - belief.cell[0], cell[1] - belief.cell[1]
+    return dx * east[0] + dy * east[1], dy * east[0] - dx * east[1]
+
+
+def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
+    """What the next observation says. The news are cleared by the caller once they are in the history."""
+    situation = assess(belief)
+    return Report(
+        outcomes=tuple(outcomes),
+        fresh=tuple(mention(belief, thing) for thing in belief.fresh.values()),
+        in_view=tuple(mention(belief, belief.things[cell]) for cell in belief.in_view if cell in belief.things),
+        gone=tuple(belief.gone),
+        room=belief.here_name,
+        held=belief.held_name,
+        rooms=tuple(belief.room_names[room] for room in belief.known_rooms()),
+        unexplored=situation.unexplored,
+        locked=tuple(mention(belief, thing) for thing in situation.locked),
+        blocked=tuple((goal, f"{o.thing.name} from {o.side}" if o else UNKNOWN_WAY) for goal, o in situation.blocked.items()),
+        unopened=tuple(mention(belief, thing) for thing in situation.unopened),
+        done=done,
+        total=total,
+        subgoal=subgoal,
+        column=belief.cell[0] - MARGIN,
+        row=belief.cell[1] - MARGIN,
+        direction=belief.direction,
+    )

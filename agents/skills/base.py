@@ -1,0 +1,110 @@
+"""What all skills share: their outcome, and how names are grounded.
+
+A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the belief
+alone. Names of things are grounded in the room that the agent is in: which room to go to for a thing is for the planner to say.
+"""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from agents.belief import Belief, Cell, Thing
+from agents.navigation import neighbors, path_to, search
+from envs.names import DOOR, THINGS
+
+SkillRun = Generator[int, None, "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a skill ended. ``text`` is what the history says: ``ok``, or the reason of the failure."""
+
+    succeeded: bool
+    text: str = "ok"
+
+
+OK = Outcome(True)
+
+
+def failed(reason: str) -> Outcome:
+    """A failure with its reason."""
+    return Outcome(False, f"failed, {reason}")
+
+
+def ground(belief: Belief, name: str) -> Thing | None:
+    """The thing of this room that fits the name: one that stands in front of or behind a doorway first, then the nearest.
+
+    Of several that share a name, the one in the way is meant; where none is, any of them will do.
+    """
+    fitting = belief.find(name)
+    near = [thing for thing in fitting if belief.here in belief.rooms_of(thing) + belief.rooms_beside(thing)]
+    return min(near, key=lambda thing: thing.kind == DOOR or not belief.rooms_beside(thing), default=None)
+
+
+def not_here(belief: Belief, name: str) -> Outcome:
+    """Nothing of that name was seen in this room."""
+    return failed(f"no {name} seen in {belief.here_name}")
+
+
+def no_way(belief: Belief, targets: set[Cell]) -> Outcome:
+    """Why none of the target cells can be reached: a locked door, or something that lies in the way."""
+    obstacle = first_obstacle(belief, targets)
+    if obstacle is None:
+        return failed("no way known")
+    name = obstacle.thing.name
+    return failed(f"{name} locked" if obstacle.thing.kind == DOOR else f"way blocked by {name}")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A locked door or a loose thing that stops the way, and the room from which the agent can get at it."""
+
+    thing: Thing
+    side: str
+
+
+def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
+    """What the way to the targets that passes the fewest locked doors and loose things comes to first; ``None`` where there is none."""
+    before = search_through(belief, targets)
+    goal = next((cell for cell in before if cell in targets), None)
+    if goal is None:
+        return None
+    room = belief.here
+    for cell in path_to(before, goal):
+        if cell not in targets and not belief.passable(cell):
+            return Obstacle(belief.things[cell], belief.room_names[room])
+        room = int(belief.room[cell]) if belief.room[cell] >= 0 else room
+    return None
+
+
+def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None]:
+    """``search`` over what is known, with locked doors and loose things passable at a price: fewest obstacles first (0-1 search)."""
+    before: dict[Cell, Cell | None] = {}
+    queue: deque[tuple[Cell, Cell | None]] = deque([(belief.cell, None)])
+    later: deque[tuple[Cell, Cell | None]] = deque()
+    while queue or later:
+        if not queue:
+            queue, later = later, queue
+        cell, origin = queue.popleft()
+        if cell in before:
+            continue
+        before[cell] = origin
+        for near in neighbors(cell):
+            if belief.passable(near) or near in targets:
+                queue.append((near, cell))
+            elif int(belief.kind[near]) in THINGS:
+                later.append((near, cell))
+    return before
+
+
+def is_safe_spot(belief: Belief, cell: Cell) -> bool:
+    """Whether a thing left on this free cell of this room blocks neither a door nor the way through the room."""
+    if int(belief.room[cell]) != belief.here or cell in belief.things or not belief.passable(cell):
+        return False
+    if any(int(belief.room[near]) < 0 and belief.passable(near) or belief.is_door(near) for near in neighbors(cell)):
+        return False
+    room = {(int(x), int(y)) for x, y in zip(*(belief.room == belief.here).nonzero(), strict=True)}
+    rest = {c for c in room if belief.passable(c)} - {cell}
+    reach = set(search(belief, lambda c: c in rest, start=next(iter(rest)))) if rest else set()
+    taken = [c for c in room if c in belief.things] + [cell]
+    return bool(rest) and reach == rest and all(any(n in rest for n in neighbors(c)) for c in taken)

@@ -1,0 +1,53 @@
+"""``put X next to Y`` and ``put X in Y``: place the held thing beside a thing of this room, or into a box of this room."""
+
+from minigrid.core.actions import Actions
+
+from agents.belief import Belief, Cell, Thing, matches
+from agents.navigation import neighbors, walk_beside
+from agents.skills.base import OK, SkillRun, failed, ground, is_safe_spot, no_way, not_here
+from agents.skills.drop import place_at
+from envs.containers import BOX_CLOSED
+from envs.names import BOX
+
+
+def run(belief: Belief, name: str, target: str, joint: str) -> SkillRun:
+    """The thing must be in the agent's hand. Fails where it is not, where the target is not here, full, or out of reach."""
+    if belief.held is None or not matches(Thing(*belief.held, 0, belief.cell, ("left", "right", "front", "behind")), name):
+        return failed(f"not holding {name}")
+    thing = ground(belief, target)
+    if thing is None:
+        return not_here(belief, target)
+    return (yield from (_into(belief, thing) if joint == "in" else _beside(belief, thing)))
+
+
+def _beside(belief: Belief, thing: Thing) -> SkillRun:
+    free = [spot for spot in neighbors(thing.cell) if _is_free(belief, spot)]
+    safe = [spot for spot in free if is_safe_spot(belief, spot)]
+    spots = {stand: spot for spot in safe or free for stand in _stands(belief, spot, thing)}
+    if not spots:
+        return failed(f"no free place next to {thing.name}")
+    return (yield from place_at(belief, spots))
+
+
+def _stands(belief: Belief, spot: Cell, thing: Thing) -> list[Cell]:
+    return [cell for cell in neighbors(spot) if cell != thing.cell and (belief.passable(cell) or cell == belief.cell)]
+
+
+def _is_free(belief: Belief, cell: Cell) -> bool:
+    return (belief.passable(cell) or cell == belief.cell) and not belief.is_door(cell)
+
+
+def _into(belief: Belief, box: Thing) -> SkillRun:
+    if box.kind != BOX:
+        return failed(f"{box.name} is no box")
+    reached = yield from walk_beside(belief, box.cell)
+    if not reached:
+        return no_way(belief, {box.cell})
+    if int(belief.state[box.cell]) == BOX_CLOSED:
+        yield int(Actions.toggle)
+    if int(belief.state[box.cell]) == BOX_CLOSED:
+        return failed("the grip slipped")
+    if belief.things[box.cell].content is not None:
+        return failed(f"{box.name} is full")
+    yield int(Actions.drop)
+    return OK if belief.held is None else failed("the grip slipped")

@@ -1,0 +1,34 @@
+"""``erecap compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agents.loop import AgentConfig
+from benchmarks.backends import parse_specs
+from benchmarks.closed_loop import ClosedLoop
+from benchmarks.commands.outcome import carry_out
+from benchmarks.compare import Comparison
+from benchmarks.suites import find_suite
+
+
+def compare(
+    suite: Annotated[str, typer.Option(help="Suite to play; `erecap suites` lists them.")] = "smoke",
+    backends: Annotated[str, typer.Option(help="Backend specs, separated by commas.")] = "hf-generate,baseline,erecap?keep=0.7",
+    episodes: Annotated[int | None, typer.Option(help="Episodes per backend; the suite's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Which held-out block of seeds to play.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/compare-SUITE-SEED by default.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
+    replay_prompts: Annotated[int, typer.Option(help="Prompts in the paired replay; 0 leaves it out.")] = 60,
+    replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
+) -> None:
+    """Play the same episodes with each backend, then replay the recorded prompts in pairs, and print what differs.
+
+    The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots; started again, a run goes on
+    where it was stopped. The last line of stdout is one JSON object.
+    """
+    chosen = find_suite(suite)
+    loop = ClosedLoop(chosen, tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())
+    directory = out or Path("runs") / f"compare-{suite}-{seed}"
+    carry_out(Comparison("compare", loop, directory, workers, replay_prompts, replay_tokens))

@@ -1,0 +1,59 @@
+"""``erecap run``."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from agents.loop import AgentConfig
+from benchmarks.backends import BackendFactory, parse_specs
+from benchmarks.closed_loop import ClosedLoop
+from benchmarks.commands.outcome import carry_out
+from benchmarks.compare import Comparison
+from benchmarks.gif import record_gif
+from benchmarks.suites import Suite, find_suite, suite_of_env
+
+log = structlog.get_logger(__name__)
+
+
+def run(
+    backend: Annotated[str, typer.Option(help="Backend spec; `erecap backends` lists the names.")] = "expert",
+    suite: Annotated[str | None, typer.Option(help="Suite to play; `erecap suites` lists them.")] = None,
+    env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes; the suite's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Which held-out block of seeds to play.")] = 0,
+    gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
+) -> None:
+    """Play episodes with one backend and print how it does.
+
+    The expert plays the same episodes too, since SPL compares with its steps.
+    """
+    chosen = _choose(suite, env)
+    loop = ClosedLoop(chosen, tuple(parse_specs(backend)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())
+    if len(loop.backends) != 1:
+        raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
+    if gif is not None:
+        _record(loop, gif)
+    directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{seed}"
+    carry_out(Comparison("run", loop, directory, workers, replay_prompts=0))
+
+
+def _choose(suite: str | None, env: str | None) -> Suite:
+    if suite is not None and env is not None:
+        raise ValueError(f"suite={suite!r} and env={env!r}: give one of --suite and --env")
+    return suite_of_env(env) if env is not None else find_suite(suite or "smoke")
+
+
+def _record(loop: ClosedLoop, gif: Path) -> None:
+    """Play the first episode once for its pictures; the run that follows records it as any other."""
+    job = loop.jobs(loop.backends[0], {})[0]
+    episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
+    log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.=-]+", "-", text).strip("-")

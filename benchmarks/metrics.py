@@ -1,0 +1,43 @@
+"""Statistics of runs: rates with intervals, paired differences, SPL. Plain numbers in, plain numbers out."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Interval = tuple[float, float]
+RESAMPLES = 10_000
+_Z95 = 1.959963984540054
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """95% interval of a success rate (Wilson 1927): sound also near 0 and 1 and for few trials. Needs ``trials`` >= 1."""
+    rate, z2 = successes / trials, _Z95**2
+    center = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """95% percentile bootstrap interval of the mean of ``values`` (at least one), reproducible under ``seed``."""
+    sample = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
+    low, high = np.quantile(sample[drawn].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def spl(success: bool, expert_steps: int, steps: int) -> float:
+    """One episode's success weighted by path length: ``success * expert / max(expert, steps)`` (Anderson et al. 2018)."""
+    if not success:
+        return 0.0
+    return 1.0 if steps <= expert_steps else expert_steps / steps
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The ``q``-quantile, linear between neighbours; 0 where there are no values."""
+    return float(np.quantile(np.asarray(values, dtype=np.float64), q)) if len(values) else 0.0
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0 where there are no values."""
+    return float(np.mean(values)) if len(values) else 0.0

@@ -1,0 +1,133 @@
+"""A planner behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a hosted model): ``openai?base_url=...&model=...``.
+
+Times are as seen from here, the network included. What goes on inside the server (kept tokens, KV memory) is not known, and
+stays at its defaults in the ``Generation``.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from planner import BackendSpec, Generation, LineCallback, Prompt, Sampling
+
+_OPTIONS = ("base_url", "model", "timeout_s")
+
+
+class RemoteBackendError(ValueError):
+    """The endpoint could not be reached or refused the request."""
+
+
+@dataclass(frozen=True)
+class OpenAIBackend:
+    """Streams chat completions from ``client`` (an ``openai.OpenAI``, or anything with its ``chat.completions.create``)."""
+
+    client: Any
+    model: str
+
+    @classmethod
+    def from_spec(cls, spec: BackendSpec) -> "OpenAIBackend":
+        """From ``base_url``, ``model`` and ``timeout_s`` (default 120). The key is read by the client from OPENAI_API_KEY.
+
+        Raises ``ValueError`` for missing or unknown parameters, a missing key, and where the ``openai`` extra is not installed.
+        """
+        options = spec.options
+        unknown = sorted(set(options) - set(_OPTIONS))
+        if unknown:
+            raise ValueError(f"backend {str(spec)!r}: unknown parameters {', '.join(unknown)}: choose from {', '.join(_OPTIONS)}")
+        if not options.get("model"):
+            raise ValueError(f"backend {str(spec)!r} names no model: write openai?base_url=http://localhost:8000/v1&model=NAME")
+        return cls(_client(options.get("base_url"), _seconds(options.get("timeout_s", "120"))), options["model"])
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """One chat completion. Raises ``ValueError`` for ``ignore_eos``, ``RemoteBackendError`` where the endpoint fails."""
+        if sampling.ignore_eos:
+            raise ValueError("ignore_eos=True: an OpenAI endpoint ends its answers itself; compare timings on local backends")
+        answer = _Answer(on_line)
+        for chunk in self._stream(prompt, sampling):
+            answer.take(chunk)
+        return answer.finish()
+
+    def _stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Any]:
+        import openai  # an optional extra
+
+        try:
+            yield from self.client.chat.completions.create(
+                model=self.model,
+                messages=prompt.messages(),
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                seed=sampling.seed,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        except openai.OpenAIError as error:
+            raise RemoteBackendError(f"model {self.model!r}: {error}; check base_url, model and that the server runs") from error
+
+
+@dataclass
+class _Answer:
+    """What has arrived so far, and when."""
+
+    on_line: LineCallback | None
+    text: str = ""
+    lines: int = 0
+    usage: Any = None
+    chunks: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    first_line: float | None = None
+
+    def take(self, chunk: Any) -> None:
+        self.usage = getattr(chunk, "usage", None) or self.usage
+        content = chunk.choices[0].delta.content if chunk.choices else None
+        if not content:
+            return
+        self.first = self.first or time.perf_counter()
+        self.chunks += 1
+        self.text += content
+        self._tell(self.text.split("\n")[:-1])
+
+    def finish(self) -> Generation:
+        end = time.perf_counter()
+        self._tell(self.text.split("\n"))
+        first = self.first or end
+        return Generation(
+            text=self.text,
+            prompt_tokens=self.usage.prompt_tokens if self.usage else 0,
+            new_tokens=self.usage.completion_tokens if self.usage else self.chunks,
+            ttft_s=first - self.started,
+            first_skill_s=(self.first_line or end) - self.started,
+            decode_s=end - first,
+            total_s=end - self.started,
+        )
+
+    def _tell(self, complete: list[str]) -> None:
+        """Hand the complete lines that are new to the callback."""
+        for line in complete[self.lines :]:
+            if line.strip():
+                self.first_line = self.first_line or time.perf_counter()
+                if self.on_line is not None:
+                    self.on_line(line)
+        self.lines = len(complete)
+
+
+def _client(base_url: str | None, timeout_s: float) -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise ValueError("backend openai needs the client: pip install 'erecap[openai]'") from error
+    try:
+        return openai.OpenAI(base_url=base_url, timeout=timeout_s)
+    except openai.OpenAIError as error:
+        raise ValueError(f"backend openai: {error} (a local server takes any key: OPENAI_API_KEY=none)") from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise ValueError(f"timeout_s={text!r} is no number: give seconds, such as timeout_s=120") from error
+    if seconds <= 0:
+        raise ValueError(f"timeout_s={text} must be positive: give seconds, such as timeout_s=120")
+    return seconds

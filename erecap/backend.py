@@ -1,0 +1,261 @@
+"""The engine as planner backends: ``baseline``, ``erecap`` and ``hf-generate``.
+
+The only module of ``erecap`` that knows the planner. A new backend is a class with ``generate`` and a line in ``BACKENDS``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from erecap.architecture import check_length
+from erecap.decoding import DecodeOptions, decode
+from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
+from erecap.loading import LoadedModel, load_model, load_pruner
+from erecap.prefilling import cache_bytes, prefill
+from erecap.schedule import PruneSchedule
+from erecap.selectors import Selector, SelectorContext, make_selector
+from erecap.streaming import LineStreamer
+from erecap.tokenization import ChatTokenizer, TokenizedPrompt
+from planner.backend import Generation, LineCallback, PlannerBackend, Sampling
+from planner.prompt import Prompt
+from planner.spec import BackendSpec
+
+Number = TypeVar("Number", int, float)
+
+MODEL_OPTIONS = ("model", "dtype", "device")
+
+
+class _Answer:
+    """One answer as it comes: its tokens, its text, and when each thing happened, in seconds since the prompt was submitted."""
+
+    def __init__(self, chat: ChatTokenizer, eos_ids: frozenset[int], on_line: LineCallback | None) -> None:
+        self.submitted = perf_counter()
+        self.tokens: list[int] = []
+        self.ttft_s = self.first_skill_s = self.last_s = 0.0
+        self._chat, self._eos_ids, self._on_line = chat, eos_ids, on_line
+        self._text_tokens: list[int] = []
+        self._ended = False
+        self._lines = LineStreamer(chat.decode, self._line)
+
+    def elapsed(self) -> float:
+        return perf_counter() - self.submitted
+
+    def put(self, token: int) -> None:
+        """Take the next token, known on the host. Text ends at the first end token, also where decoding goes on after it."""
+        self.tokens.append(token)
+        self.last_s = self.elapsed()
+        self.ttft_s = self.ttft_s or self.last_s
+        if self._ended or token in self._eos_ids:
+            self._close_text()
+            return
+        self._text_tokens.append(token)
+        self._lines.put(token)
+
+    def text(self) -> str:
+        """The whole text; the answer is complete."""
+        self._close_text()
+        return self._chat.decode(self._text_tokens)
+
+    def _close_text(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._lines.close()
+
+    def _line(self, line: str) -> None:
+        self.first_skill_s = self.first_skill_s or self.elapsed()
+        if self._on_line is not None:
+            self._on_line(line)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a run has to say about its prompt besides times."""
+
+    layer_tokens: tuple[int, ...]
+    stage_tokens: tuple[int, ...]
+    kv_bytes: int
+
+
+class _LocalBackend(ABC):
+    """What the backends with a model in this process share: tokenization, timing, the record. They differ in ``_run``.
+
+    TTFT counts from the call of ``generate`` to the first token known on the host, so it contains tokenization, which is
+    also given alone. Each backend tokenizes for itself: a shared cache of tokens would favour whichever runs second.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.chat = ChatTokenizer(loaded.tokenizer)
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """Answer ``prompt``. Tokens count the end token; the text does not have it. ``on_line`` gets non-blank lines.
+
+        Raises ``ValueError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they exceed the GPU's memory.
+        """
+        answer = _Answer(self.chat, self.loaded.eos_ids, on_line)
+        reset_peak_memory(self.loaded.device)
+        tokenized = self.chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
+        tokenize_s = answer.elapsed()
+        check_length(self.loaded.model.config, len(tokenized), sampling.max_new_tokens)
+        with self._out_of_memory(len(tokenized)):
+            cost = self._run(tokenized, sampling, answer)
+        text = answer.text()
+        return Generation(
+            text=text,
+            prompt_tokens=len(tokenized),
+            new_tokens=len(answer.tokens),
+            stage_tokens=cost.stage_tokens,
+            layer_tokens=cost.layer_tokens,
+            ttft_s=answer.ttft_s,
+            first_skill_s=answer.first_skill_s,
+            decode_s=answer.last_s - answer.ttft_s,
+            total_s=answer.elapsed(),
+            tokenize_s=tokenize_s,
+            kv_bytes=cost.kv_bytes,
+            peak_memory_bytes=peak_memory_bytes(self.loaded.device),
+            token_ids=tuple(answer.tokens),
+        )
+
+    @abstractmethod
+    def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
+        """Prefill and decode, handing each token to ``answer``."""
+
+    def _out_of_memory(self, tokens: int) -> AbstractContextManager[None]:
+        return explain_out_of_memory(self.loaded.device, f"a prompt of {tokens} tokens")
+
+
+class EngineBackend(_LocalBackend):
+    """The pruned engine; with the empty schedule it is the baseline."""
+
+    def __init__(self, loaded: LoadedModel, schedule: PruneSchedule, selector: Selector | None = None) -> None:
+        super().__init__(loaded)
+        self.schedule, self.selector = schedule, selector
+
+    def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
+        options = DecodeOptions(sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos)
+        start = prefill(self.loaded.model, tokenized, self.schedule, self.selector)
+        for (token,) in decode(self.loaded.model, start, options):
+            if token is not None:
+                answer.put(token)
+        return _Cost(start.layer_tokens[0], tuple(stage.counts[0] for stage in start.stages), start.kv_bytes)
+
+
+class HFGenerateBackend(_LocalBackend):
+    """Stock transformers ``generate``: what users have today. Its greedy tokens are the baseline's."""
+
+    def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
+        ids = torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
+        devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # generate draws from the global generator
+            torch.manual_seed(sampling.seed)
+            output: Any = self.loaded.model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), generation_config=self._config(sampling), streamer=_TokenStreamer(answer)
+            )
+        layers = self.loaded.model.config.num_hidden_layers
+        return _Cost((len(tokenized),) * layers, (), self._prompt_kv_bytes(output, len(tokenized)))
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        """The sampling, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
+
+        ``generate`` fills in what is left out from the model's defaults, and has no way to ignore the end token but to name one that
+        does not exist: the vocabulary's size.
+        """
+        eos = [self.loaded.model.config.vocab_size] if sampling.ignore_eos else sorted(self.loaded.eos_ids)
+        draws = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
+        return GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=bool(sampling.temperature),
+            repetition_penalty=1.0,
+            eos_token_id=eos or [self.loaded.model.config.vocab_size],
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            **draws,
+        )
+
+    @staticmethod
+    def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
+        """Bytes of the cache as they were after prefill: all layers are equally long, so the prompt's share of what is there now."""
+        held = output["cache"] if "cache" in output else output["past_key_values"]  # its name until transformers 5.24
+        return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
+
+
+class _TokenStreamer(BaseStreamer):
+    """Hands ``generate``'s tokens to an answer; the first call brings the prompt."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self._answer, self._prompt_seen = answer, False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt_seen:
+            self._answer.put(int(value))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing to do: the answer is closed by its backend."""
+
+
+@dataclass(frozen=True)
+class BackendFactory:
+    """How a backend is made from its options, and which options it knows."""
+
+    make: Callable[[Mapping[str, str]], PlannerBackend]
+    options: tuple[str, ...] = field(default=MODEL_OPTIONS)
+
+
+def make_backend(spec: BackendSpec) -> PlannerBackend:
+    """The backend that ``spec`` describes. Raises ``ValueError`` for an unknown name, an unknown option, or a value it cannot use."""
+    factory = BACKENDS.get(spec.name)
+    if factory is None:
+        raise ValueError(f"backend {spec.name!r} is not known here: the engine's backends are {', '.join(BACKENDS)}")
+    unknown = [key for key in spec.options if key not in factory.options]
+    if unknown:
+        raise ValueError(f"backend {spec}: unknown option {', '.join(unknown)}; {spec.name} takes {', '.join(factory.options)}")
+    return factory.make(spec.options)
+
+
+def _load(options: Mapping[str, str]) -> LoadedModel:
+    return load_model(options.get("model"), options.get("dtype"), options.get("device"))
+
+
+def _baseline(options: Mapping[str, str]) -> PlannerBackend:
+    return EngineBackend(_load(options), PruneSchedule.none())
+
+
+def _hf_generate(options: Mapping[str, str]) -> PlannerBackend:
+    return HFGenerateBackend(_load(options))
+
+
+def _erecap(options: Mapping[str, str]) -> PlannerBackend:
+    keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
+    loaded, name = _load(options), options.get("selector", "learned")
+    schedule = PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, keep)
+    pruner = None
+    if name == "learned":
+        if "model" in options and "pruner" not in options:
+            raise ValueError(
+                f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with pruner=DIR "
+                "(made by `erecap train-pruner`), or use selector=random or selector=recency"
+            )
+        pruner = load_pruner(options.get("pruner"), loaded)
+    return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed)))
+
+
+def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:
+    try:
+        return kind(options[key]) if key in options else default
+    except ValueError as error:
+        raise ValueError(f"{key}={options[key]!r} is not a number: write it like {key}={default}") from error
+
+
+BACKENDS: dict[str, BackendFactory] = {
+    "baseline": BackendFactory(_baseline),
+    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "selector", "pruner", "seed")),
+    "hf-generate": BackendFactory(_hf_generate),
+}

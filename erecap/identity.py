@@ -1,0 +1,52 @@
+"""Which model a pruner belongs to."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+_CONFIG_KEYS = (
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+)
+_SAMPLES_PER_TENSOR = 16
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """A model, by a checksum of its shape and a sample of its weights. ``name`` is for people and is not compared."""
+
+    name: str
+    checksum: str
+    num_layers: int
+    hidden_size: int
+
+    def matches(self, other: "ModelIdentity") -> bool:
+        """Whether both are the same weights."""
+        return (self.checksum, self.num_layers, self.hidden_size) == (other.checksum, other.num_layers, other.hidden_size)
+
+    def describe(self) -> str:
+        """One phrase for error messages."""
+        return f"{self.name} ({self.num_layers} layers of width {self.hidden_size}, checksum {self.checksum})"
+
+
+def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
+    """The identity of ``model``; ``name`` defaults to the hub id or the directory's name, never a whole path.
+
+    Samples are rounded to bfloat16 before they are hashed, so that the same weights loaded in float32 and in bfloat16 are one model.
+    """
+    digest = hashlib.sha256(json.dumps({key: getattr(model.config, key) for key in _CONFIG_KEYS}).encode())
+    for key, weight in sorted(model.named_parameters()):
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to(torch.bfloat16).float().cpu()
+        digest.update(key.encode() + sample.numpy().tobytes())
+    config = model.config
+    return ModelIdentity(name or _readable_name(config.name_or_path), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size)
+
+
+def _readable_name(name_or_path: str) -> str:
+    if not name_or_path:
+        return "unnamed model"
+    return Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path

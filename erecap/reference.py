@@ -1,0 +1,68 @@
+"""The slow masked reference that says what pruning means; the engine must agree with it.
+
+Every token goes through every layer and there is no cache. A dropped token stays where it is, and the layers after its stage merely
+do not look at it. Shares the model's modules with the engine and nothing else: selection is plain Python over sorted lists.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from erecap.architecture import decoder_parts
+from erecap.schedule import PruneSchedule, share_of
+from erecap.selectors.base import Selector
+from erecap.tokenization import TokenizedPrompt
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """``logits`` float32 ``(1 + continuation, vocab)`` after the prompt and after each continuation token; survivors of each stage."""
+
+    logits: Tensor
+    kept: tuple[tuple[int, ...], ...]
+
+
+@torch.inference_mode()
+def reference(
+    model: PreTrainedModel, prompt: TokenizedPrompt, continuation: Sequence[int], schedule: PruneSchedule, selector: Selector
+) -> ReferenceResult:
+    """Run ``prompt`` and, after it, ``continuation`` through ``model``; stages drop tokens of the prompt only.
+
+    Quadratic in memory at full length in every layer: for tests and for judging selectors, not for use.
+    """
+    parts, length = decoder_parts(model), len(prompt)
+    ids = torch.tensor([[*prompt.input_ids.tolist(), *continuation]], device=model.device)
+    hidden, positions = parts.embed(ids), torch.arange(ids.shape[1], device=ids.device)[None]
+    rope = parts.rotary(hidden, positions)
+    stages = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
+    alive, kept = list(range(length)), []
+    for number, layer in enumerate(parts.layers):
+        hidden = layer(hidden, _mask(alive, length, ids), position_embeddings=rope)
+        if number in stages:
+            scores = selector.score(hidden[:, alive], positions[:, alive], stages[number])[0].tolist()
+            alive = _survivors(alive, scores, prompt.protected.tolist(), schedule, stages[number])
+            kept.append(tuple(alive))
+    logits = parts.head(parts.norm(hidden[0, length - 1 :])).float()
+    return ReferenceResult(logits, tuple(kept))
+
+
+def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
+    """True = may look, bool ``(1, 1, n, n)``: causal, at living prompt tokens and at the continuation; and always at oneself."""
+    total = ids.shape[1]
+    visible = torch.zeros(total, dtype=torch.bool, device=ids.device)
+    visible[alive] = True
+    visible[length:] = True
+    causal = torch.ones(total, total, dtype=torch.bool, device=ids.device).tril()
+    return ((causal & visible) | torch.eye(total, dtype=torch.bool, device=ids.device))[None, None]
+
+
+def _survivors(alive: list[int], scores: list[float], protected: list[bool], schedule: PruneSchedule, stage: int) -> list[int]:
+    """Positions that survive: the forced ones, then the best scores (ties: earlier first) until the share is reached."""
+    tail = max(schedule.tail_min, share_of(len(alive), schedule.tail_share))
+    guarded = {*alive[: schedule.head], *alive[max(0, len(alive) - tail) :], *(p for p in alive if protected[p])}
+    ranked = sorted(range(len(alive)), key=lambda i: (alive[i] not in guarded, -scores[i], alive[i]))
+    count = max(share_of(len(alive), schedule.stages[stage].keep), len(guarded))
+    return sorted(alive[i] for i in ranked[:count])

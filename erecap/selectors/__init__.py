@@ -1,0 +1,23 @@
+"""Selectors score tokens at a stage. A new one is a file with one ``score`` method and a line in ``SELECTORS``."""
+
+from collections.abc import Callable
+
+from erecap.selectors.base import Selector, SelectorContext
+from erecap.selectors.learned import LearnedSelector
+from erecap.selectors.random_scores import RandomSelector
+from erecap.selectors.recency import RecencySelector
+
+SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
+    "learned": LearnedSelector.from_context,
+    "random": RandomSelector.from_context,
+    "recency": RecencySelector.from_context,
+}
+
+__all__ = ["SELECTORS", "LearnedSelector", "RandomSelector", "RecencySelector", "Selector", "SelectorContext", "make_selector"]
+
+
+def make_selector(name: str, context: SelectorContext) -> Selector:
+    """The selector of that name for ``context``. Raises ``ValueError`` for an unknown name or a missing pruner."""
+    if name not in SELECTORS:
+        raise ValueError(f"selector {name!r} is not known: the selectors are {', '.join(SELECTORS)}")
+    return SELECTORS[name](context)

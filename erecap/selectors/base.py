@@ -1,0 +1,31 @@
+"""What a selector is, and what a factory may use to make one."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule
+
+
+@dataclass(frozen=True)
+class SelectorContext:
+    """What the selectors in the registry are made from: the schedule, a pruner if there is one, a seed."""
+
+    schedule: PruneSchedule
+    pruner: TokenPruner | None = None
+    seed: int = 0
+
+
+class Selector(Protocol):
+    """Scores the tokens that have reached a stage; the engine keeps the highest."""
+
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+        """Scores, float32 ``(batch, n)``, higher = keep.
+
+        ``hidden`` is the residual stream that leaves the stage's layer, ``(batch, n, hidden_size)``; ``positions`` are the tokens'
+        original positions, int64 ``(batch, n)``; ``stage_index`` counts the schedule's stages from 0. A token's score must not depend
+        on the rest of the batch or on padding, and computing it must not wait for the device.
+        """
+        ...

@@ -1,0 +1,32 @@
+"""The learned selector: the pruner's score (SDTP, arXiv 2504.04514)."""
+
+from torch import Tensor
+
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule
+from erecap.selectors.base import SelectorContext
+
+
+class LearnedSelector:
+    """Scores with the MLP that was trained for the layer of each stage."""
+
+    def __init__(self, pruner: TokenPruner, schedule: PruneSchedule) -> None:
+        missing = [stage.after_layer for stage in schedule.stages if stage.after_layer not in pruner.stages]
+        if missing:
+            raise ValueError(
+                f"the schedule prunes after layers {missing}, for which the pruner (stages after layers {list(pruner.stages)}) was not "
+                "trained: train one for this schedule or make the schedule from the pruner's stages"
+            )
+        self._pruner = pruner
+        self._mlps = [pruner.stages.index(stage.after_layer) for stage in schedule.stages]
+
+    @classmethod
+    def from_context(cls, context: SelectorContext) -> "LearnedSelector":
+        """Made from the context's pruner. Raises ``ValueError`` where it has none."""
+        if context.pruner is None:
+            raise ValueError("the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'")
+        return cls(context.pruner, context.schedule)
+
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+        """See ``Selector.score``."""
+        return self._pruner(hidden, self._mlps[stage_index])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped

@@ -1,0 +1,136 @@
+"""From chat messages to token ids, segment by segment.
+
+An agent's history only grows, so each replan's prompt is the last one plus a few messages. Rendering and tokenizing message by
+message, with what is known kept, makes tokenization cost what is new. That is valid only for chat templates in which a message
+reads the same whatever surrounds it; ``ChatTokenizer`` checks this once per tokenizer and refuses others.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Message = tuple[str, str, bool]
+
+_CACHED_SEGMENTS = 8192
+_ANCHOR = {"role": "system", "content": "anchor"}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPrompt:
+    """A prompt on the host.
+
+    ``input_ids`` int64 ``(n,)``; ``protected`` bool ``(n,)``, tokens that no stage may drop; ``segment_ends[i]`` is one past the last
+    token of message ``i``, and what follows the last end is the header of the answer.
+    """
+
+    input_ids: NDArray[np.int64]
+    protected: NDArray[np.bool_]
+    segment_ends: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.input_ids.ndim != 1 or not len(self.input_ids):
+            raise ValueError(f"input_ids of shape {self.input_ids.shape} must be one row of at least one token: give a prompt to answer")
+        if self.protected.shape != self.input_ids.shape:
+            raise ValueError(f"protected has shape {self.protected.shape}, input_ids {self.input_ids.shape}: give one flag per token")
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @classmethod
+    def from_ids(cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None) -> "TokenizedPrompt":
+        """A prompt from bare token ids; nothing is protected unless said so."""
+        row = np.asarray(ids, dtype=np.int64)
+        return cls(row, np.zeros(row.shape, np.bool_) if protected is None else np.asarray(protected, np.bool_), (row.size,))
+
+
+class ChatTokenizer:
+    """Wraps a transformers tokenizer with a chat template; keeps the tokens of every message it has seen (least recent go first).
+
+    Raises ``ValueError`` for a tokenizer without a chat template, or with one that cannot be rendered message by message.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("the tokenizer has no chat template: use an instruction-tuned model, or set tokenizer.chat_template (ChatML)")
+        self.tokenizer = tokenizer
+        self._known: OrderedDict[tuple[bool, str, str], NDArray[np.int64]] = OrderedDict()
+        self._anchor = self._render([_ANCHOR])
+        _check_segmentwise(self)
+        self._header = self._encode_header()
+
+    def encode(self, messages: Iterable[Message]) -> TokenizedPrompt:
+        """Tokens of ``(role, text, protected)`` messages and of the answer's header, which is protected.
+
+        Equals tokenizing the whole conversation rendered with ``add_generation_prompt=True``. Linear in the tokens of new messages
+        (for known ones a copy). Raises ``ValueError`` for an empty conversation.
+        """
+        listed = list(messages)
+        if not listed:
+            raise ValueError("a conversation of 0 messages has nothing to answer: give at least one message")
+        rows = [self._segment(index == 0, role, text) for index, (role, text, _) in enumerate(listed)]
+        lengths = [len(row) for row in rows]
+        flags = [protected for _, _, protected in listed]
+        return TokenizedPrompt(
+            np.concatenate([*rows, self._header]),
+            np.repeat(np.array([*flags, True]), [*lengths, len(self._header)]),
+            tuple(np.cumsum(lengths).tolist()),
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of answer tokens, special tokens left out and white space untouched."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as one text, answer header included, as the template itself writes it."""
+        return self._render([{"role": role, "content": text} for role, text, _ in messages], header=True)
+
+    def tokens_of(self, text: str) -> NDArray[np.int64]:
+        """Token ids of rendered text; special tokens in it are read as such, none are added."""
+        return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+    def _segment(self, first: bool, role: str, text: str) -> NDArray[np.int64]:
+        """Tokens of one message. The first is rendered alone: templates may put a default system prompt before it."""
+        key = (first, role, text)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        message = {"role": role, "content": text}
+        rendered = self._render([message]) if first else self._render([_ANCHOR, message])[len(self._anchor) :]
+        self._known[key] = self.tokens_of(rendered)
+        if len(self._known) > _CACHED_SEGMENTS:
+            self._known.popitem(last=False)
+        return self._known[key]
+
+    def _encode_header(self) -> NDArray[np.int64]:
+        return self.tokens_of(self._render([_ANCHOR], header=True)[len(self._anchor) :])
+
+    def _render(self, messages: list[dict[str, str]], header: bool = False) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header))
+
+
+def _check_segmentwise(chat: ChatTokenizer) -> None:
+    """Raise ``ValueError`` unless probe conversations give the same tokens message by message and as a whole."""
+    turns: list[Message] = [("user", "Put it\nin 1 box.", False), ("user", " see: a", False), ("assistant", "goto b\ndone", False), ("user", "x", False)]
+    for probe in ([("system", "You plan.", True), *turns], turns, turns[:3]):
+        try:
+            chat._header = chat._encode_header()
+            same = np.array_equal(chat.encode(probe).input_ids, chat.tokens_of(chat.render(probe)))
+        except Exception as error:  # templates raise what they like (jinja2 errors among others); it is reported, not swallowed
+            raise ValueError(_refusal(f"it fails with {error!r}")) from error
+        if not same:
+            raise ValueError(_refusal("it writes a message differently depending on its neighbours"))
+    # Tokenizers split text at added tokens first. Without one between two messages, some other text could merge across.
+    added = set(chat.tokenizer.get_added_vocab().values())
+    if any(int(chat._segment(False, role, text)[0]) not in added for role, text, _ in turns):
+        raise ValueError(_refusal("its messages do not begin with a special token, so that tokens could reach across two of them"))
+
+
+def _refusal(reason: str) -> str:
+    return (
+        f"the tokenizer's chat template cannot be rendered message by message: {reason}. "
+        "Use a model with a ChatML template like Qwen2's, or set tokenizer.chat_template to one"
+    )

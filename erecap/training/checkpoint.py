@@ -1,0 +1,59 @@
+"""Files of a training run: atomic checkpoints and a log of one JSON object per line."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "log.jsonl"
+
+
+def save_checkpoint(out_dir: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors and plain values) to ``out_dir``; the file replaces the last one only when it is complete."""
+    write_atomically(out_dir / CHECKPOINT_FILE, lambda partial: torch.save(dict(state), partial))
+
+
+def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
+    """The last checkpoint of ``out_dir``, on the CPU; ``None`` where there is none."""
+    path = out_dir / CHECKPOINT_FILE
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a neighbouring file, then put it in place of ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+class StepLog:
+    """The run's log. Opened for a resumed run, it drops what was logged after the checkpoint that the run goes on from."""
+
+    def __init__(self, out_dir: Path, resume_step: int) -> None:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        self.path = out_dir / LOG_FILE
+        self.records: list[dict[str, Any]] = [r for r in read_log(out_dir) if r["step"] <= resume_step] if resume_step else []
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record and flush it to disk."""
+        self.records.append(dict(record))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_log(out_dir: Path) -> list[dict[str, Any]]:
+    """The records of a run's log; a last line cut short by a kill is left out. Empty where there is no log."""
+    path = out_dir / LOG_FILE
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,232 @@
+"""From chat messages to training batches.
+
+``encode_episode`` turns an episode into a ``Sequence`` whose tokens are exactly what the chat template renders, so that every
+inference prompt of the episode is a prefix of it. ``Batches`` deals sequences out in batches of similar length.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from erecap.training.sequences import (
+    ALWAYS_KEPT,
+    PLAN_WEIGHT,
+    Int64,
+    Sequence,
+    SequenceList,
+    SequenceSet,
+    ShardedSequences,
+    write_shard,
+)
+
+__all__ = [
+    "ALWAYS_KEPT", "PLAN_WEIGHT", "Batch", "Batches", "Message", "Sequence", "SequenceList", "SequenceSet", "ShardedSequences",
+    "collate", "encode_episode", "length_curriculum", "write_shard",
+]
+
+Message = Mapping[str, Any]
+"""``role`` and ``content`` as for a chat template; optional flags, all bool: ``train`` (assistant; default true), ``protected``
+(never pruned; default: system messages), ``same_turn`` (this message does not begin a new turn though a plan came before it)."""
+
+Curriculum = Callable[[float], int]
+
+
+def encode_episode(
+    tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message], other_weight: float = 0.3, untrained_weight: float = 0.0
+) -> Sequence:
+    """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
+
+    Assistant messages weigh ``PLAN_WEIGHT``, closing ``<|im_end|>`` included; one with ``train: False`` (a wrong plan that stays in
+    the context but must not be imitated) weighs ``untrained_weight``; everything else ``other_weight``. Raises ``ValueError`` where
+    the template changes a message's text, or where a plan does not begin at a token of its own.
+    """
+    text, heads, spans = _render(tokenizer, messages)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.asarray(encoding["input_ids"], dtype=np.int32)
+    starts = np.asarray(encoding["offset_mapping"], dtype=np.int64)[:, 0]
+    weights = np.full(len(ids), other_weight, dtype=np.float32)
+    turns = np.zeros(len(ids), dtype=np.int32)
+    # a message begins at the special token before its role
+    begins = [0, *(int(np.searchsorted(starts, head)) - 1 for head in heads[1:])]
+    for message, begin, turn, span in zip(messages, begins, _turns(messages), spans, strict=True):
+        turns[begin:] = turn
+        if message["role"] == "assistant":
+            weights[_plan_tokens(starts, *span)] = PLAN_WEIGHT if message.get("train", True) else untrained_weight
+    return Sequence(ids, weights, turns)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message]
+) -> tuple[str, list[int], list[tuple[int, int]]]:
+    """The rendered text; per message where its role stands in it, and the character span of its content."""
+    chat = [{"role": m["role"], "content": m["content"]} for m in messages]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert isinstance(text, str)
+    heads, spans, position = [], [], 0
+    for index, message in enumerate(chat):
+        head = text.find(message["role"], position)
+        start = text.find(message["content"], head + len(message["role"]))
+        if head < 0 or start < 0:
+            raise ValueError(f"message {index} is not in the rendered chat as it stands: strip white space at its ends")
+        position = start + len(message["content"])
+        heads.append(head)
+        spans.append((start, position))
+    return text, heads, spans
+
+
+def _plan_tokens(starts: Int64, begin: int, end: int) -> slice:
+    """The tokens of the text at [begin, end) and the closing token that starts at ``end``."""
+    first, closing = (int(i) for i in np.searchsorted(starts, (begin, end)))
+    if first >= len(starts) or starts[first] != begin:
+        raise ValueError(f"the plan at character {begin} begins inside a token: strip white space at its start")
+    return slice(first, closing + 1)
+
+
+def _turns(messages: SequenceABC[Message]) -> list[int]:
+    turns, turn, answered = [], 0, False
+    for message in messages:
+        if message["role"] != "assistant" and answered and not message.get("same_turn", False):
+            turn += 1
+        answered = message["role"] == "assistant"
+        turns.append(ALWAYS_KEPT if message.get("protected", message["role"] == "system") else turn)
+    return turns
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences: ``input_ids`` int64, ``weights`` float32, ``turns`` int64, all [rows, length].
+
+    ``lengths`` int64 [rows]; padding has weight 0. ``indices`` are the rows' numbers in the set.
+    """
+
+    input_ids: torch.Tensor
+    weights: torch.Tensor
+    turns: torch.Tensor
+    lengths: torch.Tensor
+    indices: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding excluded."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on ``device``."""
+        ids, weights, turns, lengths = (t.to(device) for t in (self.input_ids, self.weights, self.turns, self.lengths))
+        return Batch(ids, weights, turns, lengths, self.indices)
+
+
+def collate(sequences: SequenceABC[Sequence], indices: SequenceABC[int] = (), pad_id: int = 0) -> Batch:
+    """Pad sequences on the right to the longest. Causal attention never looks right, so that padding changes no real token."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    shape = (len(sequences), int(lengths.max()))
+    ids = torch.full(shape, pad_id, dtype=torch.int64)
+    weights, turns = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.from_numpy(sequence.input_ids.astype(np.int64))
+        weights[row, : len(sequence)] = torch.from_numpy(sequence.weights)
+        turns[row, : len(sequence)] = torch.from_numpy(sequence.turns.astype(np.int64))
+    return Batch(ids, weights, turns, lengths, tuple(indices) or tuple(range(len(sequences))))
+
+
+def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curriculum:
+    """Longest allowed sequence by training progress (0..1): geometric from ``shortest`` to ``longest`` at ``full_at``."""
+    if not 0 < shortest <= longest or not 0 < full_at <= 1:
+        raise ValueError(f"curriculum {shortest}..{longest} by {full_at}: give 0 < shortest <= longest and 0 < full_at <= 1")
+
+    def limit(progress: float) -> int:
+        share = min(1.0, progress / full_at)
+        return round(shortest * math.pow(longest / shortest, share))
+
+    return limit
+
+
+class Batches:
+    """An endless, deterministic deal of batches.
+
+    Each epoch groups the set anew into batches of similar length whose padded size is at most ``token_budget`` tokens (a longer
+    sequence is alone in its batch) and shuffles the batches. ``curriculum`` gives the longest sequence allowed at a progress;
+    batches beyond it are passed over until they are allowed. The position is (epoch, batch) and travels in ``state_dict``.
+    """
+
+    def __init__(
+        self,
+        sequences: SequenceSet,
+        token_budget: int = 4096,
+        seed: int = 0,
+        pad_id: int = 0,
+        curriculum: Curriculum | None = None,
+    ) -> None:
+        if not len(sequences) or token_budget < 1:
+            raise ValueError(f"{len(sequences)} sequences in batches of {token_budget} tokens: give at least one of each")
+        self.sequences, self.token_budget, self.seed = sequences, token_budget, seed
+        self.pad_id, self.curriculum = pad_id, curriculum
+        self.epoch = self.position = 0
+        self._plan = self._deal(0)
+
+    def next(self, progress: float = 0.0) -> Batch:
+        """The next batch that the curriculum allows at ``progress`` (0..1)."""
+        limit = self._limit(progress)
+        while True:
+            if self.position >= len(self._plan):
+                self.epoch, self.position = self.epoch + 1, 0
+                self._plan = self._deal(self.epoch)
+            rows = self._plan[self.position]
+            self.position += 1
+            if self.sequences.lengths[rows].max() <= limit:
+                return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows], self.pad_id)
+
+    def seek(self, steps: int) -> None:
+        """Go to batch ``steps`` of a deal without a curriculum, counted from the very first."""
+        self.epoch = self.position = 0
+        self._plan = self._deal(0)
+        while steps >= len(self._plan):
+            steps -= len(self._plan)
+            self.epoch += 1
+            self._plan = self._deal(self.epoch)
+        self.position = steps
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the deal stands."""
+        return {"epoch": self.epoch, "position": self.position, "sequences": len(self.sequences), "seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved state. Raises ``ValueError`` where it belongs to another set or seed."""
+        mine = self.state_dict()
+        for key in ("sequences", "seed"):
+            if state[key] != mine[key]:
+                raise ValueError(f"saved batches have {key}={state[key]}, these {mine[key]}: resume with the same data and seed")
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._plan = self._deal(self.epoch)
+
+    def _limit(self, progress: float) -> int:
+        longest = int(self.sequences.lengths.max())
+        limit = longest if self.curriculum is None else self.curriculum(progress)
+        # groups mix similar lengths: at least the group that holds the shortest sequence must stay allowed
+        return max(limit, min(int(self.sequences.lengths[rows].max()) for rows in self._plan))
+
+    def _deal(self, epoch: int) -> list[Int64]:
+        rng = np.random.default_rng([self.seed, epoch])
+        lengths = self.sequences.lengths
+        # jitter, so that a sequence meets other neighbours in each epoch
+        order = np.argsort(lengths * rng.uniform(0.95, 1.05, len(lengths)), kind="stable")
+        groups = _group(order, lengths, self.token_budget)
+        return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _group(order: Int64, lengths: Int64, budget: int) -> list[Int64]:
+    """Cut ``order`` into runs whose padded size (rows x longest) fits the budget."""
+    groups, start, longest = [], 0, 0
+    for end, index in enumerate(order):
+        longest = max(longest, int(lengths[index]))
+        if end > start and (end - start + 1) * longest > budget:
+            groups.append(order[start:end])
+            start, longest = end, int(lengths[index])
+    groups.append(order[start:])
+    return groups

@@ -1,0 +1,129 @@
+"""Training sequences: one episode as token ids with a weight per target token, and their files.
+
+Weights belong to TARGETS: ``weights[i]`` weighs the prediction of ``input_ids[i]`` from the tokens before it; the first token is
+predicted from nothing and its weight is never used. The planner's own tokens weigh ``PLAN_WEIGHT``, all others less, so that the
+weight also tells the two apart.
+"""
+
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+PLAN_WEIGHT = 1.0
+ALWAYS_KEPT = -1
+FORMAT = "erecap-sequences-1"
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One episode.
+
+    ``input_ids`` int32 [n]; ``weights`` float32 [n], of the target tokens; ``turns`` int32 [n]: the number of the replan that a
+    token is read for first (a turn is observation + plan), or ``ALWAYS_KEPT`` for tokens that may never be pruned.
+    """
+
+    input_ids: Int32
+    weights: Float32
+    turns: Int32
+
+    def __post_init__(self) -> None:
+        shapes = {self.input_ids.shape, self.weights.shape, self.turns.shape}
+        if len(shapes) != 1 or self.input_ids.ndim != 1:
+            raise ValueError(f"input_ids, weights and turns have shapes {shapes}: give three vectors of one length")
+        if len(self.input_ids) < 2:
+            raise ValueError(f"a sequence of {len(self.input_ids)} tokens predicts nothing: give at least 2 tokens")
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class SequenceSet(Protocol):
+    """A random-access collection of sequences whose lengths are known without reading them."""
+
+    @property
+    def lengths(self) -> Int64: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sequence: ...
+
+
+class SequenceList:
+    """A ``SequenceSet`` in memory."""
+
+    def __init__(self, sequences: Iterable[Sequence]) -> None:
+        self._sequences = list(sequences)
+        self.lengths: Int64 = np.array([len(s) for s in self._sequences], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, index: int) -> Sequence:
+        return self._sequences[index]
+
+
+def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
+    """Write sequences to one safetensors file: flat ``ids``, ``weights``, ``turns`` and ``offsets`` int64 [len + 1].
+
+    Atomic: the file appears under its name only when it is complete. Raises ``ValueError`` for an empty shard.
+    """
+    if not sequences:
+        raise ValueError(f"no sequences to write to {path}: a shard holds at least one")
+    offsets = np.cumsum([0, *(len(s) for s in sequences)]).astype(np.int64)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "ids": np.concatenate([s.input_ids for s in sequences]).astype(np.int32),
+        "weights": np.concatenate([s.weights for s in sequences]).astype(np.float32),
+        "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
+        "offsets": offsets,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "sequences": json.dumps(len(sequences))})
+    os.replace(partial, path)
+
+
+class ShardedSequences:
+    """A ``SequenceSet`` over shard files, in the order given; token data is read on demand through a memory map."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = [Path(p) for p in paths]
+        if not self.paths:
+            raise ValueError("no shards to read: give the path of at least one file written by write_shard")
+        self._files = [_open_shard(path) for path in self.paths]
+        self._offsets: list[Int64] = [file.get_tensor("offsets") for file in self._files]
+        self._starts = np.cumsum([0, *(len(o) - 1 for o in self._offsets)])
+        self.lengths: Int64 = np.concatenate([np.diff(o) for o in self._offsets])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sequence:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        shard = bisect_right(self._starts, index) - 1
+        row = index - int(self._starts[shard])
+        start, end = (int(x) for x in self._offsets[shard][row : row + 2])
+        ids, weights, turns = (self._files[shard].get_slice(name)[start:end] for name in ("ids", "weights", "turns"))
+        return Sequence(ids, weights, turns)
+
+
+def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle
+    file = safe_open(path, framework="numpy")
+    found = (file.metadata() or {}).get("format")
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r}, not {FORMAT!r}: write it again with write_shard")
+    return file

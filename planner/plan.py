@@ -1,0 +1,76 @@
+"""Plans as text: one skill per line, read leniently (numbering, bullets, quotes, case, code fences) and never guessed at."""
+
+import re
+from dataclasses import dataclass
+
+from planner.skills import SKILLS, SkillCall
+
+_BULLET = re.compile(r"^\s*(?:[-*•>]+|\(?\d+\s*[.):]|step\s+\d+\s*[:.)-])\s*", re.IGNORECASE)
+_FENCE = re.compile(r"^\s*```")
+_LABEL = re.compile(r"^\s*(?:plan|answer)\s*:\s*", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(?:the|a|an)\s+", re.IGNORECASE)
+_ALIASES = (
+    (re.compile(r"^(?:go to|navigate to|walk to|go_to)\b"), "goto"),
+    (re.compile(r"^(?:pick up|pick_up)\b"), "pickup"),
+)
+
+
+class PlanParseError(ValueError):
+    """A plan that cannot be read. Names the line (from 1), its text and the reason."""
+
+    def __init__(self, line: int, text: str, reason: str) -> None:
+        self.line, self.text, self.reason = line, text, reason
+        super().__init__(f"line {line} {text!r}: {reason}; write one skill per line, such as 'goto kitchen'")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Skills in the order in which they are to be executed; never empty."""
+
+    skills: tuple[SkillCall, ...]
+
+    @property
+    def text(self) -> str:
+        """The canonical form: one skill per line."""
+        return "\n".join(skill.text for skill in self.skills)
+
+
+def parse_plan(text: str) -> Plan:
+    """Read a plan. Raises ``PlanParseError`` at the first line that is no skill, or for an answer without any."""
+    skills = [parse_skill(line, number) for number, line in enumerate(text.splitlines(), 1) if _content(line)]
+    if not skills:
+        raise PlanParseError(1, text[:80], "there is no skill in the answer")
+    return Plan(tuple(skills))
+
+
+def parse_skill(line: str, number: int = 1) -> SkillCall:
+    """Read one line. Raises ``PlanParseError`` for an unknown skill or a wrong number of arguments."""
+    content = _content(line)
+    for pattern, name in _ALIASES:
+        content = pattern.sub(name, content)
+    name, _, rest = content.partition(" ")
+    spec = SKILLS.get(name)
+    if spec is None:
+        raise PlanParseError(number, line, f"unknown skill {name!r}, the skills are {', '.join(SKILLS)}")
+    rest = " ".join(_ARTICLE.sub("", rest).split())
+    if spec.arity == 2:
+        return _two_arguments(spec.name, rest, line, number)
+    if bool(rest) != bool(spec.arity):
+        raise PlanParseError(number, line, f"{name} takes {'one argument' if spec.arity else 'no argument'}")
+    return SkillCall(name, (rest,) if rest else ())
+
+
+def _two_arguments(name: str, rest: str, line: str, number: int) -> SkillCall:
+    for joint in SKILLS[name].joints:
+        first, found, second = rest.partition(f" {joint} ")
+        if found and first.strip() and second.strip():
+            return SkillCall(name, (first.strip(), second.strip()), joint)
+    raise PlanParseError(number, line, f"{name} takes two arguments: '{name} X next to Y' or '{name} X in Y'")
+
+
+def _content(line: str) -> str:
+    """The line in lower case without numbering, bullets, quotes, fences and closing punctuation; empty where nothing is left."""
+    if _FENCE.match(line):
+        return ""
+    line = _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line)))
+    return " ".join(line.strip(" \t\"'`*.,;").lower().replace("(", " ").replace(")", " ").split())

@@ -1,0 +1,165 @@
+"""Running episodes: resuming, worker processes, and what is left after a kill."""
+
+
+import pytest
+
+from agents.episode_log import EpisodeLog, read_episodes, read_records
+from agents.loop import AgentConfig
+from agents.records import EpisodeRecord
+from agents.replay import read_prompts
+from agents.runner import EpisodeJob, run_jobs
+from planner import History, build_prompt
+
+CONFIG = AgentConfig()
+
+
+def jobs(count, backend="baseline"):
+    return [EpisodeJob(backend, "fake", seed) for seed in range(count)]
+
+
+def play(fakes, out, count=4, episode=None, **options):
+    return run_jobs(jobs(count), fakes.fake_backend, out, CONFIG, episode=episode or fakes.fake_episode, **options)
+
+
+def test_episodes_come_back_in_the_order_of_the_jobs_and_whole(fakes, tmp_path):
+    seen = []
+    done = play(fakes, tmp_path, on_episode=seen.append)
+    assert [e.seed for e in done] == [0, 1, 2, 3] == [e.seed for e in seen]
+    records = list(read_records(tmp_path / "steps.jsonl"))
+    assert len(records) == 4 * 8
+    assert [isinstance(r, EpisodeRecord) for r in records[7::8]] == [True] * 4
+
+
+def test_finished_episodes_are_skipped_and_reported(fakes, tmp_path):
+    play(fakes, tmp_path, count=2)
+    before = (tmp_path / "steps.jsonl").read_bytes()
+    played, seen = [], []
+
+    def counting(job, *rest):
+        played.append(job.seed)
+        return fakes.fake_episode(job, *rest)
+
+    done = play(fakes, tmp_path, count=4, episode=counting, on_episode=seen.append)
+    assert played == [2, 3]
+    assert [e.seed for e in seen] == [0, 1, 2, 3] == [e.seed for e in done]
+    assert (tmp_path / "steps.jsonl").read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 400, 1200])
+def test_a_kill_in_mid_write_loses_that_episode_only(fakes, tmp_path, cut):
+    play(fakes, tmp_path, count=2)
+    path = tmp_path / "steps.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert len(read_episodes(path)) == 1
+    assert {r.seed for r in read_records(path)} == {0}
+    play(fakes, tmp_path, count=2)
+    assert path.read_bytes() == whole
+
+
+def test_a_file_torn_in_its_first_episode_starts_over(fakes, tmp_path):
+    path = tmp_path / "steps.jsonl"
+    path.write_text('{"backend":"baseline","env_id"')
+    assert len(play(fakes, tmp_path, count=1)) == 1
+    assert len(list(read_records(path))) == 8
+
+
+def test_text_that_looks_like_the_end_of_an_episode_is_only_text(fakes, tmp_path):
+    def tricky(job, backend, config, sink, frames=None):
+        text = '"kind":"episode"'
+        sink(fakes.TranscriptRecord(backend=job.backend, env_id=job.env_id, seed=job.seed, index=0, entry="task", text=text))
+        return fakes.fake_episode(job, backend, config, sink)
+
+    play(fakes, tmp_path, count=1, episode=tricky)
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert list(read_records(path)) == []
+
+
+def test_a_malformed_line_is_named(fakes, tmp_path):
+    play(fakes, tmp_path, count=1)
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"kind":"step"}\n' + path.read_bytes())
+    with pytest.raises(ValueError, match=r"steps\.jsonl, line 1: .*remove the line"):
+        list(read_records(path))
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    with EpisodeLog(path), pytest.raises(ValueError, match="being written by another run"), EpisodeLog(path):
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_wrong_number_of_workers_is_refused(fakes, tmp_path, workers):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        play(fakes, tmp_path, workers=workers)
+
+
+def test_one_backend_is_made_per_spec(fakes, tmp_path):
+    made = []
+
+    def make(spec):
+        made.append(spec)
+        return fakes.fake_backend(spec)
+
+    todo = jobs(2) + jobs(2, "erecap?keep=0.5")
+    run_jobs(todo, make, tmp_path, CONFIG, episode=fakes.fake_episode)
+    assert made == ["baseline", "erecap?keep=0.5"]
+
+
+def test_workers_write_what_one_process_writes(fakes, tmp_path):
+    play(fakes, tmp_path / "one", count=5)
+    done = play(fakes, tmp_path / "two", count=5, workers=2)
+    assert [e.seed for e in done] == [0, 1, 2, 3, 4]
+    lines = [sorted((tmp_path / name / "steps.jsonl").read_text().splitlines()) for name in ("one", "two")]
+    assert lines[0] == lines[1]
+
+
+def test_the_episode_of_a_worker_that_dies_is_played_once_more(fakes, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    done = play(fakes, tmp_path, workers=2, episode=fakes.Dying(marks, seed=1, times=1))
+    assert [e.seed for e in done] == [0, 1, 2, 3]
+    assert len(list(marks.iterdir())) == 1
+
+
+def test_an_episode_that_kills_two_workers_is_left_out(fakes, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    done = play(fakes, tmp_path, workers=2, episode=fakes.Dying(marks, seed=1, times=9))
+    assert [e.seed for e in done] == [0, 2, 3]
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(fakes, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        play(fakes, tmp_path, count=6, workers=2, episode=fakes.interrupting_episode)
+    finished = {seed for _, _, seed in read_episodes(tmp_path / "steps.jsonl")}
+    assert len(finished) >= 2
+    assert 3 not in finished
+    assert len(play(fakes, tmp_path, count=6)) == 6
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "text"), [(1, ValueError, "^no such model: name another$"), (2, RuntimeError, "KeyError: 'a bug'")]
+)
+def test_an_exception_in_a_worker_is_raised_here(fakes, tmp_path, seed, error, text):
+    todo = [EpisodeJob("baseline", "fake", s) for s in (seed, 5, 6)]
+    with pytest.raises(error, match=text):
+        run_jobs(todo, fakes.fake_backend, tmp_path, CONFIG, workers=2, episode=fakes.refusing_episode)
+
+
+def test_recorded_prompts_are_rebuilt_exactly(fakes, tmp_path):
+    play(fakes, tmp_path, count=2)
+    prompts = read_prompts(tmp_path / "steps.jsonl", "baseline")
+    assert [(p.seed, p.replan, p.prompt_tokens) for p in prompts] == [(0, 0, 100), (0, 1, 200), (1, 0, 100), (1, 1, 200)]
+    history = History().append("task", "Task: look around.").append("observation", "You see a ball. " * 2)
+    assert prompts[2].prompt == build_prompt(history)
+    assert len(prompts[3].prompt.segments) == 1 + 4
+
+
+def test_prompts_of_a_backend_that_did_not_play_are_an_error(fakes, tmp_path):
+    play(fakes, tmp_path, count=1)
+    with pytest.raises(ValueError, match="no planner call of backend 'erecap'"):
+        read_prompts(tmp_path / "steps.jsonl", "erecap")

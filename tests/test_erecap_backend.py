@@ -1,0 +1,133 @@
+"""The engine behind the planner's protocol: what each backend answers and records, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from erecap.backend import BACKENDS, make_backend
+from erecap.loading import load_model
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule
+from planner import BackendSpec, History, PlannerBackend, Prompt, Sampling, build_prompt
+
+GREEDY = Sampling(max_new_tokens=40)
+
+
+def spec_of(name: str, model_dir: str, **options: str) -> BackendSpec:
+    return BackendSpec(name, tuple({"model": model_dir, "dtype": "float32", "device": "cpu", **options}.items()))
+
+
+@pytest.fixture(scope="module")
+def pruner_dir(model_dir, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pruner")
+    stages = [stage.after_layer for stage in PruneSchedule.for_depth(4, 0.7).stages]
+    torch.manual_seed(0)
+    TokenPruner(load_model(model_dir, "float32", "cpu").identity, stages).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request, model_dir, pruner_dir) -> PlannerBackend:
+    options = {"pruner": pruner_dir} if request.param == "erecap" else {}
+    return make_backend(spec_of(request.param, model_dir, **options))
+
+
+@pytest.fixture(scope="module")
+def prompt() -> Prompt:
+    history = History().append("task", "Put the red ball in the kitchen.")
+    for turn in range(8):
+        history = history.append("observation", f"You are in the hall. You see box {turn}.").append("plan", "goto box\nexplore")
+    return build_prompt(history.append("observation", "You see a key."))
+
+
+def test_keeps_the_protocol(backend, prompt):
+    lines = []
+    answer = backend.generate(prompt, GREEDY, lines.append)
+    assert isinstance(backend, PlannerBackend)
+    assert 1 <= answer.new_tokens == len(answer.token_ids) <= GREEDY.max_new_tokens
+    assert lines == [line for line in answer.text.split("\n") if line.strip()]
+    assert "<|im" not in answer.text
+    assert 0 < answer.tokenize_s < answer.ttft_s <= answer.first_skill_s <= answer.total_s
+    assert answer.ttft_s + answer.decode_s <= answer.total_s
+    assert answer.layer_tokens[0] == answer.prompt_tokens
+    assert answer.kv_bytes == sum(2 * tokens * 16 * 4 for tokens in answer.layer_tokens)
+    assert answer.peak_memory_bytes > 0
+
+
+def test_is_deterministic_greedy_and_sampled(backend, prompt):
+    for sampling in (GREEDY, Sampling(20, temperature=1.0, seed=3)):
+        assert backend.generate(prompt, sampling).token_ids == backend.generate(prompt, sampling).token_ids
+    state = torch.random.get_rng_state()
+    backend.generate(prompt, Sampling(5, temperature=1.0, seed=4))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_ignore_eos_decodes_a_fixed_number(backend, prompt):
+    answer = backend.generate(prompt, Sampling(100, ignore_eos=True))
+    assert answer.new_tokens == 100
+
+
+def test_too_long_a_prompt_says_what_to_do(backend, prompt):
+    with pytest.raises(ValueError, match="1024 positions.*shorten the history"):
+        backend.generate(prompt, Sampling(1000))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(60, ignore_eos=True), Sampling(30, temperature=0.8, seed=1)])
+def test_baseline_equals_hf_generate(model_dir, prompt, sampling):
+    ours, stock = (make_backend(spec_of(name, model_dir)).generate(prompt, sampling) for name in ("baseline", "hf-generate"))
+    assert ours.token_ids == stock.token_ids
+    assert ours.text == stock.text
+    assert (ours.kv_bytes, ours.layer_tokens) == (stock.kv_bytes, stock.layer_tokens)
+
+
+def test_the_models_own_generation_defaults_do_not_enter(model_dir, prompt, tmp_path):
+    """Qwen2.5's generation config has a repetition penalty and sampling on; a greedy comparison must not inherit them."""
+    for file in Path(model_dir).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"do_sample": True, "repetition_penalty": 1.5, "top_k": 20, "eos_token_id": 2}))
+    changed = make_backend(spec_of("hf-generate", str(tmp_path))).generate(prompt, GREEDY)
+    assert changed.token_ids == make_backend(spec_of("baseline", model_dir)).generate(prompt, GREEDY).token_ids
+
+
+def test_erecap_drops_tokens_and_says_so(model_dir, pruner_dir, prompt):
+    answer = make_backend(spec_of("erecap", model_dir, pruner=pruner_dir, keep="0.5")).generate(prompt, GREEDY)
+    assert answer.stage_tokens == answer.layer_tokens[2:]
+    assert answer.dropped_tokens > 0
+    assert answer.kept_share < 1.0
+
+
+def test_random_takes_a_seed(model_dir, prompt):
+    def tokens(seed: str) -> tuple[int, ...]:
+        spec = spec_of("erecap", model_dir, selector="random", keep="0.3", seed=seed)
+        return make_backend(spec).generate(prompt, Sampling(40, ignore_eos=True)).token_ids
+
+    assert tokens("1") == tokens("1") != tokens("2")
+
+
+def test_backends_of_one_model_share_it(model_dir):
+    first, second = (make_backend(spec_of(name, model_dir)) for name in ("baseline", "hf-generate"))
+    assert first.loaded is second.loaded
+    assert first.chat is not second.chat
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vllm", {}, "baseline, erecap, hf-generate"),
+        ("baseline", {"keep": "0.7"}, "unknown option keep; baseline takes model, dtype, device"),
+        ("erecap", {"kepp": "0.7"}, "unknown option kepp; erecap takes model, dtype, device, keep, selector, pruner, seed"),
+        ("erecap", {"keep": "lots"}, "keep='lots' is not a number"),
+        ("erecap", {"keep": "1.7", "selector": "random"}, "keep=1.7 must be in"),
+        ("erecap", {"selector": "magic"}, "learned, random, recency"),
+        ("erecap", {}, "pruner=DIR"),
+        ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
+        ("baseline", {"dtype": "int4"}, "float32 or bfloat16"),
+        ("baseline", {"device": "cuda:9"}, "is not there"),
+        ("baseline", {"device": "toaster"}, "is not known"),
+    ],
+)
+def test_bad_specs_say_what_is_wrong(model_dir, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_backend(spec_of(name, model_dir, **options))

@@ -1,0 +1,65 @@
+"""The pruner's file and its bond to one model."""
+
+import json
+
+import pytest
+import torch
+
+from erecap.identity import identify
+from erecap.pruner import PrunerMismatchError, TokenPruner
+
+
+def test_saves_and_loads(make_model, tmp_path):
+    identity = identify(make_model(4), "tiny")
+    pruner = TokenPruner(identity, (1, 2))
+    pruner.save_pretrained(tmp_path)
+    loaded = TokenPruner.from_pretrained(tmp_path, identity)
+    hidden = torch.randn(2, 7, identity.hidden_size)
+    assert (loaded.identity, loaded.stages, loaded.training) == (identity, (1, 2), False)
+    assert torch.equal(loaded(hidden, 1), pruner(hidden, 1))
+
+
+def test_shape_is_the_seeds():
+    from erecap.pruner import StageScorer
+
+    scorer = StageScorer(64)
+    assert (scorer.up.in_features, scorer.up.out_features, scorer.out.in_features, scorer.out.out_features) == (64, 16, 16, 1)
+
+
+def test_bfloat16_scores_are_not_tied(make_model):
+    """In bfloat16 throughout, 4,000 tokens would share a few hundred scores."""
+    pruner = TokenPruner(identify(make_model(4)), (1,)).to(torch.bfloat16)
+    scores = pruner(torch.randn(1, 4000, 64, dtype=torch.bfloat16), 0)
+    assert scores.dtype == torch.float32
+    assert len(scores.unique()) > 3900
+
+
+def test_identity_is_of_the_weights_not_of_their_dtype(make_model):
+    import copy
+
+    model = make_model(4)
+    assert identify(copy.deepcopy(model).to(torch.bfloat16)) == identify(model)
+    assert not identify(make_model(4, seed=1)).matches(identify(model))
+    assert not identify(make_model(2)).matches(identify(model))
+
+
+def test_another_models_pruner_names_both_sides(make_model, tmp_path):
+    TokenPruner(identify(make_model(4), "house"), (1,)).save_pretrained(tmp_path)
+    with pytest.raises(PrunerMismatchError, match=r"trained for house \(4 layers.*the model is garden \(2 layers"):
+        TokenPruner.from_pretrained(tmp_path, identify(make_model(2), "garden"))
+
+
+def test_missing_and_foreign_files(make_model, tmp_path):
+    with pytest.raises(ValueError, match="holds no pruner.*train-pruner"):
+        TokenPruner.from_pretrained(tmp_path)
+    TokenPruner(identify(make_model(4)), (1,)).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "pruner.json").read_text())
+    (tmp_path / "pruner.json").write_text(json.dumps({**saved, "format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99"):
+        TokenPruner.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("stages", [(2, 1), (1, 1), (-1,), (4,)])
+def test_stages_must_be_layers_of_the_model(make_model, stages):
+    with pytest.raises(ValueError, match=r"strictly rising order within 0\.\.3"):
+        TokenPruner(identify(make_model(4)), stages)

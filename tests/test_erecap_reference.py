@@ -1,0 +1,84 @@
+"""The engine's anchor: it agrees with the slow masked reference, in logits and in greedy tokens."""
+
+import numpy as np
+import pytest
+import torch
+
+from erecap.architecture import decoder_parts
+from erecap.decoding import DecodeSteps
+from erecap.identity import identify
+from erecap.prefilling import PrefillResult, prefill
+from erecap.pruner import TokenPruner
+from erecap.reference import reference
+from erecap.schedule import PruneSchedule, PruneStage
+from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
+from erecap.tokenization import TokenizedPrompt
+
+LENGTHS = (1, 2, 5, 17, 64, 200)
+TOKENS = 32
+
+
+def prompt_of(length: int, protect: float = 0.0) -> TokenizedPrompt:
+    draw = np.random.default_rng(length)
+    return TokenizedPrompt.from_ids(draw.integers(3, 320, length), draw.random(length) < protect)
+
+
+def selector_for(name: str, model, schedule: PruneSchedule) -> Selector:
+    torch.manual_seed(7)
+    pruner = TokenPruner(identify(model), [stage.after_layer for stage in schedule.stages]).requires_grad_(False)
+    return make_selector(name, SelectorContext(schedule, pruner, seed=3))
+
+
+@torch.inference_mode()
+def run_engine(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> tuple[PrefillResult, torch.Tensor]:
+    """Prefill and greedy decode; the logits of every step, float32 ``(TOKENS, vocab)``."""
+    start = prefill(model, prompt, schedule, selector)
+    steps, logits = DecodeSteps(decoder_parts(model), start, TOKENS), [start.logits]
+    for step in range(TOKENS - 1):
+        logits.append(steps.run(logits[-1].argmax(-1), step))
+    return start, torch.cat(logits)
+
+
+def assert_agrees(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> None:
+    start, logits = run_engine(model, prompt, schedule, selector)
+    tokens = logits.argmax(-1).tolist()
+    expected = reference(model, prompt, tokens[:-1], schedule, selector)
+    assert [stage.positions[0].tolist() for stage in start.stages] == [list(kept) for kept in expected.kept]
+    torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+    # By induction: with the same tokens before it, the reference chooses each next token as the engine does.
+    assert expected.logits.argmax(-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)], ids=["mha", "gqa", "mqa"])
+@pytest.mark.parametrize("layers", [2, 4, 8, 12])
+def test_agrees_with_reference(make_model, layers, heads, selector):
+    model = make_model(layers, *heads)
+    schedule = PruneSchedule.for_depth(layers, 0.7)
+    for length in LENGTHS:
+        assert_agrees(model, prompt_of(length), schedule, selector_for(selector, model, schedule))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        PruneSchedule.none(),
+        PruneSchedule.for_depth(4, 0.9),
+        PruneSchedule((PruneStage(0, 0.5),)),
+        PruneSchedule((PruneStage(0, 0.3), PruneStage(1, 1.0), PruneStage(2, 0.3)), head=0, tail_min=1, tail_share=0.0),
+        PruneSchedule((PruneStage(1, 0.05),), head=1, tail_min=1, tail_share=0.0),
+    ],
+    ids=["none", "keep09", "early", "unguarded", "harsh"],
+)
+def test_agrees_for_other_schedules(make_model, schedule, selector):
+    model = make_model(4, 4, 2)
+    for length in (1, 2, 17, 120):
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, selector_for(selector, model, schedule))
+
+
+def test_unpruned_reference_is_the_stock_model(make_model):
+    model, prompt = make_model(4, 4, 2), prompt_of(50)
+    expected = model(torch.from_numpy(prompt.input_ids)[None]).logits[0, -1:]
+    found = reference(model, prompt, [], PruneSchedule.none(), selector_for("recency", model, PruneSchedule.none())).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

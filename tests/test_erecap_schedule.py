@@ -1,0 +1,124 @@
+"""Schedules, the counts that follow from them, and the ceiling they allow."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Qwen2Config
+
+from erecap.costs import ceiling, layer_cost, work_shares
+from erecap.schedule import PRESETS, PruneSchedule, PruneStage, forced_stages, layer_tokens, share_of, stage_counts
+
+QWEN2_7B = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4)
+
+
+def layers_of(schedule: PruneSchedule) -> list[int]:
+    return [stage.after_layer for stage in schedule.stages]
+
+
+def tokens_of(preset: str, length: int) -> tuple[int, ...]:
+    return layer_tokens(PruneSchedule.preset(preset, 28), 28, np.zeros(length, np.bool_))
+
+
+def test_seed_depth_gives_seed_stages():
+    assert layers_of(PruneSchedule.for_depth(28, 0.7)) == [4, 7, 10, 13, 16, 19, 22, 25]
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(1, []), (2, [0]), (4, [1, 2]), (8, [1, 2, 3, 4, 5, 6]), (14, [2, 4, 5, 7, 8, 10, 11])])
+def test_other_depths_scale_the_seed(depth, expected):
+    # 14 layers: 13 * 14 / 28 = 6.5 goes up to 7, and the last stage, 25 * 14 / 28 = 12.5 -> 13, would follow the last layer.
+    assert layers_of(PruneSchedule.for_depth(depth, 0.7)) == expected
+
+
+@given(st.integers(1, 100), st.sampled_from(sorted(PRESETS)))
+def test_every_depth_fits_its_model(depth, preset):
+    schedule = PruneSchedule.preset(preset, depth)
+    schedule.check_depth(depth)
+    assert {stage.keep for stage in schedule.stages} <= {PRESETS[preset]}
+
+
+# SEED_AUDIT.md: keep ratio, m1, m2, and the ceilings at 1K, 4K and 32K.
+@pytest.mark.parametrize(
+    ("preset", "m1", "m2", "ceilings"),
+    [
+        ("keep09", 0.712, 0.544, (1.41, 1.42, 1.52)),
+        ("keep08", 0.529, 0.363, (1.90, 1.93, 2.11)),
+        ("keep07", 0.412, 0.281, (2.44, 2.47, 2.72)),
+    ],
+)
+def test_audit_table_for_qwen2_7b(preset, m1, m2, ceilings):
+    assert work_shares(tokens_of(preset, 32768)) == (pytest.approx(m1, abs=5e-4), pytest.approx(m2, abs=5e-4))
+    for length, expected in zip((1024, 4096, 32768), ceilings, strict=True):
+        assert ceiling(QWEN2_7B, tokens_of(preset, length)) == pytest.approx(expected, abs=0.0051)
+
+
+def test_linear_work_of_qwen2_7b():
+    assert layer_cost(QWEN2_7B).linear_per_token * 28 == pytest.approx(13.05e9, rel=1e-3)
+
+
+def test_nothing_dropped_gains_nothing():
+    assert ceiling(QWEN2_7B, [100] * 28) == 1.0
+
+
+def test_ceiling_refuses_counts_of_another_depth():
+    with pytest.raises(ValueError, match="each of the 28 layers"):
+        ceiling(QWEN2_7B, [100] * 8)
+
+
+@pytest.mark.parametrize(("length", "share", "expected"), [(10, 0.7, 7), (5, 0.5, 3), (3, 0.5, 2), (1, 0.3, 0), (17, 0.7, 12)])
+def test_shares_round_halves_up(length, share, expected):
+    assert share_of(length, share) == expected
+
+
+def test_short_prompts_are_never_pruned():
+    assert layer_tokens(PruneSchedule.for_depth(8, 0.7), 8, np.zeros(20, np.bool_)) == (20,) * 8
+
+
+def test_tail_share_takes_over_from_tail_min():
+    tails = [stage_counts(PruneSchedule.for_depth(2, 0.7), np.zeros(length, np.bool_))[0].tail for length in (100, 160, 1000)]
+    assert tails == [16, 16, 100]
+
+
+SCHEDULES = st.builds(
+    lambda keeps, head, tail, share: PruneSchedule(tuple(PruneStage(i, k) for i, k in enumerate(keeps)), head, tail, share),
+    st.lists(st.floats(0.05, 1.0), max_size=5), st.integers(0, 6), st.integers(1, 20), st.floats(0.0, 0.6),
+)  # fmt: skip
+
+
+@given(SCHEDULES, st.lists(st.booleans(), min_size=1, max_size=120), st.randoms())
+def test_counts_equal_a_simulation_with_sets(schedule, protected, dice):
+    """The prediction never looks at which tokens survive; whatever they are, it holds."""
+    alive, mask = list(range(len(protected))), np.array(protected)
+    through = forced_stages(schedule, mask)
+    for index, count in enumerate(stage_counts(schedule, mask)):
+        tail = max(schedule.tail_min, share_of(len(alive), schedule.tail_share))
+        forced = {*alive[: schedule.head], *alive[max(0, len(alive) - tail) :], *(p for p in alive if protected[p])}
+        assert (count.before, count.forced) == (len(alive), len(forced))
+        assert {p for p in alive if through[p] > index} == forced
+        others = [p for p in alive if p not in forced]
+        alive = sorted([*forced, *dice.sample(others, count.kept - len(forced))])
+        assert len(forced) <= count.kept <= count.before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PruneStage(-1, 0.5), "after_layer=-1"),
+        (lambda: PruneStage(1, 0.0), "keep=0.0 must be in"),
+        (lambda: PruneStage(1, 1.5), "keep=1.5 must be in"),
+        (lambda: PruneSchedule((PruneStage(2, 0.5), PruneStage(1, 0.5))), "strictly rising"),
+        (lambda: PruneSchedule((PruneStage(2, 0.5), PruneStage(2, 0.5))), "strictly rising"),
+        (lambda: PruneSchedule(head=-1), "head=-1"),
+        (lambda: PruneSchedule(tail_min=0), "read off the last token"),
+        (lambda: PruneSchedule(tail_share=1.5), "tail_share=1.5"),
+        (lambda: PruneSchedule(rule="chunk_top_k"), "does not exist yet: use 'top_k'"),
+        (lambda: PruneSchedule(rule="threshold"), "does not exist yet: use 'top_k'"),
+        (lambda: PruneSchedule(rule="magic"), "the rules are top_k, chunk_top_k, threshold"),
+        (lambda: PruneSchedule.preset("keep01", 8), "keep09, keep08, keep07"),
+        (lambda: PruneSchedule.for_depth(0, 0.5), "num_layers=0"),
+        (lambda: PruneSchedule.for_depth(28, 0.5).check_depth(8), r"for_depth\(8, keep\)"),
+    ],
+)
+def test_bad_schedules_say_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,37 @@
+"""Lines come out complete, once, and as soon as their break is decoded."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erecap.streaming import LineStreamer
+
+
+def stream(pieces: list[str]) -> list[tuple[int, str]]:
+    """(step, line) for every line given; the step after the last is the close."""
+    given_lines, now = [], 0
+    streamer = LineStreamer(lambda ids: "".join(pieces[i] for i in ids), lambda line: given_lines.append((now, line)))
+    for now in range(len(pieces)):  # noqa: B007  # read by the callback
+        streamer.put(now)
+    now = len(pieces)
+    streamer.close()
+    return given_lines
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["goto", " hall", "\n", "done"], [(2, "goto hall"), (4, "done")]),
+        (["goto hall\nop", "en door\n"], [(0, "goto hall"), (1, "open door")]),
+        (["a\nb\nc"], [(0, "a"), (0, "b"), (1, "c")]),
+        (["\n", "\n", "done", "\n", "\n"], [(3, "done")]),
+        ([], []),
+    ],
+)
+def test_lines_come_when_complete(pieces, expected):
+    assert stream(pieces) == expected
+
+
+@given(st.lists(st.text(alphabet="ab\n ", max_size=4), max_size=12))
+def test_lines_are_those_of_the_whole_text(pieces):
+    assert [line for _, line in stream(pieces)] == [line for line in "".join(pieces).split("\n") if line.strip()]
