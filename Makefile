@@ -16,6 +16,7 @@ $(READY): pyproject.toml constraints.txt tools/setup.sh
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(READY)
 	$(BIN)/mypy
@@ -35,6 +36,7 @@ test-gpu: $(READY)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # Pruned against unpruned on the bundled planner, under 10 minutes on 2 cores; `make demo` again goes on where it was stopped.
 demo: $(READY)

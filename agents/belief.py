@@ -179,7 +179,8 @@ class Belief:
             return ()
         (fx, fy), dx, dy = STEPS[direction], cell[0] - x, cell[1] - y
         ahead, right = dx * fx + dy * fy, -dx * fy + dy * fx
-        return tuple(t for t, holds in (("left", right < 0), ("right", right > 0), ("front", ahead > 0), ("behind", ahead < 0)) if holds)
+        sides = (("left", right < 0), ("right", right > 0), ("front", ahead > 0), ("behind", ahead < 0))
+        return tuple(tag for tag, holds in sides if holds)
 
     def _rooms_around(self, cell: Cell) -> list[int]:
         """Known rooms of a cell, or of its neighbours where it is a door or a doorway."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from agents.belief import Belief, Thing
 from agents.situation import BEYOND, Situation, assess
-from envs.names import DOOR, KEY, thing_name
+from envs.names import DOOR, KEY, LOCKED, thing_name
 from planner import Generation, LineCallback, Prompt, Sampling
 
 Lines = list[str]
@@ -102,11 +102,10 @@ class _Planner:
         return self._carry(self._side(thing), before, last)
 
     def _door(self, name: str, last: str) -> Lines:
-        found = [t for t in self.belief.find(name) if t.kind == DOOR]
-        if not found:
+        door = self._nearest([t for t in self.belief.find(name) if t.kind == DOOR])
+        if door is None:
             return self._find()
-        door = self._nearest(found)
-        if door in self.situation.locked:
+        if door.state == LOCKED:
             return self._unlock(door)
         if door.name in self.situation.blocked:
             return self._clear(door.name)
@@ -117,7 +116,7 @@ class _Planner:
         if door.name in self._unlocking:
             return ["explore"]
         self._unlocking.add(door.name)
-        room, key = self.belief.room_of(door), thing_name(KEY, door.color)
+        room, key = self._door_side(door), thing_name(KEY, door.color)
         if self._holds(key):
             lines = self._go(room)
             return lines if self._interrupted(lines, room) else [*lines, f"unlock {door.name}"]
@@ -152,15 +151,15 @@ class _Planner:
         return [] if room == self.belief.here_name else [f"goto {room}"]
 
     def _find(self, looking_for_key: bool = False) -> Lines:
-        """Look where nothing was seen yet; then behind locked doors, in closed boxes, behind what is in the way; then look again."""
+        """Look where nothing was seen; then behind locked doors, in closed boxes, behind what is in the way; then look again."""
         situation = self.situation
         if situation.unexplored:
             return ["explore"]
         if not looking_for_key:
             for door in situation.locked:
-                key = thing_name(KEY, door.color)
+                key = thing_name(KEY, door.thing.color)
                 if self._holds(key) or self._known(key) is not None:
-                    return self._unlock(door)
+                    return self._unlock(door.thing)
         if situation.unopened:
             box = situation.unopened[0]
             room = self.belief.room_of(box)
@@ -182,6 +181,11 @@ class _Planner:
         room = self.belief.room_of(thing)
         obstacle = self.situation.blocked.get(room)
         return obstacle.side if obstacle is not None and obstacle.thing == thing else room
+
+    def _door_side(self, door: Thing) -> str:
+        """The room from which to unlock the door."""
+        known = [locked.side for locked in self.situation.locked if locked.thing == door]
+        return known[0] if known else self.belief.room_of(door)
 
     def _nearest(self, found: list[Thing]) -> Thing | None:
         """One in this room before all others, and what can be reached before what cannot."""

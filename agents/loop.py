@@ -4,17 +4,16 @@ One path for every backend. What happens to the house and what the agent sees de
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 from minigrid.core.actions import Actions
-from numpy.typing import NDArray
 
 from agents.belief import Belief
 from agents.job import EpisodeJob
-from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
+from agents.protocols import AgentConfig, BeliefAware, FrameSink, Sink
+from agents.records import EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
 from agents.situation import report
 from agents.skills import Outcome, failed, start_skill
 from envs import describe, make_env, task_text
@@ -24,39 +23,15 @@ from planner import (
     LoopState,
     PlannerBackend,
     PlanParseError,
-    ReplanPolicy,
     ReplanReason,
-    Sampling,
     SkillCall,
     build_prompt,
     parse_plan,
 )
 
-Sink = Callable[[Record], None]
+__all__ = ["AgentConfig", "BeliefAware", "End", "Episode", "FrameSink", "Sink", "run_episode"]
+
 End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit"]
-
-
-class FrameSink(Protocol):
-    """Takes one picture, (height, width, 3) uint8, with the current skill as caption."""
-
-    def __call__(self, frame: NDArray[np.uint8], caption: str) -> None: ...
-
-
-@runtime_checkable
-class BeliefAware(Protocol):
-    """A backend that plans from the belief instead of the text (the expert)."""
-
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        """Called before each replan."""
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """How the agent runs: when it replans, how its planner decodes, after how many replans it stops."""
-
-    policy: ReplanPolicy = ReplanPolicy()
-    sampling: Sampling = Sampling()
-    max_replans: int = 150
 
 
 @dataclass
@@ -146,13 +121,30 @@ class Episode:
         self, reason: ReplanReason, entries: int, made: Generation, replan_s: float, backend_s: float, error: PlanParseError | None
     ) -> PlannerCall:
         return PlannerCall(
-            **self._key(), replan=self.replans - 1, env_step=self.env_steps, reason=reason, history_entries=entries,
-            prompt_tokens=made.prompt_tokens, stage_tokens=list(made.stage_tokens), layer_tokens=list(made.layer_tokens),
-            kept_share=made.kept_share, dropped_tokens=made.dropped_tokens, reused_tokens=made.reused_tokens,
-            new_tokens=made.new_tokens, ttft_s=made.ttft_s, decode_s=made.decode_s, tpot_s=made.tpot_s,
-            first_skill_s=made.first_skill_s, backend_s=backend_s, overhead_s=replan_s - backend_s + made.tokenize_s,
-            replan_s=replan_s, kv_bytes=made.kv_bytes, peak_memory_bytes=made.peak_memory_bytes, plan_text=made.text,
-            parse_errors=int(error is not None), parse_error=None if error is None else str(error),
+            **self._key(),
+            replan=self.replans - 1,
+            env_step=self.env_steps,
+            reason=reason,
+            history_entries=entries,
+            prompt_tokens=made.prompt_tokens,
+            stage_tokens=list(made.stage_tokens),
+            layer_tokens=list(made.layer_tokens),
+            kept_share=made.kept_share,
+            dropped_tokens=made.dropped_tokens,
+            reused_tokens=made.reused_tokens,
+            new_tokens=made.new_tokens,
+            ttft_s=made.ttft_s,
+            decode_s=made.decode_s,
+            tpot_s=made.tpot_s,
+            first_skill_s=made.first_skill_s,
+            backend_s=backend_s,
+            overhead_s=replan_s - backend_s + made.tokenize_s,
+            replan_s=replan_s,
+            kv_bytes=made.kv_bytes,
+            peak_memory_bytes=made.peak_memory_bytes,
+            plan_text=made.text,
+            parse_errors=int(error is not None),
+            parse_error=None if error is None else str(error),
         )
 
     # ---- acting ----------------------------------------------------------------------------------------------------------------
@@ -171,9 +163,17 @@ class Episode:
         self.since_replan += 1
         self.sink(
             StepRecord(
-                **self._key(), replan=self.replans - 1, skill=call.text, succeeded=outcome.succeeded, outcome=outcome.text,
-                env_steps=self.env_steps - steps, reward=self.reward - reward, room=self.belief.here_name,
-                disturbances=self.disturbances, subgoals_done=self.info["subgoals_done"], subgoals_total=self.info["subgoals_total"],
+                **self._key(),
+                replan=self.replans - 1,
+                skill=call.text,
+                succeeded=outcome.succeeded,
+                outcome=outcome.text,
+                env_steps=self.env_steps - steps,
+                reward=self.reward - reward,
+                room=self.belief.here_name,
+                disturbances=self.disturbances,
+                subgoals_done=self.info["subgoals_done"],
+                subgoals_total=self.info["subgoals_total"],
             )
         )
         self.disturbances = []
@@ -225,8 +225,12 @@ class Episode:
     def state(self) -> LoopState:
         """What the policy looks at."""
         return LoopState(
-            started=self.started, skills_left=len(self.plan), skills_since_replan=self.since_replan, last_failed=self.failed,
-            surprised=bool(self.plan) and self._surprised(), goal_changed=bool(self.plan) and self._goal_changed(),
+            started=self.started,
+            skills_left=len(self.plan),
+            skills_since_replan=self.since_replan,
+            last_failed=self.failed,
+            surprised=bool(self.plan) and self._surprised(),
+            goal_changed=bool(self.plan) and self._goal_changed(),
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
@@ -265,9 +269,18 @@ def run_episode(
     finally:
         episode.env.close()
     record = EpisodeRecord(
-        **episode._key(), success=episode.end == "success", subgoals_done=episode.info["subgoals_done"],
-        subgoals_total=episode.info["subgoals_total"], env_steps=episode.env_steps, max_steps=_limit(episode), replans=episode.replans,
-        skills=episode.skills, parse_errors=episode.parse_errors, reward=episode.reward, end=episode.end, wall_s=time.perf_counter() - begin,
+        **episode._key(),
+        success=episode.end == "success",
+        subgoals_done=episode.info["subgoals_done"],
+        subgoals_total=episode.info["subgoals_total"],
+        env_steps=episode.env_steps,
+        max_steps=_limit(episode),
+        replans=episode.replans,
+        skills=episode.skills,
+        parse_errors=episode.parse_errors,
+        reward=episode.reward,
+        end=episode.end,
+        wall_s=time.perf_counter() - begin,
     )
     sink(record)
     return record

@@ -50,7 +50,8 @@ def is_frontier(belief: Belief, cell: Cell, since: int = 0) -> bool:
     """Whether a cell next to this one was not seen (or not since step ``since``, which asks for another look)."""
     if belief.kind[cell] == WALL:
         return False
-    return any(belief.kind[near] == UNSEEN or (belief.kind[near] != WALL and belief.seen_at[near] < since) for near in neighbors(cell))
+    around = (near for near in neighbors(cell) if belief.kind[near] != WALL)
+    return any(belief.kind[near] == UNSEEN or belief.seen_at[near] < since for near in around)
 
 
 def turn_to(belief: Belief, cell: Cell) -> Generator[int, None, None]:

@@ -3,7 +3,8 @@
 The describer reports it and the expert plans with it, so that what the expert knows beyond the text is only where things were seen.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from agents.belief import MARGIN, Belief, Cell, Thing
 from agents.navigation import is_frontier, neighbors, search
@@ -26,7 +27,7 @@ class Situation:
 
     reach: frozenset[Cell]
     unexplored: bool
-    locked: tuple[Thing, ...]
+    locked: tuple[Obstacle, ...]
     blocked: dict[str, Obstacle | None]
     unopened: tuple[Thing, ...]
 
@@ -36,7 +37,7 @@ def assess(belief: Belief) -> Situation:
     reach = search(belief)
     at_hand = [t for t in belief.things.values() if any(near in reach for near in neighbors(t.cell))]
     unopened = tuple(t for t in at_hand if belief.unique_names and t.kind == BOX and t.state == BOX_CLOSED)
-    locked = tuple(t for t in at_hand if t.kind == DOOR and t.state == LOCKED)
+    locked = tuple(Obstacle(t, side_of(belief, t, reach)) for t in at_hand if t.kind == DOOR and t.state == LOCKED)
     blocked = {**_blocked_rooms(belief, set(reach)), **_blocked_things(belief, set(reach))}
     unexplored = any(is_frontier(belief, cell) for cell in reach)
     if not unexplored:
@@ -44,6 +45,12 @@ def assess(belief: Belief) -> Situation:
         if obstacle is not None:
             blocked[BEYOND] = obstacle
     return Situation(frozenset(reach), unexplored, locked, blocked, unopened)
+
+
+def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
+    """The room from which the thing can be got at: this one if possible."""
+    sides = [int(belief.room[near]) for near in neighbors(thing.cell) if near in reach and int(belief.room[near]) >= 0]
+    return belief.room_names[belief.here if belief.here in sides or not sides else sides[0]]
 
 
 def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
@@ -57,8 +64,9 @@ def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | Non
 
 def _blocked_things(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
     """Things with no free place beside them, in rooms that can be reached."""
-    rooms = {int(belief.room[cell]) for cell in reach}
-    shut_in = [t for t in belief.things.values() if not any(near in reach for near in neighbors(t.cell)) and rooms & set(belief.rooms_of(t))]
+    rooms = {int(belief.room[cell]) for cell in reach} | {belief.here}
+    around = [t for t in belief.things.values() if rooms & set(belief.rooms_of(t))]
+    shut_in = [t for t in around if not any(near in reach for near in neighbors(t.cell))]
     obstacles = {t.name: first_obstacle(belief, {t.cell}) for t in shut_in}
     return {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
 
@@ -103,7 +111,7 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         held=belief.held_name,
         rooms=tuple(belief.room_names[room] for room in belief.known_rooms()),
         unexplored=situation.unexplored,
-        locked=tuple(mention(belief, thing) for thing in situation.locked),
+        locked=tuple(replace(mention(belief, door.thing), room=door.side) for door in situation.locked),
         blocked=tuple((goal, f"{o.thing.name} from {o.side}" if o else UNKNOWN_WAY) for goal, o in situation.blocked.items()),
         unopened=tuple(mention(belief, thing) for thing in situation.unopened),
         done=done,

@@ -126,7 +126,10 @@ def _bury(worker: _Worker, attempt: _Try, waiting: deque[_Try]) -> None:
     again = attempt.number < TRIES
     log.error(
         "a worker died; its episode is played once more" if again else "a worker died again; its episode is left out",
-        exit_code=exit_code, backend=job.backend, env_id=job.env_id, seed=job.seed,
+        exit_code=exit_code,
+        backend=job.backend,
+        env_id=job.env_id,
+        seed=job.seed,
     )
     if again:
         waiting.append(_Try(job, attempt.number + 1))

@@ -17,8 +17,11 @@ def _expert(spec: BackendSpec) -> PlannerBackend:
 
 
 def _engine(spec: BackendSpec) -> PlannerBackend:
-    from erecap.backend import make_backend  # takes seconds: imports torch, which the expert does without
+    from transformers.utils import logging  # takes seconds: imports torch, which the expert does without
 
+    from erecap.backend import make_backend
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the bars here are the run's own
     return make_backend(spec)
 
 

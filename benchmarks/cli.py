@@ -12,7 +12,10 @@ from benchmarks.logs import configure_logging
 USER_ERROR = 2
 
 app = typer.Typer(
-    name="erecap", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="erecap",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Embodied agents that replan with an LLM: run them, compare backends, measure what pruning does.",
 )
 

@@ -43,9 +43,7 @@ class ClosedLoop:
         """The cases that are in ``limits`` or need no limit of their own."""
         verbosity, limited = self.suite.verbosity, backend != EXPERT and self.suite.step_limit_factor is not None
         cases = [case for case in self.cases if case in limits or not limited]
-        return [
-            EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None) for case in cases
-        ]
+        return [EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None) for case in cases]
 
 
 def play(
@@ -59,9 +57,7 @@ def play(
     """Play what ``out`` does not hold yet; the records are in ``out/steps.jsonl`` afterwards. Raises what ``run_jobs`` raises."""
 
     def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
-        return run_jobs(
-            jobs, make_backend, out, loop.config, workers, on_episode, initializer=configure_logging, episode=episode
-        )
+        return run_jobs(jobs, make_backend, out, loop.config, workers, on_episode, initializer=configure_logging, episode=episode)
 
     limits = step_limits(loop.suite, run(loop.jobs(EXPERT, {})))
     run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])

@@ -21,6 +21,7 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*"
 MIN_EPISODES = 3
 BINS = 12
+LEGEND_WIDTH = 75  # characters of all names in one line
 
 
 def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[ReplayRow], out: Path) -> list[Path]:
@@ -34,7 +35,11 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         _plot(out / "replan_latency.png", by_number, per_value, "replan number", "latency (ms)", "Replan latency (closed loop)"),
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),
         _plot(
-            out / "latency_by_length.png", ttft_points(rows), per_bin, "prompt tokens", "time to first token (ms)",
+            out / "latency_by_length.png",
+            ttft_points(rows),
+            per_bin,
+            "prompt tokens",
+            "time to first token (ms)",
             "Time to first token on the same prompts (paired replay)",
         ),
     ]
@@ -81,7 +86,7 @@ def _plot(
     axes = figure.subplots()
     for index, (backend, grouped) in enumerate(drawn.items()):
         _draw(axes, index, backend, grouped)
-    _dress(axes, x_label, y_label, title)
+    _dress(figure, axes, x_label, y_label, title)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=144)
     write_atomically(path, picture.getvalue())
@@ -95,12 +100,19 @@ def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[
     every = max(1, len(xs) // 12)
     axes.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
     axes.plot(
-        xs, middle, color=color, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)], markersize=4.5,
-        markevery=(index % every, every), linewidth=1.8, label=backend,
+        xs,
+        middle,
+        color=color,
+        linestyle=LINES[index % len(LINES)],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=4.5,
+        markevery=(index % every, every),
+        linewidth=1.8,
+        label=backend,
     )
 
 
-def _dress(axes: Axes, x_label: str, y_label: str, title: str) -> None:
+def _dress(figure: Figure, axes: Axes, x_label: str, y_label: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -109,4 +121,9 @@ def _dress(axes: Axes, x_label: str, y_label: str, title: str) -> None:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="median, quartiles shaded", title_fontsize=8, fontsize=9)
+    lines, names = axes.get_legend_handles_labels()
+    columns = len(names) if sum(map(len, names)) < LEGEND_WIDTH else 1
+    figure.legend(
+        lines, names, loc="outside lower left", ncols=columns, frameon=False, fontsize=9,
+        title="median, quartiles shaded", title_fontsize=8, alignment="left",
+    )  # fmt: skip

@@ -3,12 +3,15 @@
 from types import TracebackType
 from typing import Self
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from agents.records import EpisodeRecord
 from benchmarks.closed_loop import ClosedLoop
+
+log = structlog.get_logger(__name__)
 
 
 class Progress:
@@ -40,3 +43,32 @@ class Progress:
         """One prompt has been measured on all backends."""
         if self._replay is not None:
             self._bars.advance(self._replay)
+
+
+class StageProgress:
+    """One bar per stage of a long job, with a note on what came last; a context manager. Without a terminal the notes are logged."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._quiet = not console.is_terminal
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def begin(self, stage: str, total: float) -> None:
+        """A stage of ``total`` units begins."""
+        self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
+
+    def advance(self, units: float = 1, note: str = "") -> None:
+        """So many units of the stage are done."""
+        if self._task is not None:
+            self._bars.update(self._task, advance=units, note=note)
+        if self._quiet and note:
+            log.info(self._stage, note=note)

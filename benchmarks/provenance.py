@@ -18,7 +18,16 @@ from benchmarks.files import write_atomically
 
 CONFIG_FILE = "config.json"
 _PACKAGES = (
-    "erecap", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "gymnasium", "minigrid", "numpy", "pydantic",
+    "erecap",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
+    "gymnasium",
+    "minigrid",
+    "numpy",
+    "pydantic",
 )
 log = structlog.get_logger(__name__)
 

@@ -51,12 +51,17 @@ SUITES: dict[str, Suite] = {
         Suite("smoke", "four small households, about a minute on 2 cores", ("ERecap/HouseholdSmall-v0",), episodes=4),
         Suite("household-small", "three subgoals, disturbances on", ("ERecap/HouseholdSmall-v0",)),
         Suite(
-            "household-long", "nine rooms, nine subgoals, verbose text, disturbances on", ("ERecap/HouseholdLong-v0",),
-            verbosity="verbose", episodes=10,
+            "household-long",
+            "nine rooms, ten subgoals, verbose text, disturbances on",
+            ("ERecap/HouseholdLong-v0",),
+            verbosity="verbose",
+            episodes=10,
         ),
         Suite(
-            "household-recall", "what later subgoals need was seen many replans ago; 1.3 times the expert's steps at most",
-            ("ERecap/HouseholdRecall-v0",), step_limit_factor=1.3,
+            "household-recall",
+            "what later subgoals need was seen many replans ago; 1.3 times the expert's steps at most",
+            ("ERecap/HouseholdRecall-v0",),
+            step_limit_factor=1.3,
         ),
         Suite("babyai", "seven levels of minigrid's BabyAI in turn", BABYAI_LEVELS, episodes=70),
     )

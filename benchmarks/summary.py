@@ -59,7 +59,8 @@ def summarize(loop: ClosedLoop, played: Mapping[str, Played], rows: Sequence[Rep
         paired={
             backend: summary
             for backend in played
-            if backend != reference and reference in played
+            if backend != reference
+            and reference in played
             and (summary := _paired(backend, reference, played, spls, rows)) is not None
         },
     )

@@ -9,6 +9,19 @@ from envs.registration import HOUSEHOLDS, make_env, register_all, verbosity_of
 register_all()
 
 __all__ = [
-    "HOUSEHOLDS", "LEVELS", "DisturbanceRates", "EmbodiedLevel", "EpisodeOverError", "HouseholdConfig", "HouseholdEnv", "Mention", "Report",
-    "Verbosity", "describe", "make_env", "register_all", "task_text", "verbosity_of",
+    "HOUSEHOLDS",
+    "LEVELS",
+    "DisturbanceRates",
+    "EmbodiedLevel",
+    "EpisodeOverError",
+    "HouseholdConfig",
+    "HouseholdEnv",
+    "Mention",
+    "Report",
+    "Verbosity",
+    "describe",
+    "make_env",
+    "register_all",
+    "task_text",
+    "verbosity_of",
 ]

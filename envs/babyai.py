@@ -53,7 +53,8 @@ def _text(instr: ActionInstr) -> str:
         return f"put {describe_object(instr.desc_move)} next to {describe_object(instr.desc_fixed)}"
     verb = _VERBS.get(type(instr))
     if verb is None:
-        raise ValueError(f"instruction {type(instr).__name__} has no text: supported are {sorted(t.__name__ for t in _VERBS)} and PutNextInstr")
+        known = ", ".join(sorted(kind.__name__ for kind in (*_VERBS, PutNextInstr)))
+        raise ValueError(f"instruction {type(instr).__name__} has no text: use a level whose instructions are made of {known}")
     return f"{verb} {describe_object(instr.desc)}"
 
 
@@ -102,7 +103,8 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any]):
             raise EpisodeOverError("the level has not been started: call reset() first") from error
         self.over = terminated or truncated
         success = bool(terminated and float(reward) > 0)
-        return embodied(self.base, observation), float(reward), terminated, truncated, {**info, **goal_info(self._goals(success), success, [])}
+        info = {**info, **goal_info(self._goals(success), success, [])}
+        return embodied(self.base, observation), float(reward), terminated, truncated, info
 
     def _goals(self, success: bool) -> list[tuple[str, bool]]:
         instr = getattr(self.base, "instrs", None)

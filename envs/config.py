@@ -1,11 +1,11 @@
 """Parameters of the household."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verbosity = Literal["terse", "verbose"]
-Rate = float
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class DisturbanceRates(BaseModel):
@@ -13,12 +13,12 @@ class DisturbanceRates(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    door_closes: Rate = Field(0.01, ge=0, le=1)
-    door_locks: Rate = Field(0.002, ge=0, le=1)
-    object_moves: Rate = Field(0.004, ge=0, le=1)
-    item_knocked: Rate = Field(0.005, ge=0, le=1)
-    skill_fails: Rate = Field(0.04, ge=0, le=1)
-    goal_changes: Rate = Field(0.002, ge=0, le=1)
+    door_closes: Rate = 0.01
+    door_locks: Rate = 0.002
+    object_moves: Rate = 0.004
+    item_knocked: Rate = 0.005
+    skill_fails: Rate = 0.04
+    goal_changes: Rate = 0.002
 
     @classmethod
     def none(cls) -> "DisturbanceRates":
@@ -31,27 +31,27 @@ class HouseholdConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rows: int = Field(2, ge=1, le=3)
-    cols: int = Field(3, ge=1, le=3)
-    room_size: int = Field(6, ge=5, le=9)
-    objects: int = Field(6, ge=1, le=12)
-    boxes: int = Field(1, ge=0, le=6)
-    doors: int = Field(4, ge=0, le=6)
-    locked_doors: int = Field(1, ge=0, le=2)
-    subgoals: int = Field(3, ge=1, le=40)
-    tour: int = Field(0, ge=0, le=9)
+    rows: int = Field(default=2, ge=1, le=3)
+    cols: int = Field(default=3, ge=1, le=3)
+    room_size: int = Field(default=6, ge=5, le=9)
+    objects: int = Field(default=6, ge=1, le=12)
+    boxes: int = Field(default=1, ge=0, le=6)
+    doors: int = Field(default=4, ge=0, le=6)
+    locked_doors: int = Field(default=1, ge=0, le=2)
+    subgoals: int = Field(default=3, ge=1, le=40)
+    tour: int = Field(default=0, ge=0, le=9)
     kinds: tuple[str, ...] = ("bring", "bring", "next_to", "inside", "open", "unlock")
     disturbances: DisturbanceRates = DisturbanceRates()
     verbosity: Verbosity = "terse"
-    max_steps: int = Field(500, ge=1)
+    max_steps: int = Field(default=500, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> "HouseholdConfig":
         rooms = self.rows * self.cols
         if rooms < 2:
-            raise ValueError(f"rows={self.rows}, cols={self.cols} give {rooms} room: a household has at least 2, raise rows or cols")
+            raise ValueError(f"rows={self.rows}, cols={self.cols} give {rooms} room: a household has at least 2, raise one of them")
         if self.locked_doors > self.doors:
-            raise ValueError(f"locked_doors={self.locked_doors} exceeds doors={self.doors}: lock at most as many doors as there are")
+            raise ValueError(f"locked_doors={self.locked_doors} exceeds doors={self.doors}: lock no more doors than there are")
         if self.tour > rooms:
             raise ValueError(f"tour={self.tour} exceeds the {rooms} rooms: a tour visits each room at most once")
         return self

@@ -1,8 +1,8 @@
 """The observation as text: what the agent did, what it saw, and where it stands in its task.
 
 Everything here comes from what the agent has seen; the describer knows nothing else. ``terse`` mentions what is new or has changed
-since the last report; ``verbose`` mentions all that is in view as well, with where it lies. Both say "<thing> in <room>" and end with
-the status, the progress and the open subgoal, so that the latest report alone says what to plan for.
+since the last report; ``verbose`` mentions all that is in view as well, with where it lies. Both say "<thing> in <room>" and end
+with the status, the progress and the open subgoal, so that the latest report alone says what to plan for.
 """
 
 from dataclasses import dataclass

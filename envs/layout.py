@@ -6,6 +6,7 @@ from minigrid.core.constants import COLOR_NAMES
 from minigrid.core.world_object import Ball, Key, WorldObj
 
 from envs.containers import Container
+from envs.flood import flood
 from envs.names import ROOM_NAMES
 
 if TYPE_CHECKING:
@@ -47,13 +48,7 @@ def _edges(env: "HouseholdEnv") -> tuple[list[Edge], list[Edge]]:
 
 def _component(start: int, edges: list[Edge]) -> set[int]:
     """The rooms that ``edges`` connect with ``start``."""
-    found, stack = {start}, [start]
-    while stack:
-        room = stack.pop()
-        near = {b for a, b in edges if a == room} | {a for a, b in edges if b == room}
-        stack.extend(near - found)
-        found |= near
-    return found
+    return flood(start, lambda room: [a + b - room for a, b in edges if room in (a, b)])
 
 
 def _open_ways(env: "HouseholdEnv", tree: list[Edge], extra: list[Edge]) -> dict[Edge, WorldObj]:

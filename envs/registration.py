@@ -14,11 +14,25 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/HouseholdQuiet-v0": {"disturbances": DisturbanceRates.none()},
     "ERecap/HouseholdSmall-v0": {"objects": 5, "subgoals": 3},
     "ERecap/HouseholdLong-v0": {
-        "rows": 3, "objects": 8, "boxes": 2, "doors": 6, "subgoals": 9, "verbosity": "verbose", "max_steps": 1500,
+        "rows": 3,
+        "objects": 8,
+        "boxes": 2,
+        "doors": 6,
+        "subgoals": 10,
+        "verbosity": "verbose",
+        "max_steps": 1500,
     },
     "ERecap/HouseholdRecall-v0": {
-        "rows": 3, "objects": 11, "boxes": 0, "doors": 2, "locked_doors": 0, "tour": 9, "subgoals": 5, "kinds": ("bring",),
-        "disturbances": RECALL_RATES, "max_steps": 1000,
+        "rows": 3,
+        "objects": 11,
+        "boxes": 0,
+        "doors": 2,
+        "locked_doors": 0,
+        "tour": 9,
+        "subgoals": 5,
+        "kinds": ("bring",),
+        "disturbances": RECALL_RATES,
+        "max_steps": 1000,
     },
 }
 

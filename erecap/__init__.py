@@ -12,6 +12,19 @@ from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
 
 __all__ = [
-    "SELECTORS", "ChatTokenizer", "DecodeOptions", "ModelIdentity", "PrefillResult", "PruneSchedule", "PruneStage", "Selector",
-    "SelectorContext", "TokenPruner", "TokenizedPrompt", "decode", "identify", "make_selector", "prefill",
+    "SELECTORS",
+    "ChatTokenizer",
+    "DecodeOptions",
+    "ModelIdentity",
+    "PrefillResult",
+    "PruneSchedule",
+    "PruneStage",
+    "Selector",
+    "SelectorContext",
+    "TokenPruner",
+    "TokenizedPrompt",
+    "decode",
+    "identify",
+    "make_selector",
+    "prefill",
 ]

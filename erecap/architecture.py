@@ -59,15 +59,16 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
         raise UnsupportedModelError(f"attention {attention!r} is not supported: load the model with attn_implementation='sdpa'")
     if model.training:
         raise UnsupportedModelError("the model is in training mode: call model.eval() first")
-    decoder: Any = model.get_decoder()
+    parts: Any = model  # transformers' accessors are untyped
+    decoder = parts.get_decoder()
     layers = tuple(decoder.layers[: model.config.num_hidden_layers])
-    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, model.get_output_embeddings())
+    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, parts.get_output_embeddings())
 
 
 def check_length(config: PretrainedConfig, prompt_tokens: int, new_tokens: int = 0) -> None:
     """Raise ``ValueError`` where a prompt and its answer do not fit into the model's positions."""
     if prompt_tokens + new_tokens > config.max_position_embeddings:
         raise ValueError(
-            f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {config.max_position_embeddings} positions "
-            "(max_position_embeddings): shorten the history, lower max_new_tokens, or use a model with a longer context"
+            f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {config.max_position_embeddings} "
+            "positions (max_position_embeddings): shorten the history, lower max_new_tokens, or use a model with a longer context"
         )

@@ -97,7 +97,8 @@ class _LocalBackend(ABC):
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer ``prompt``. Tokens count the end token; the text does not have it. ``on_line`` gets non-blank lines.
 
-        Raises ``ValueError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they exceed the GPU's memory.
+        Raises ``ValueError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they exceed the
+        GPU's memory.
         """
         answer = _Answer(self.chat, self.loaded.eos_ids, on_line)
         reset_peak_memory(self.loaded.device)
@@ -139,7 +140,9 @@ class EngineBackend(_LocalBackend):
         self.schedule, self.selector = schedule, selector
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
-        options = DecodeOptions(sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos)
+        options = DecodeOptions(
+            sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos
+        )
         start = prefill(self.loaded.model, tokenized, self.schedule, self.selector)
         for (token,) in decode(self.loaded.model, start, options):
             if token is not None:
@@ -164,12 +167,12 @@ class HFGenerateBackend(_LocalBackend):
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """The sampling, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
 
-        ``generate`` fills in what is left out from the model's defaults, and has no way to ignore the end token but to name one that
-        does not exist: the vocabulary's size.
+        ``generate`` fills in what is left out from the model's defaults, and has no way to ignore the end token but to name one
+        that does not exist: the vocabulary's size.
         """
         eos = [self.loaded.model.config.vocab_size] if sampling.ignore_eos else sorted(self.loaded.eos_ids)
         draws = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
-        return GenerationConfig(
+        return GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=sampling.max_new_tokens,
             do_sample=bool(sampling.temperature),
             repetition_penalty=1.0,
@@ -181,7 +184,7 @@ class HFGenerateBackend(_LocalBackend):
 
     @staticmethod
     def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
-        """Bytes of the cache as they were after prefill: all layers are equally long, so the prompt's share of what is there now."""
+        """Bytes of the cache after prefill: all layers are equally long, so the prompt's share of what is there now."""
         held = output["cache"] if "cache" in output else output["past_key_values"]  # its name until transformers 5.24
         return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
 
@@ -210,7 +213,7 @@ class BackendFactory:
 
 
 def make_backend(spec: BackendSpec) -> PlannerBackend:
-    """The backend that ``spec`` describes. Raises ``ValueError`` for an unknown name, an unknown option, or a value it cannot use."""
+    """The backend that ``spec`` describes. Raises ``ValueError`` for an unknown name or option, or a value it cannot use."""
     factory = BACKENDS.get(spec.name)
     if factory is None:
         raise ValueError(f"backend {spec.name!r} is not known here: the engine's backends are {', '.join(BACKENDS)}")
@@ -240,8 +243,8 @@ def _erecap(options: Mapping[str, str]) -> PlannerBackend:
     if name == "learned":
         if "model" in options and "pruner" not in options:
             raise ValueError(
-                f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with pruner=DIR "
-                "(made by `erecap train-pruner`), or use selector=random or selector=recency"
+                f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with "
+                "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
             )
         pruner = load_pruner(options.get("pruner"), loaded)
     return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed)))

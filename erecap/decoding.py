@@ -33,11 +33,11 @@ class DecodeOptions:
 
 @torch.inference_mode()
 def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
-    """Yield the tokens of all rows, one step at a time: ids, or ``None`` for a row that has ended. The end-of-text token is yielded too.
+    """Yield the tokens of all rows, one step at a time: ids, or ``None`` for a row that has ended. The end token is yielded too.
 
     The first step costs no layer, it reads ``start.logits``. Each step waits for the device once, to hand its tokens over. The
-    cache in ``start`` grows with each step, so a prefill can be decoded once. Raises ``ValueError`` for a used one, or where prompt and
-    answer exceed the model's positions.
+    cache in ``start`` grows with each step, so a prefill can be decoded once. Raises ``ValueError`` for a used one, or where
+    prompt and answer exceed the model's positions.
     """
     parts = decoder_parts(model)
     check_length(model.config, max(start.next_positions), options.max_new_tokens)
@@ -94,7 +94,7 @@ class _Chooser:
 
 
 def _padding_masks(start: PrefillResult, max_new_tokens: int, device: torch.device) -> list[tuple[Tensor | None, int]]:
-    """For each layer the mask, bool ``(batch, 1, 1, keys)``, that hides a batch's padding (``None`` without any), and the cache's width.
+    """For each layer the mask that hides padding, bool ``(batch, 1, 1, keys)`` or ``None`` without any, and its cache's width.
 
     Layers between two stages hold the same tokens and share one mask.
     """

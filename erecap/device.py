@@ -23,7 +23,9 @@ def resolve_device(name: str | None = None) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device {name!r} is not known: use 'cpu', 'cuda' or 'cuda:0'") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices): use 'cpu' or leave the device out")
+        raise ValueError(
+            f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices): use 'cpu' or leave the device out"
+        )
     return device
 
 
@@ -82,7 +84,7 @@ def _peak_resident_bytes() -> int:
 
 
 def check_free_memory(device: torch.device, needed: int, what: str) -> None:
-    """Raise ``OutOfMemoryError`` where a GPU has not ``needed`` bytes free for ``what``. The CPU is left to the operating system."""
+    """Raise ``OutOfMemoryError`` where a GPU has not ``needed`` bytes free for ``what``. On CPU that is the system's business."""
     if device.type != "cuda":
         return
     free, total = torch.cuda.mem_get_info(device)
@@ -101,5 +103,6 @@ def explain_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise OutOfMemoryError(
-            f"{device} ran out of memory in {what}: shorten the history, lower keep, use a smaller model or dtype=bfloat16, or device=cpu"
+            f"{device} ran out of memory in {what}: shorten the history, lower keep, use a smaller model or dtype=bfloat16, "
+            "or device=cpu"
         ) from error

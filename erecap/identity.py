@@ -9,7 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 _CONFIG_KEYS = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
 )
 _SAMPLES_PER_TENSOR = 16
 
@@ -35,7 +41,7 @@ class ModelIdentity:
 def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
     """The identity of ``model``; ``name`` defaults to the hub id or the directory's name, never a whole path.
 
-    Samples are rounded to bfloat16 before they are hashed, so that the same weights loaded in float32 and in bfloat16 are one model.
+    Samples are rounded to bfloat16 before they are hashed, so that the same weights in float32 and in bfloat16 are one model.
     """
     digest = hashlib.sha256(json.dumps({key: getattr(model.config, key) for key in _CONFIG_KEYS}).encode())
     for key, weight in sorted(model.named_parameters()):
@@ -43,7 +49,9 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
         sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to(torch.bfloat16).float().cpu()
         digest.update(key.encode() + sample.numpy().tobytes())
     config = model.config
-    return ModelIdentity(name or _readable_name(config.name_or_path), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size)
+    return ModelIdentity(
+        name or _readable_name(config.name_or_path or ""), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size
+    )
 
 
 def _readable_name(name_or_path: str) -> str:

@@ -19,8 +19,9 @@ class PrefillLayout:
     """A batch of prompts, padded on the right to the longest.
 
     On the right, because a causal layer then needs no mask: no token looks at the padding behind it. ``ids`` int64 ``(batch, n)``;
-    ``forced`` int64 ``(batch, n)``, stages that must keep a token (``schedule.forced_stages``); ``lengths`` int64 ``(1 + stages, batch)``
-    are the true lengths of the rows at first and after each stage, which ``prompt_lengths`` and ``counts[row][stage]`` repeat on the host.
+    ``forced`` int64 ``(batch, n)``, stages that must keep a token (``schedule.forced_stages``); ``lengths`` int64
+    ``(1 + stages, batch)``, true lengths of the rows at first and after each stage, which ``prompt_lengths`` and
+    ``counts[row][stage]`` repeat on the host.
     """
 
     ids: Tensor
@@ -53,5 +54,7 @@ def lay_out(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device:
     counts = tuple(stage_counts(schedule, prompt.protected) for prompt in prompts)
     prompt_lengths = tuple(len(prompt) for prompt in prompts)
     lengths = np.array([prompt_lengths, *([row[s].kept for row in counts] for s in range(len(schedule.stages)))], np.int64)
-    sent = [torch.from_numpy(table).to(device, non_blocking=True) for table in (ids, forced, lengths)]
-    return PrefillLayout(*sent, counts, prompt_lengths)
+    sent_ids, sent_forced, sent_lengths = (
+        torch.from_numpy(table).to(device, non_blocking=True) for table in (ids, forced, lengths)
+    )
+    return PrefillLayout(sent_ids, sent_forced, sent_lengths, counts, prompt_lengths)

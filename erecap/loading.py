@@ -79,21 +79,27 @@ def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     """Tokens that end an answer: those of the model's generation config, of its tokenizer, and ChatML's end of a turn."""
     generation = getattr(model.generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(_TURN_END), *(generation if isinstance(generation, list) else [generation])}
+    ids = {
+        tokenizer.eos_token_id,
+        tokenizer.get_vocab().get(_TURN_END),
+        *(generation if isinstance(generation, list) else [generation]),
+    }
     return frozenset(token for token in ids if token is not None)
 
 
 def _resolve(source: str | Path | None) -> str:
     if source is None:
         if not (bundled_planner_dir() / "config.json").is_file():
-            raise ModelNotFoundError("this installation has no bundled planner: run `erecap train-planner`, or name a model with model=...")
+            raise ModelNotFoundError(
+                "this installation has no bundled planner: run `erecap train-planner`, or name a model with model=..."
+            )
         return str(bundled_planner_dir())
     return str(Path(source).resolve()) if Path(source).is_dir() else str(source)
 
 
 def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     check_config(_config(name))
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
     check_free_memory(device, sum(weight.nbytes for weight in model.parameters()), f"the model {name}")
     with explain_out_of_memory(device, f"loading {name}"):
         model = model.to(device).eval().requires_grad_(False)
@@ -103,9 +109,10 @@ def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
 
 def _config(name: str) -> PretrainedConfig:
     try:
-        return AutoConfig.from_pretrained(name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:  # transformers' and the hub's ways to say "not there" or "not a model"
         raise ModelNotFoundError(
             f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "
             "give a directory with config.json, weights and tokenizer, or an id such as Qwen/Qwen2-7B-Instruct"
         ) from error
+    return config

@@ -6,6 +6,7 @@ cache that is left here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class KeptTokens:
 class PrefillResult:
     """What a prefill leaves behind.
 
-    ``cache`` holds, in layers <= l, every token that reached them, so its lengths fall with depth. ``logits`` are those of each row's
+    ``cache`` holds, in each layer, every token that reached it, so its lengths fall with depth. ``logits`` are those of each row's
     last position, float32 ``(batch, vocab)``. ``layer_tokens[row][layer]`` counts the tokens that entered the layer.
     ``next_positions[row]`` is the position of the next token: the UNPRUNED length of the row.
     """
@@ -95,14 +96,17 @@ def prefill(
 
 def cache_bytes(cache: DynamicCache) -> int:
     """Bytes of the keys and values in ``cache``."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    layers: list[Any] = cache.layers
+    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
 
 
 def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selector | None, model: PreTrainedModel) -> None:
     if not rows:
         raise ValueError("a batch of 0 prompts has nothing to run: give at least one prompt")
     if schedule.stages and selector is None:
-        raise ValueError(f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one, or PruneSchedule.none()")
+        raise ValueError(
+            f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one, or PruneSchedule.none()"
+        )
     schedule.check_depth(model.config.num_hidden_layers)
     for row in rows:
         check_length(model.config, len(row))
@@ -116,7 +120,12 @@ def _enter(parts: DecoderParts, layout: PrefillLayout) -> _Stream:
 
 
 def _run_layers(
-    parts: DecoderParts, stream: _Stream, cache: DynamicCache, layout: PrefillLayout, schedule: PruneSchedule, selector: Selector | None
+    parts: DecoderParts,
+    stream: _Stream,
+    cache: DynamicCache,
+    layout: PrefillLayout,
+    schedule: PruneSchedule,
+    selector: Selector | None,
 ) -> tuple[KeptTokens, ...]:
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     kept = []
@@ -129,7 +138,9 @@ def _run_layers(
     return tuple(kept)
 
 
-def run_layer(layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache, rope: tuple[Tensor, Tensor]) -> Tensor:
+def run_layer(
+    layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache, rope: tuple[Tensor, Tensor]
+) -> Tensor:
     """One decoder layer. ``mask`` is bool ``(batch, 1, queries, keys)``, True = may look; None = causal.
 
     No position ids: rotary embeddings come ready, and flash attention takes positions with gaps for packed sequences.
@@ -152,7 +163,7 @@ def _prune(stream: _Stream, layout: PrefillLayout, stage: int, selector: Selecto
 
 def _rows(table: Tensor, flat: Tensor, batch: int) -> Tensor:
     """Rows ``flat`` of ``table`` ``(batch, n, ...)`` -> ``(batch, kept, ...)``; one index_select is the fastest gather there is."""
-    return table.flatten(0, 1).index_select(0, flat).unflatten(0, (batch, -1))
+    return table.flatten(0, 1).index_select(0, flat).view(batch, -1, *table.shape[2:])
 
 
 def _last_logits(parts: DecoderParts, stream: _Stream, layout: PrefillLayout) -> Tensor:

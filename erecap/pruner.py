@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -69,8 +69,8 @@ class TokenPruner(nn.Module):
         """Raise ``PrunerMismatchError``, naming both sides, unless this pruner was trained for ``model``."""
         if not self.identity.matches(model):
             raise PrunerMismatchError(
-                f"the pruner was trained for {self.identity.describe()}, the model is {model.describe()}: use the pruner of this model, "
-                "train one for it, or use a selector that needs none ('random', 'recency')"
+                f"the pruner was trained for {self.identity.describe()}, the model is {model.describe()}: "
+                "use the pruner of this model, train one for it, or use a selector that needs none ('random', 'recency')"
             )
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -96,11 +96,11 @@ class TokenPruner(nn.Module):
         return pruner.eval().requires_grad_(False)
 
 
-def _read_config(path: Path) -> dict:  # type: ignore[type-arg]
+def _read_config(path: Path) -> dict[str, Any]:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
-    saved = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    saved: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     if saved.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path / CONFIG_FILE} has format version {saved.get('format_version')}, this erecap reads {FORMAT_VERSION}: "

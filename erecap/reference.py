@@ -19,7 +19,7 @@ from erecap.tokenization import TokenizedPrompt
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """``logits`` float32 ``(1 + continuation, vocab)`` after the prompt and after each continuation token; survivors of each stage."""
+    """``logits`` after the prompt and after each continuation token, float32 ``(1 + continuation, vocab)``; survivors by stage."""
 
     logits: Tensor
     kept: tuple[tuple[int, ...], ...]

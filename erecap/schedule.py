@@ -53,7 +53,9 @@ class PruneSchedule:
         if self.head < 0:
             raise ValueError(f"head={self.head} must not be negative: use 0 to guard no token at the start")
         if self.tail_min < 1:
-            raise ValueError(f"tail_min={self.tail_min} must be at least 1: the answer is read off the last token, which no stage may drop")
+            raise ValueError(
+                f"tail_min={self.tail_min} must be at least 1: the answer is read off the last token, which no stage may drop"
+            )
         if not 0.0 <= self.tail_share <= 1.0:
             raise ValueError(f"tail_share={self.tail_share} must be in [0, 1]: give a share of the current length, such as 0.1")
 
@@ -86,8 +88,8 @@ class PruneSchedule:
         """Raise ``ValueError`` unless every stage has a layer after it in a model of ``num_layers`` layers."""
         if self.stages and self.stages[-1].after_layer >= num_layers - 1:
             raise ValueError(
-                f"a stage after layer {self.stages[-1].after_layer} does not fit a model of {num_layers} layers (0..{num_layers - 1}), "
-                f"where the last stage can follow layer {num_layers - 2}: make the schedule with PruneSchedule.for_depth({num_layers}, keep)"
+                f"a stage after layer {self.stages[-1].after_layer} does not fit a model of {num_layers} layers, where the last "
+                f"stage can follow layer {num_layers - 2}: make the schedule with PruneSchedule.for_depth({num_layers}, keep)"
             )
 
 

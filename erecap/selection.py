@@ -12,8 +12,8 @@ def top_k(scores: Tensor, forced: Tensor, keep: int, row_keep: Tensor | None = N
     the largest number of forced tokens in a row: it comes from ``schedule.stage_counts`` on the host, so that nothing here waits
     for the device.
 
-    Rows that keep fewer than ``keep`` tokens (a batch of different lengths) say how many in ``row_keep``, int64 ``(batch,)``, and mark
-    their padding, which is never chosen, in ``padding``, bool ``(batch, n)``; the surplus of such a row, at its end, repeats ``n - 1``.
+    Rows that keep fewer than ``keep`` tokens (a batch of different lengths) say how many in ``row_keep``, int64 ``(batch,)``, and
+    mark their padding, which is never chosen, in ``padding``, bool ``(batch, n)``; such a row ends in repeats of ``n - 1``.
     """
     limit = torch.finfo(scores.dtype).max
     priority = scores.nan_to_num(nan=-limit, posinf=limit, neginf=-limit).masked_fill(forced, torch.inf)

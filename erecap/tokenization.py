@@ -23,8 +23,8 @@ _ANCHOR = {"role": "system", "content": "anchor"}
 class TokenizedPrompt:
     """A prompt on the host.
 
-    ``input_ids`` int64 ``(n,)``; ``protected`` bool ``(n,)``, tokens that no stage may drop; ``segment_ends[i]`` is one past the last
-    token of message ``i``, and what follows the last end is the header of the answer.
+    ``input_ids`` int64 ``(n,)``; ``protected`` bool ``(n,)``, tokens that no stage may drop; ``segment_ends[i]`` is one past the
+    last token of message ``i``, and what follows the last end is the header of the answer.
     """
 
     input_ids: NDArray[np.int64]
@@ -33,15 +33,21 @@ class TokenizedPrompt:
 
     def __post_init__(self) -> None:
         if self.input_ids.ndim != 1 or not len(self.input_ids):
-            raise ValueError(f"input_ids of shape {self.input_ids.shape} must be one row of at least one token: give a prompt to answer")
+            raise ValueError(
+                f"input_ids of shape {self.input_ids.shape} must be one row of at least one token: give a prompt to answer"
+            )
         if self.protected.shape != self.input_ids.shape:
-            raise ValueError(f"protected has shape {self.protected.shape}, input_ids {self.input_ids.shape}: give one flag per token")
+            raise ValueError(
+                f"protected has shape {self.protected.shape}, input_ids {self.input_ids.shape}: give one flag per token"
+            )
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @classmethod
-    def from_ids(cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None) -> "TokenizedPrompt":
+    def from_ids(
+        cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None
+    ) -> "TokenizedPrompt":
         """A prompt from bare token ids; nothing is protected unless said so."""
         row = np.asarray(ids, dtype=np.int64)
         return cls(row, np.zeros(row.shape, np.bool_) if protected is None else np.asarray(protected, np.bool_), (row.size,))
@@ -55,7 +61,9 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("the tokenizer has no chat template: use an instruction-tuned model, or set tokenizer.chat_template (ChatML)")
+            raise ValueError(
+                "the tokenizer has no chat template: use an instruction-tuned model, or set tokenizer.chat_template (ChatML)"
+            )
         self.tokenizer = tokenizer
         self._known: OrderedDict[tuple[bool, str, str], NDArray[np.int64]] = OrderedDict()
         self._anchor = self._render([_ANCHOR])
@@ -114,7 +122,12 @@ class ChatTokenizer:
 
 def _check_segmentwise(chat: ChatTokenizer) -> None:
     """Raise ``ValueError`` unless probe conversations give the same tokens message by message and as a whole."""
-    turns: list[Message] = [("user", "Put it\nin 1 box.", False), ("user", " see: a", False), ("assistant", "goto b\ndone", False), ("user", "x", False)]
+    turns: list[Message] = [
+        ("user", "Put it\nin 1 box.", False),
+        ("user", " see: a", False),
+        ("assistant", "goto b\ndone", False),
+        ("user", "x", False),
+    ]
     for probe in ([("system", "You plan.", True), *turns], turns, turns[:3]):
         try:
             chat._header = chat._encode_header()

@@ -9,7 +9,25 @@ from planner.skills import SKILLS, SkillCall, SkillSpec
 from planner.spec import BackendSpec
 
 __all__ = [
-    "SKILLS", "BackendSpec", "Entry", "Generation", "History", "LineCallback", "LoopState", "Plan", "PlanParseError",
-    "PlannerBackend", "Prompt", "ReplanPolicy", "ReplanReason", "Sampling", "Segment", "SkillCall", "SkillSpec", "build_prompt",
-    "parse_plan", "parse_skill", "system_text",
+    "SKILLS",
+    "BackendSpec",
+    "Entry",
+    "Generation",
+    "History",
+    "LineCallback",
+    "LoopState",
+    "Plan",
+    "PlanParseError",
+    "PlannerBackend",
+    "Prompt",
+    "ReplanPolicy",
+    "ReplanReason",
+    "Sampling",
+    "Segment",
+    "SkillCall",
+    "SkillSpec",
+    "build_prompt",
+    "parse_plan",
+    "parse_skill",
+    "system_text",
 ]

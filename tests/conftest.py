@@ -17,7 +17,10 @@ CHATML = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-WORDS = ["goto kitchen\npickup key\nunlock door\nexplore\ndone", "You are in the hall. You see a red ball, a blue box. Put the ball in the box!"]
+WORDS = [
+    "goto kitchen\npickup key\nunlock door\nexplore\ndone",
+    "You are in the hall. You see a red ball, a blue box. Put the ball in the box!",
+]
 
 
 @cache
@@ -30,7 +33,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(WORDS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=["<|im_start|>"], chat_template=CHATML
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
     )
 
 
@@ -38,9 +45,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(layers: int = 8, heads: int = 4, kv_heads: int = 1, seed: int = 0) -> Qwen2ForCausalLM:
     """Initialised at 1/sqrt(width), which keeps attention and logits far from uniform, so that greedy tokens are no near ties."""
     config = Qwen2Config(
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, max_position_embeddings=1024, initializer_range=64**-0.5, tie_word_embeddings=False,
-        eos_token_id=2, attn_implementation="sdpa",
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=1024,
+        initializer_range=64**-0.5,
+        tie_word_embeddings=False,
+        eos_token_id=2,
+        attn_implementation="sdpa",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

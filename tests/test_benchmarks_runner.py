@@ -1,6 +1,5 @@
 """Running episodes: resuming, worker processes, and what is left after a kill."""
 
-
 import pytest
 
 from agents.episode_log import EpisodeLog, read_episodes, read_records

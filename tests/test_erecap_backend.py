@@ -70,7 +70,7 @@ def test_ignore_eos_decodes_a_fixed_number(backend, prompt):
 
 
 def test_too_long_a_prompt_says_what_to_do(backend, prompt):
-    with pytest.raises(ValueError, match="1024 positions.*shorten the history"):
+    with pytest.raises(ValueError, match=r"1024 positions.*shorten the history"):
         backend.generate(prompt, Sampling(1000))
 
 
@@ -86,7 +86,9 @@ def test_the_models_own_generation_defaults_do_not_enter(model_dir, prompt, tmp_
     """Qwen2.5's generation config has a repetition penalty and sampling on; a greedy comparison must not inherit them."""
     for file in Path(model_dir).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "generation_config.json").write_text(json.dumps({"do_sample": True, "repetition_penalty": 1.5, "top_k": 20, "eos_token_id": 2}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "repetition_penalty": 1.5, "top_k": 20, "eos_token_id": 2})
+    )
     changed = make_backend(spec_of("hf-generate", str(tmp_path))).generate(prompt, GREEDY)
     assert changed.token_ids == make_backend(spec_of("baseline", model_dir)).generate(prompt, GREEDY).token_ids
 
@@ -100,7 +102,7 @@ def test_erecap_drops_tokens_and_says_so(model_dir, pruner_dir, prompt):
 
 def test_random_takes_a_seed(model_dir, prompt):
     def tokens(seed: str) -> tuple[int, ...]:
-        spec = spec_of("erecap", model_dir, selector="random", keep="0.3", seed=seed)
+        spec = spec_of("erecap", model_dir, selector="random", keep="0.8", seed=seed)  # less, and only forced tokens are left
         return make_backend(spec).generate(prompt, Sampling(40, ignore_eos=True)).token_ids
 
     assert tokens("1") == tokens("1") != tokens("2")

@@ -56,7 +56,9 @@ def test_protected_tokens_survive_in_order(make_model):
         assert {*np.flatnonzero(prompt.protected), *range(4), *range(184, 200)} <= set(kept)
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, PruneSchedule.none(), PruneSchedule((PruneStage(0, 0.2), PruneStage(5, 0.5)), head=0, tail_min=1)])
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULE, PruneSchedule.none(), PruneSchedule((PruneStage(0, 0.2), PruneStage(5, 0.5)), head=0, tail_min=1)]
+)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads):
     model = make_model(8, *heads)
@@ -129,7 +131,10 @@ def test_models_it_would_run_wrongly_are_refused(make_model, change, message):
     [
         (lambda m: prefill(m, []), "0 prompts"),
         (lambda m: prefill(m, prompt_of(10), SCHEDULE), "needs a selector"),
-        (lambda m: prefill(m, prompt_of(10), PruneSchedule.for_depth(28, 0.7), RandomSelector()), "does not fit a model of 8 layers"),
+        (
+            lambda m: prefill(m, prompt_of(10), PruneSchedule.for_depth(28, 0.7), RandomSelector()),
+            "does not fit a model of 8 layers",
+        ),
         (lambda m: prefill(m, prompt_of(1025)), "exceed the model's 1024 positions"),
         (lambda m: list(decode(m, prefill(m, prompt_of(1000)), DecodeOptions(25))), "1000 tokens and 25 new ones"),
         (lambda m: DecodeOptions(0), "max_new_tokens=0"),

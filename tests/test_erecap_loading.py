@@ -41,12 +41,16 @@ def test_a_missing_model_says_what_to_give(tmp_path):
 
 def test_another_architecture_is_refused_before_its_weights_are_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(UnsupportedModelError, match="'gpt2' is not supported.*hf-generate"):
+    with pytest.raises(UnsupportedModelError, match=r"'gpt2' is not supported.*hf-generate"):
         load_model(tmp_path, device="cpu")
 
 
 def test_cpu_dtype_follows_the_processors_flags(monkeypatch):
-    for flags, expected in (({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)):
+    for flags, expected in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ):
         device_module._cpu_multiplies_bfloat16.cache_clear()
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert default_dtype(CPU) == expected
@@ -57,7 +61,10 @@ def test_gpu_dtype_is_bfloat16():
     assert default_dtype(torch.device("cuda")) == torch.bfloat16
 
 
-@pytest.mark.parametrize(("call", "message"), [(lambda: resolve_device("cuda:7"), "not there"), (lambda: resolve_dtype("int8", CPU), "float32 or bfloat16")])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [(lambda: resolve_device("cuda:7"), "not there"), (lambda: resolve_dtype("int8", CPU), "float32 or bfloat16")],
+)
 def test_unknown_devices_and_dtypes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -71,5 +78,8 @@ def test_a_full_gpu_says_how_much_is_free(monkeypatch):
 
 def test_running_out_of_memory_is_explained(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    with pytest.raises(OutOfMemoryError, match="a prompt of 9 tokens: shorten the history"), explain_out_of_memory(CPU, "a prompt of 9 tokens"):
+    with (
+        pytest.raises(OutOfMemoryError, match="a prompt of 9 tokens: shorten the history"),
+        explain_out_of_memory(CPU, "a prompt of 9 tokens"),
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -50,7 +50,7 @@ def test_another_models_pruner_names_both_sides(make_model, tmp_path):
 
 
 def test_missing_and_foreign_files(make_model, tmp_path):
-    with pytest.raises(ValueError, match="holds no pruner.*train-pruner"):
+    with pytest.raises(ValueError, match=r"holds no pruner.*train-pruner"):
         TokenPruner.from_pretrained(tmp_path)
     TokenPruner(identify(make_model(4)), (1,)).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "pruner.json").read_text())

@@ -9,7 +9,9 @@ from transformers import Qwen2Config
 from erecap.costs import ceiling, layer_cost, work_shares
 from erecap.schedule import PRESETS, PruneSchedule, PruneStage, forced_stages, layer_tokens, share_of, stage_counts
 
-QWEN2_7B = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4)
+QWEN2_7B = Qwen2Config(
+    hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
+)
 
 
 def layers_of(schedule: PruneSchedule) -> list[int]:
@@ -24,7 +26,9 @@ def test_seed_depth_gives_seed_stages():
     assert layers_of(PruneSchedule.for_depth(28, 0.7)) == [4, 7, 10, 13, 16, 19, 22, 25]
 
 
-@pytest.mark.parametrize(("depth", "expected"), [(1, []), (2, [0]), (4, [1, 2]), (8, [1, 2, 3, 4, 5, 6]), (14, [2, 4, 5, 7, 8, 10, 11])])
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(1, []), (2, [0]), (4, [1, 2]), (8, [1, 2, 3, 4, 5, 6]), (14, [2, 4, 5, 7, 8, 10, 11])]
+)
 def test_other_depths_scale_the_seed(depth, expected):
     # 14 layers: 13 * 14 / 28 = 6.5 goes up to 7, and the last stage, 25 * 14 / 28 = 12.5 -> 13, would follow the last layer.
     assert layers_of(PruneSchedule.for_depth(depth, 0.7)) == expected

@@ -11,7 +11,7 @@ def stream(pieces: list[str]) -> list[tuple[int, str]]:
     """(step, line) for every line given; the step after the last is the close."""
     given_lines, now = [], 0
     streamer = LineStreamer(lambda ids: "".join(pieces[i] for i in ids), lambda line: given_lines.append((now, line)))
-    for now in range(len(pieces)):  # noqa: B007  # read by the callback
+    for now in range(len(pieces)):  # read by the callback
         streamer.put(now)
     now = len(pieces)
     streamer.close()

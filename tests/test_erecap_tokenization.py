@@ -81,7 +81,9 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer):
         ChatTokenizer(other)
 
 
-@pytest.mark.parametrize("make", [lambda c: c.encode([]), lambda c: TokenizedPrompt.from_ids([]), lambda c: TokenizedPrompt.from_ids([1], [True, False])])
+@pytest.mark.parametrize(
+    "make", [lambda c: c.encode([]), lambda c: TokenizedPrompt.from_ids([]), lambda c: TokenizedPrompt.from_ids([1], [True, False])]
+)
 def test_empty_or_crooked_prompts_are_refused(chat, make):
     with pytest.raises(ValueError, match=r"give (at least one|a prompt|one flag)"):
         make(chat)

@@ -1,7 +1,8 @@
 """What all skills share: their outcome, and how names are grounded.
 
-A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the belief
-alone. Names of things are grounded in the room that the agent is in: which room to go to for a thing is for the planner to say.
+A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the
+belief alone. Names of things are grounded in the room that the agent is in: which room to go to for a thing is for the planner
+to say.
 """
 
 from collections import deque
@@ -64,7 +65,7 @@ class Obstacle:
 
 
 def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
-    """What the way to the targets that passes the fewest locked doors and loose things comes to first; ``None`` where there is none."""
+    """The first thing on the way to the targets that passes the fewest locked doors and loose things; ``None`` if there is none."""
     before = search_through(belief, targets)
     goal = next((cell for cell in before if cell in targets), None)
     if goal is None:
@@ -78,7 +79,7 @@ def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
 
 
 def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None]:
-    """``search`` over what is known, with locked doors and loose things passable at a price: fewest obstacles first (0-1 search)."""
+    """``search`` over what is known, locked doors and loose things passable at a price: fewest obstacles first (0-1 search)."""
     before: dict[Cell, Cell | None] = {}
     queue: deque[tuple[Cell, Cell | None]] = deque([(belief.cell, None)])
     later: deque[tuple[Cell, Cell | None]] = deque()
@@ -98,13 +99,15 @@ def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None
 
 
 def is_safe_spot(belief: Belief, cell: Cell) -> bool:
-    """Whether a thing left on this free cell of this room blocks neither a door nor the way through the room."""
-    if int(belief.room[cell]) != belief.here or cell in belief.things or not belief.passable(cell):
+    """Whether a thing left on this free cell of this room blocks neither a door nor a way, and shuts in nothing."""
+    if int(belief.room[cell]) != belief.here or not belief.passable(cell):
         return False
-    if any(int(belief.room[near]) < 0 and belief.passable(near) or belief.is_door(near) for near in neighbors(cell)):
+    if any(belief.is_door(near) or (int(belief.room[near]) < 0 and belief.passable(near)) for near in neighbors(cell)):
         return False
-    room = {(int(x), int(y)) for x, y in zip(*(belief.room == belief.here).nonzero(), strict=True)}
-    rest = {c for c in room if belief.passable(c)} - {cell}
-    reach = set(search(belief, lambda c: c in rest, start=next(iter(rest)))) if rest else set()
-    taken = [c for c in room if c in belief.things] + [cell]
-    return bool(rest) and reach == rest and all(any(n in rest for n in neighbors(c)) for c in taken)
+    around = set(search(belief, lambda c: int(belief.room[c]) == belief.here and belief.passable(c), start=cell))
+    rest = around - {cell}
+    if not rest:
+        return False
+    connected = set(search(belief, lambda c: c in rest, start=next(iter(rest)))) == rest
+    things = [near for c in around for near in neighbors(c) if near in belief.things]
+    return connected and all(any(near in rest for near in neighbors(c)) for c in [*things, cell])

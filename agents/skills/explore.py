@@ -1,4 +1,7 @@
-"""``explore``: look over one room: the rest of this one, else the nearest room with something unseen, else the one last seen longest ago."""
+"""``explore``: look over one room.
+
+That is the rest of this one, else the nearest room with something unseen, else the one last seen longest ago.
+"""
 
 from agents.belief import Belief, Cell
 from agents.navigation import is_frontier, neighbors, search, turn_to, walk_to

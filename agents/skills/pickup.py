@@ -24,7 +24,8 @@ def run(belief: Belief, name: str) -> SkillRun:
     if thing.cell not in belief.things:
         return failed(f"{name} is gone")
     yield int(Actions.pickup)
-    return OK if belief.held == wanted else failed("the grip slipped" if thing.content or not _is_furniture(belief, name) else "too heavy")
+    reason = "too heavy" if _is_furniture(belief, name) and not thing.content else "the grip slipped"
+    return OK if belief.held == wanted else failed(reason)
 
 
 def _is_furniture(belief: Belief, name: str) -> bool:

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.commands.bench_prefill import bench_prefill
 from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.run import run
+from benchmarks.commands.train_planner import train_planner
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "compare": compare,
+    "bench-prefill": bench_prefill,
     "suites": suites,
     "backends": backends,
+    "train-planner": train_planner,
 }

@@ -1,9 +1,9 @@
 """``erecap suites`` and ``erecap backends``."""
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.backends import backend_names
+from benchmarks.console import result_console
 from benchmarks.suites import SUITES
 
 
@@ -12,10 +12,10 @@ def suites() -> None:
     table = Table("suite", "episodes", "environments", "what it is", box=None)
     for suite in SUITES.values():
         table.add_row(suite.name, str(suite.episodes), "\n".join(suite.env_ids), suite.summary)
-    Console().print(table)
+    result_console().print(table)
 
 
 def backends() -> None:
     """List the names that a backend spec may start with."""
     for name in backend_names():
-        Console(highlight=False).print(name)
+        result_console().print(name)

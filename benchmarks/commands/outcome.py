@@ -6,17 +6,16 @@ from typing import Any
 
 import structlog
 import typer
-from rich.console import Console
 
 from benchmarks.backends import BackendFactory
 from benchmarks.compare import SUMMARY_FILE, TABLE_FILE, Comparison, missing_episodes, run_comparison
+from benchmarks.console import result_console
 from benchmarks.progress import Progress
 from benchmarks.report import differences, environments, table
 from benchmarks.schema import Summary
 from benchmarks.threads import threads_per_worker
 
 INTERRUPTED = 130
-TABLE_WIDTH = 190
 log = structlog.get_logger(__name__)
 
 
@@ -36,9 +35,7 @@ def carry_out(comparison: Comparison) -> None:
 
 
 def _print(summary: Summary) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = TABLE_WIDTH  # a file has no width of its own
+    console = result_console()
     console.print(table(summary))
     by_env = environments(summary)
     if by_env is not None:
@@ -56,8 +53,12 @@ def headline(summary: Summary, out: Path) -> dict[str, Any]:
         "complete": summary.complete,
         "backends": {
             name: {
-                "episodes": b.episodes, "success_rate": b.success_rate, "spl": b.spl, "ttft_s_p50": b.ttft_s.p50,
-                "replan_s_p50": b.replan_s.p50, "kept_share": b.kept_share,
+                "episodes": b.episodes,
+                "success_rate": b.success_rate,
+                "spl": b.spl,
+                "ttft_s_p50": b.ttft_s.p50,
+                "replan_s_p50": b.replan_s.p50,
+                "kept_share": b.kept_share,
             }
             for name, b in summary.backends.items()
         },

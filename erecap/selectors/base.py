@@ -25,7 +25,7 @@ class Selector(Protocol):
         """Scores, float32 ``(batch, n)``, higher = keep.
 
         ``hidden`` is the residual stream that leaves the stage's layer, ``(batch, n, hidden_size)``; ``positions`` are the tokens'
-        original positions, int64 ``(batch, n)``; ``stage_index`` counts the schedule's stages from 0. A token's score must not depend
-        on the rest of the batch or on padding, and computing it must not wait for the device.
+        original positions, int64 ``(batch, n)``; ``stage_index`` counts the schedule's stages from 0. A token's score must not
+        depend on the rest of the batch or on padding, and computing it must not wait for the device.
         """
         ...

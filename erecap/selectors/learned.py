@@ -14,8 +14,8 @@ class LearnedSelector:
         missing = [stage.after_layer for stage in schedule.stages if stage.after_layer not in pruner.stages]
         if missing:
             raise ValueError(
-                f"the schedule prunes after layers {missing}, for which the pruner (stages after layers {list(pruner.stages)}) was not "
-                "trained: train one for this schedule or make the schedule from the pruner's stages"
+                f"the schedule prunes after layers {missing}, for which the pruner (stages after layers {list(pruner.stages)}) was "
+                "not trained: train one for this schedule or make the schedule from the pruner's stages"
             )
         self._pruner = pruner
         self._mlps = [pruner.stages.index(stage.after_layer) for stage in schedule.stages]
@@ -24,7 +24,9 @@ class LearnedSelector:
     def from_context(cls, context: SelectorContext) -> "LearnedSelector":
         """Made from the context's pruner. Raises ``ValueError`` where it has none."""
         if context.pruner is None:
-            raise ValueError("the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'")
+            raise ValueError(
+                "the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'"
+            )
         return cls(context.pruner, context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2Config
 
+from erecap.device import default_dtype
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -36,7 +38,7 @@ def planner_config(
         num_hidden_layers=num_layers,
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
-        head_dim=head_dim,
+        head_dim=head_dim,  # type: ignore[call-arg]  # kept as a further attribute, which Qwen2 reads
         max_position_embeddings=max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=True,
@@ -110,12 +112,7 @@ def _fall(config: TrainConfig, progress: float) -> float:
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products. "auto": bfloat16 where the device computes in it (CUDA; CPUs with AVX512-BF16 or AMX)."""
-    if precision == "float32":
-        return torch.float32
-    if precision == "bfloat16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = torch.cpu.get_capabilities()
-    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+    """The dtype of the matrix products; "auto" is what the engine takes by default on this device."""
+    if precision == "auto":
+        return default_dtype(device)
+    return torch.float32 if precision == "float32" else torch.bfloat16

@@ -102,7 +102,7 @@ def _turns(messages: SequenceABC[Message]) -> list[int]:
 class Batch:
     """Right-padded sequences: ``input_ids`` int64, ``weights`` float32, ``turns`` int64, all [rows, length].
 
-    ``lengths`` int64 [rows]; padding has weight 0. ``indices`` are the rows' numbers in the set.
+    ``lengths`` int64 [rows]; padding has weight 0 and turn ``ALWAYS_KEPT``. ``indices`` are the rows' numbers in the set.
     """
 
     input_ids: torch.Tensor
@@ -127,7 +127,7 @@ def collate(sequences: SequenceABC[Sequence], indices: SequenceABC[int] = (), pa
     lengths = torch.tensor([len(s) for s in sequences])
     shape = (len(sequences), int(lengths.max()))
     ids = torch.full(shape, pad_id, dtype=torch.int64)
-    weights, turns = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+    weights, turns = torch.zeros(shape), torch.full(shape, ALWAYS_KEPT, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.from_numpy(sequence.input_ids.astype(np.int64))
         weights[row, : len(sequence)] = torch.from_numpy(sequence.weights)

@@ -5,7 +5,6 @@ Only rows of the final hidden state that have a target of nonzero weight meet th
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,9 +22,13 @@ class LossParts:
     other_loss: Tensor
     other_tokens: Tensor
 
-    def sums(self) -> Tensor:
-        """float32 [5]: the sums, in the order of the fields, to be added up over batches."""
-        return torch.stack((self.plan_loss, self.plan_correct, self.plan_tokens, self.other_loss, self.other_tokens))
+    def metrics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(sum, count) of each figure to be logged."""
+        return {
+            "plan_loss": (self.plan_loss, self.plan_tokens),
+            "plan_accuracy": (self.plan_correct, self.plan_tokens),
+            "other_loss": (self.other_loss, self.other_tokens),
+        }
 
 
 def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:

@@ -5,8 +5,6 @@ predicted from nothing and its weight is never used. The planner's own tokens we
 weight also tells the two apart.
 """
 
-import json
-import os
 from bisect import bisect_right
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceABC
@@ -18,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
+
+from erecap.training.checkpoint import write_atomically
 
 PLAN_WEIGHT = 1.0
 ALWAYS_KEPT = -1
@@ -90,10 +90,7 @@ def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
         "offsets": offsets,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": FORMAT, "sequences": json.dumps(len(sequences))})
-    os.replace(partial, path)
+    write_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": FORMAT}))
 
 
 class ShardedSequences:
@@ -123,7 +120,7 @@ class ShardedSequences:
 
 def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle
     file = safe_open(path, framework="numpy")
-    found = (file.metadata() or {}).get("format")
+    found = (file.metadata() or {}).get("format")  # type: ignore[no-untyped-call]
     if found != FORMAT:
         raise ValueError(f"{path} has format {found!r}, not {FORMAT!r}: write it again with write_shard")
     return file

@@ -53,7 +53,7 @@ def build_tokenizer(
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(_pieces(texts), _trainer(vocab_size, min_frequency))
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,

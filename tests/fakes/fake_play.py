@@ -33,8 +33,15 @@ class FakeModel:
         kept = max(1, int(tokens * self.keep))
         ttft = self.cost * (tokens + kept) / 1000
         return Generation(
-            text="explore", prompt_tokens=tokens, new_tokens=sampling.max_new_tokens, stage_tokens=(kept,),
-            layer_tokens=(tokens, kept), ttft_s=ttft, decode_s=0.1, total_s=ttft + 0.1, kv_bytes=(tokens + kept) * 64,
+            text="explore",
+            prompt_tokens=tokens,
+            new_tokens=sampling.max_new_tokens,
+            stage_tokens=(kept,),
+            layer_tokens=(tokens, kept),
+            ttft_s=ttft,
+            decode_s=0.1,
+            total_s=ttft + 0.1,
+            kv_bytes=(tokens + kept) * 64,
         )
 
 
@@ -60,17 +67,46 @@ def fake_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], N
 
 def fake_call(key: dict[str, Any], replan: int, tokens: int, entries: int = 2, replan_s: float = 0.5) -> PlannerCall:
     return PlannerCall(
-        **key, replan=replan, env_step=0, reason="start", history_entries=entries, prompt_tokens=tokens, stage_tokens=[tokens // 2],
-        layer_tokens=[tokens, tokens // 2], kept_share=0.75, dropped_tokens=tokens // 2, reused_tokens=0, new_tokens=3, ttft_s=0.2,
-        decode_s=0.1, tpot_s=0.05, first_skill_s=0.25, backend_s=0.45, overhead_s=0.05, replan_s=replan_s, kv_bytes=1024,
-        peak_memory_bytes=0, plan_text="explore", parse_errors=0,
+        **key,
+        replan=replan,
+        env_step=0,
+        reason="start",
+        history_entries=entries,
+        prompt_tokens=tokens,
+        stage_tokens=[tokens // 2],
+        layer_tokens=[tokens, tokens // 2],
+        kept_share=0.75,
+        dropped_tokens=tokens // 2,
+        reused_tokens=0,
+        new_tokens=3,
+        ttft_s=0.2,
+        decode_s=0.1,
+        tpot_s=0.05,
+        first_skill_s=0.25,
+        backend_s=0.45,
+        overhead_s=0.05,
+        replan_s=replan_s,
+        kv_bytes=1024,
+        peak_memory_bytes=0,
+        plan_text="explore",
+        parse_errors=0,
     )
 
 
 def fake_end(key: dict[str, Any], success: bool = True, steps: int = 20) -> EpisodeRecord:
     return EpisodeRecord(
-        **key, success=success, subgoals_done=int(success), subgoals_total=2, env_steps=steps, max_steps=100, replans=2, skills=2,
-        parse_errors=0, reward=float(success), end="success" if success else "step_limit", wall_s=0.1,
+        **key,
+        success=success,
+        subgoals_done=int(success),
+        subgoals_total=2,
+        env_steps=steps,
+        max_steps=100,
+        replans=2,
+        skills=2,
+        parse_errors=0,
+        reward=float(success),
+        end="success" if success else "step_limit",
+        wall_s=0.1,
     )
 
 

@@ -1,0 +1,86 @@
+"""``erecap bench-prefill``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from benchmarks.console import result_console
+from benchmarks.files import write_atomically
+from benchmarks.report import percent, seconds, times
+
+if TYPE_CHECKING:
+    from benchmarks.prefill import PrefillReport
+
+_HEADERS = (
+    "tokens", "dropped", "kept share", "stock generate", "baseline", "pruned", "speedup", "ceiling", "of ceiling",
+    "stock / baseline",
+)  # fmt: skip
+
+
+def bench_prefill(
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by commas.")] = "2048,4096",
+    keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
+    selector: Annotated[str, typer.Option(help="What scores the tokens.")] = "learned",
+    model: Annotated[str | None, typer.Option(help="Directory or hub id; the bundled planner by default.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
+    random_weights: Annotated[bool, typer.Option(help="A random model of the bundled planner's shape instead.")] = False,
+    rounds: Annotated[int, typer.Option(help="Rounds of baseline, pruned and stock generate in turn.")] = 9,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; chosen for the machine by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device; the GPU by default where there is one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
+) -> None:
+    """Time the prefill of random tokens: pruned, baseline, and stock generate in turn, against the ceiling of counted work.
+
+    The last line of stdout is the report as JSON.
+    """
+    from benchmarks.prefill import measure_prefill  # takes seconds: imports torch
+
+    counts = _lengths(lengths)
+    loaded, scorer = _random(keep, dtype, device) if random_weights else _load(selector, model, pruner, dtype, device)
+    report = measure_prefill(loaded, keep, selector, scorer, counts, rounds)
+    if out is not None:
+        write_atomically(out, report.model_dump_json(indent=2) + "\n")
+    result_console().print(_table(report))
+    typer.echo(report.model_dump_json())
+
+
+def _lengths(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"lengths={text!r} must be positive whole numbers separated by commas: such as 2048,4096")
+    return [int(part) for part in parts]
+
+
+def _load(selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+    from erecap.loading import load_model, load_pruner
+
+    if selector == "learned" and model is not None and pruner is None:
+        raise ValueError(f"model={model!r} needs a pruner of its own: give --pruner DIR, or --selector random or recency")
+    loaded = load_model(model, dtype, device)
+    return loaded.model, load_pruner(pruner, loaded) if selector == "learned" else None
+
+
+def _random(keep: float, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+    from benchmarks.prefill import random_model, random_pruner
+    from erecap.device import resolve_device, resolve_dtype
+
+    place = resolve_device(device)
+    model = random_model(resolve_dtype(dtype, place), str(place))
+    return model, random_pruner(model, keep)
+
+
+def _table(report: "PrefillReport") -> Table:
+    place = f"{report.dtype} on {report.device}, {report.threads} threads"
+    title = f"prefill of {report.model}, keep {report.keep}, selector {report.selector}, {place}"
+    out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for header in _HEADERS:
+        out.add_column(header, justify="right")
+    for p in report.points:
+        out.add_row(
+            str(p.prompt_tokens), str(p.dropped_tokens), percent(p.kept_share), seconds(p.hf_generate_s), seconds(p.baseline_s),
+            seconds(p.erecap_s), times(p.speedup_p50), times(p.ceiling), percent(p.of_ceiling_p50), times(p.hf_over_baseline_p50),
+        )  # fmt: skip
+    return out

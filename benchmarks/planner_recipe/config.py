@@ -1,0 +1,59 @@
+"""What the recipe is made of. Every number that decides the result stands here."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from envs import LEVELS, Verbosity
+
+
+class Source(BaseModel):
+    """So many episodes of one environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env_id: str
+    episodes: int = Field(ge=0)
+    verbosity: Verbosity = "terse"
+
+
+def _levels(episodes: int) -> tuple[Source, ...]:
+    return tuple(Source(env_id=env_id, episodes=episodes) for env_id in LEVELS.values())
+
+
+EXPERT_SOURCES = (
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=2400),
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=500, verbosity="verbose"),
+    Source(env_id="ERecap/Household-v0", episodes=600),
+    Source(env_id="ERecap/HouseholdRecall-v0", episodes=2000),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=250),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=600, verbosity="verbose"),
+    *_levels(500),
+)
+STUDENT_SOURCES = (
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=240),
+    Source(env_id="ERecap/HouseholdRecall-v0", episodes=200),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=80, verbosity="verbose"),
+    *_levels(60),
+)
+
+
+class Recipe(BaseModel):
+    """The bundled planner's recipe. Minutes are wall time on the machine that trains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    expert_sources: tuple[Source, ...] = EXPERT_SOURCES
+    student_sources: tuple[Source, ...] = STUDENT_SOURCES
+    noise: float = Field(0.08, ge=0, le=1)
+    student_share: float = Field(0.9, ge=0, le=1)
+    corrections: int = Field(1, ge=0)
+    dagger_rounds: int = Field(2, ge=0)
+    train_minutes: float = Field(50, gt=0)
+    dagger_minutes: float = Field(12, gt=0)
+    learning_rate: float = Field(1.5e-3, gt=0)
+    dagger_learning_rate: float = Field(5e-4, gt=0)
+    token_budget: int = Field(4096, ge=256)
+    max_tokens: int = Field(6144, ge=512)
+    shortest: int = Field(700, ge=128)
+    vocabulary: int = Field(2048, ge=300)
+    seed: int = Field(0, ge=0)
+    held_out_episodes: int = Field(40, ge=0)

@@ -1,0 +1,72 @@
+"""From samples to training sequences: chat messages, the tokenizer, shards of tokens. What is on disk is not made again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from agents.demonstrations import Sample
+from benchmarks.planner_recipe.collect import read_samples
+from erecap.training.data import Sequence as TokenSequence
+from erecap.training.data import ShardedSequences, encode_episode, write_shard
+from erecap.training.tokenizer import build_tokenizer
+from planner import History, build_prompt, system_text
+
+TOKENIZER_CHUNKS = 3
+
+
+def messages(sample: Sample) -> list[dict[str, Any]]:
+    """The sample as chat messages with the flags that ``encode_episode`` takes; exactly the prompts of the episode, in a row."""
+    found: list[dict[str, Any]] = []
+    imitate = iter(sample.imitate)
+    segments = build_prompt(History(sample.entries)).segments
+    for kind, segment in zip(("system", *(entry.kind for entry in sample.entries)), segments, strict=True):
+        message: dict[str, Any] = {"role": segment.role, "content": segment.text, "protected": kind in ("system", "task")}
+        if kind == "plan":
+            message["train"] = next(imitate)
+        found.append(message | ({"same_turn": True} if kind == "feedback" else {}))
+    return found
+
+
+def make_tokenizer(chunks: Sequence[Path], out: Path, vocabulary: int) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``out``; built from a few chunks of every source where it is not there yet."""
+    if not (out / "tokenizer.json").exists():
+        build_tokenizer(_texts(chunks), vocab_size=vocabulary).save_pretrained(out)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(out)
+    return tokenizer
+
+
+def _texts(chunks: Sequence[Path]) -> Iterator[str]:
+    yield system_text()
+    by_source: dict[str, list[Path]] = {}
+    for path in chunks:
+        by_source.setdefault(path.name.rpartition("-")[0], []).append(path)
+    for paths in by_source.values():
+        for path in paths[:TOKENIZER_CHUNKS]:
+            for sample in read_samples(path):
+                yield from (entry.text for entry in sample.entries)
+
+
+def encode(
+    chunks: Sequence[Path], tokenizer: PreTrainedTokenizerBase, out: Path, max_tokens: int, on_chunk: Callable[[Path], None]
+) -> ShardedSequences:
+    """One shard per chunk. Episodes longer than ``max_tokens`` are cut there; a correction that would lose its plan is left out."""
+    shards: list[Path] = []
+    for path in chunks:
+        shard = out / f"{path.stem}.safetensors"
+        if not shard.exists():
+            sequences = [cut for sample in read_samples(path) if (cut := _encode(tokenizer, sample, max_tokens)) is not None]
+            write_shard(shard, sequences)
+        shards.append(shard)
+        on_chunk(path)
+    return ShardedSequences(shards)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, max_tokens: int) -> TokenSequence | None:
+    sequence = encode_episode(tokenizer, messages(sample))
+    if len(sequence) <= max_tokens:
+        return sequence
+    if not any(sample.imitate[:-1]):
+        return None
+    return TokenSequence(sequence.input_ids[:max_tokens], sequence.weights[:max_tokens], sequence.turns[:max_tokens])

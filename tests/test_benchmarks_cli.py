@@ -1,0 +1,95 @@
+"""The command line, with the expert, which needs no model."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import episode_log
+from benchmarks import cli
+from benchmarks.commands import COMMANDS
+
+EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
+
+
+@pytest.fixture
+def invoke():
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_every_command_has_help(invoke):
+    for name in COMMANDS:
+        done = invoke(name, "--help")
+        assert done.exit_code == 0
+        assert name in done.output
+
+
+def test_the_expert_plays_and_the_last_line_is_json(invoke, tmp_path):
+    done = invoke(*EXPERT, "--out", tmp_path / "run", "--gif", tmp_path / "out.gif")
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["backends"]["expert"]["episodes"] == 2
+    assert last["complete"]
+    assert (tmp_path / "out.gif").exists()
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_prefill_is_measured_and_the_last_line_is_json(invoke, tmp_path):
+    out = tmp_path / "prefill.json"
+    options = ["--random-weights", "--lengths", "64,96", "--rounds", "1", "--dtype", "float32", "--device", "cpu"]
+    done = invoke("bench-prefill", *options, "--out", out)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert [point["prompt_tokens"] for point in report["points"]] == [64, 96]
+    assert json.loads(out.read_text()) == report
+
+
+def test_listings(invoke):
+    assert "household-recall" in invoke("suites").output
+    assert "hf-generate" in invoke("backends").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--suite", "nope"], "choose from smoke"),
+        (["run", "--env", "Nope-v0"], "unknown"),
+        (["run", "--env", "a", "--suite", "b"], "one of --suite and --env"),
+        (["run", "--backend", "expert,openai?model=m"], "run takes one"),
+        (["compare", "--backends", "nope"], "choose from"),
+        (["compare", "--episodes", "0", "--backends", "expert"], "must be from 1"),
+        (["bench-prefill", "--lengths", "2k"], "positive whole numbers"),
+        (["bench-prefill", "--model", "somewhere"], "needs a pruner of its own"),
+    ],
+)
+def test_user_errors_are_one_message_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["erecap", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_prints_what_is_there_and_the_same_command_goes_on(invoke, monkeypatch, tmp_path):
+    command = [*EXPERT, "--out", tmp_path]
+    append = episode_log.EpisodeLog.append
+
+    def interrupted(log, lines):
+        if (tmp_path / "steps.jsonl").stat().st_size:
+            raise KeyboardInterrupt
+        return append(log, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(episode_log.EpisodeLog, "append", interrupted)
+        done = invoke(*command)
+    assert done.exit_code == 130
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["complete"], last["backends"]["expert"]["episodes"]) == (False, 1)
+    assert invoke(*command).exit_code == 0

@@ -1,0 +1,198 @@
+"""A whole comparison with backends that cost nothing: what is played, written, resumed and summed up."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agents.episode_log import read_records
+from agents.loop import AgentConfig
+from agents.records import EpisodeRecord
+from benchmarks.closed_loop import ClosedLoop, step_limits
+from benchmarks.compare import Comparison, missing_episodes, run_comparison, sample_prompts
+from benchmarks.progress import Progress
+from benchmarks.schema import Summary
+from benchmarks.suites import Case, Suite
+from benchmarks.summary import choose_reference
+
+SUITE = Suite("fake-suite", "for tests", ("fake",))
+PRUNED = "erecap?keep=0.5"
+FIGURES = {
+    "episodes",
+    "success_rate",
+    "success_ci95",
+    "spl",
+    "replans_mean",
+    "prompt_tokens",
+    "kept_share",
+    "ttft_s",
+    "replan_s",
+    "kv_bytes",
+    "parse_errors",
+}
+
+
+def comparison(out, backends=("baseline", PRUNED), episodes=4, suite=SUITE, **options):
+    return Comparison("compare", ClosedLoop(suite, tuple(backends), episodes, 0, AgentConfig()), out, **options)
+
+
+@pytest.fixture
+def run(fakes):
+    def start(what, episode=fakes.fake_episode):
+        return run_comparison(what, fakes.fake_backend, Progress(what.loop), episode)
+
+    return start
+
+
+def test_the_expert_plays_first_and_everything_is_written(run, tmp_path):
+    summary = run(comparison(tmp_path))
+    assert list(summary.backends) == ["expert", "baseline", PRUNED]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "steps.jsonl",
+        "replay.jsonl",
+        "summary.json",
+        "table.md",
+        "replan_latency.png",
+        "prompt_tokens.png",
+        "latency_by_length.png",
+    }
+    assert Summary.model_validate_json((tmp_path / "summary.json").read_text()) == summary
+    assert summary.complete
+
+
+def test_summary_has_the_promised_keys(run, tmp_path):
+    run(comparison(tmp_path))
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert set(written["backends"]["baseline"]) >= FIGURES
+    assert set(written["backends"]["baseline"]["prompt_tokens"]) == {"p50", "p95", "max"}
+    assert set(written["paired"]) == {"expert", PRUNED}
+    assert {"ttft_speedup_p50", "replan_speedup_p50", "ceiling_p50", "of_ceiling_p50"} <= set(written["paired"][PRUNED])
+
+
+def test_figures_of_the_closed_loop(run, tmp_path):
+    summary = run(comparison(tmp_path))
+    pruned = summary.backends[PRUNED]
+    assert (pruned.episodes, pruned.success_rate, pruned.spl) == (4, 0.5, 0.5)
+    assert (pruned.prompt_tokens.p50, pruned.prompt_tokens.max, pruned.dropped_tokens.p50) == (150, 200, 75)
+    assert (pruned.subgoal_progress, pruned.kept_share, pruned.parse_errors) == (0.25, 0.75, 0)
+    assert pruned.by_env["fake"].success_rate == 0.5
+
+
+def test_figures_of_the_pairing(run, tmp_path):
+    summary = run(comparison(tmp_path))
+    pruned, expert = summary.paired[PRUNED], summary.paired["expert"]
+    assert (summary.reference, pruned.episodes, pruned.success_diff) == ("baseline", 4, -0.5)
+    assert pruned.success_diff_ci95[0] == -1.0
+    assert pruned.prompts == 8
+    assert pruned.ttft_speedup_p50 == pytest.approx(4 / 3, rel=0.01)
+    assert pruned.of_ceiling_p50 == pytest.approx(pruned.ttft_speedup_p50 / pruned.ceiling_p50, rel=0.01)
+    assert (expert.success_diff, expert.prompts, expert.ttft_speedup_p50, expert.ceiling_p50) == (0.0, 0, None, None)
+
+
+def test_started_again_it_plays_nothing_and_says_the_same(run, fakes, tmp_path):
+    first = run(comparison(tmp_path))
+    written = {name: (tmp_path / name).read_bytes() for name in ("steps.jsonl", "replay.jsonl", "summary.json", "table.md")}
+
+    def never(*_):
+        raise AssertionError("played again")
+
+    assert run(comparison(tmp_path), never) == first
+    assert {name: (tmp_path / name).read_bytes() for name in written} == written
+
+
+def test_a_run_goes_on_with_more_episodes_and_backends_but_counts_what_was_asked_for(run, tmp_path):
+    run(comparison(tmp_path, episodes=6))
+    assert run(comparison(tmp_path, [PRUNED, "baseline", "hf-generate"], episodes=3)).backends["hf-generate"].episodes == 3
+    assert run(comparison(tmp_path, episodes=3)).backends["baseline"].episodes == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"replay_tokens": 8}, "replay_tokens was 16, now 8"), ({"suite": replace(SUITE, name="other")}, "suite was 'fake-suite'")],
+)
+def test_another_run_in_the_same_directory_is_refused(run, tmp_path, other, named):
+    run(comparison(tmp_path))
+    with pytest.raises(ValueError, match=named):
+        run(comparison(tmp_path, **other))
+
+
+def test_ctrl_c_leaves_a_summary_of_what_is_there(run, fakes, tmp_path):
+    def interrupted(job, *rest):
+        if job.backend == PRUNED and job.seed % 10 == 2:
+            raise KeyboardInterrupt
+        return fakes.fake_episode(job, *rest)
+
+    summary = run(comparison(tmp_path), interrupted)
+    assert not summary.complete
+    assert [summary.backends[b].episodes for b in summary.backends] == [4, 4, 2]
+    assert missing_episodes(comparison(tmp_path)) == 2
+    assert run(comparison(tmp_path)).complete
+
+
+def test_ctrl_c_before_the_first_episode_is_over(run, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    summary = run(comparison(tmp_path), interrupted)
+    assert (summary.backends, summary.paired, summary.complete) == ({}, {}, False)
+
+
+def test_the_step_limit_follows_the_expert(run, fakes, tmp_path):
+    limits = {}
+
+    def noting(job, *rest):
+        limits.setdefault(job.backend, set()).add(job.max_steps)
+        return fakes.fake_episode(job, *rest)
+
+    run(comparison(tmp_path, ["baseline"], suite=replace(SUITE, step_limit_factor=1.3)), noting)
+    assert limits == {"expert": {None}, "baseline": {26}}
+
+
+def test_step_limits_round_up(fakes):
+    suite = replace(SUITE, step_limit_factor=1.3)
+    expert = [fakes.fake_end({"backend": "expert", "env_id": "fake", "seed": 5}, steps=11)]
+    assert step_limits(suite, expert) == {Case("fake", 5): 15}
+
+
+def test_an_episode_that_the_expert_lost_is_not_asked_of_the_others(fakes):
+    loop = ClosedLoop(replace(SUITE, step_limit_factor=1.3), ("baseline",), 3, 0, AgentConfig())
+    first = loop.cases[0]
+    assert [job.seed for job in loop.jobs("baseline", {first: 7})] == [first.seed]
+
+
+def test_one_model_is_not_replayed(run, tmp_path):
+    summary = run(comparison(tmp_path, ["baseline"]))
+    assert not (tmp_path / "replay.jsonl").exists()
+    assert summary.paired["expert"].prompts == 0
+
+
+def test_replay_samples_the_reference_within_the_cap(run, tmp_path):
+    what = comparison(tmp_path, replay_prompts=3)
+    run(what)
+    assert [p.prompt_tokens for p in sample_prompts(what)] == [100, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("backends", "reference"),
+    [
+        (["expert", PRUNED, "baseline?dtype=float32"], "baseline?dtype=float32"),
+        (["openai?model=m", "hf-generate", PRUNED], "hf-generate"),
+        (["expert", "openai?model=m"], "openai?model=m"),
+        (["expert"], "expert"),
+    ],
+)
+def test_reference(backends, reference):
+    assert choose_reference(backends) == reference
+
+
+@pytest.mark.parametrize("options", [{"replay_prompts": -1}, {"replay_tokens": 1}])
+def test_numbers_out_of_range_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="must"):
+        comparison(tmp_path, **options)
+
+
+def test_records_carry_the_spec_string(run, tmp_path):
+    run(comparison(tmp_path))
+    ends = [r for r in read_records(tmp_path / "steps.jsonl") if isinstance(r, EpisodeRecord)]
+    assert {r.backend for r in ends} == {"expert", "baseline", PRUNED}

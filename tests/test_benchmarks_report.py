@@ -1,0 +1,184 @@
+"""Tables, plots and GIFs."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from agents.job import EpisodeJob
+from agents.loop import AgentConfig
+from benchmarks.backends import BackendFactory
+from benchmarks.gif import CAPTION_HEIGHT, MAX_WIDTH, GifWriter, captioned, record_gif
+from benchmarks.paired import Measured, ReplayRow
+from benchmarks.plots import per_bin, per_value, write_plots
+from benchmarks.report import COLUMNS, differences, environments, markdown, mebibytes, seconds, table
+from benchmarks.schema import BackendSummary, PairedSummary, Summary
+
+SPREAD = {"p50": 4000, "p95": 4200, "max": 5000}
+TIMES = {"p50": 0.1234, "p95": 1.5}
+
+
+def backend(envs=("a",), **figures):
+    by_env = {env: {"episodes": 4, "success_rate": 0.5} for env in envs}
+    values = {
+        "episodes": 20,
+        "success_rate": 0.9,
+        "success_ci95": (0.7, 0.97),
+        "subgoal_progress": 0.95,
+        "spl": 0.85,
+        "replans_mean": 12.25,
+        "prompt_tokens": SPREAD,
+        "kept_share": 0.4123,
+        "parse_errors": 2,
+        "by_env": by_env,
+        "dropped_tokens": {"p50": 1200, "p95": 1300, "max": 1400},
+        "kv_bytes": {"p50": 3 * 2**20, "max": 4 * 2**20},
+        "ttft_s": TIMES,
+        "replan_s": TIMES,
+        "overhead_s": TIMES,
+    }
+    return BackendSummary.model_validate(values | figures)
+
+
+PAIRED = PairedSummary(
+    episodes=20,
+    success_diff=-0.05,
+    success_diff_ci95=(-0.15, 0.05),
+    spl_diff=0.01,
+    spl_diff_ci95=(-0.1, 0.1),
+    prompts=60,
+    ttft_speedup_p50=2.31,
+    replan_speedup_p50=1.42,
+    ceiling_p50=2.47,
+    of_ceiling_p50=0.935,
+)
+
+
+def summary(**figures):
+    backends = {"baseline": backend(**figures), "erecap?keep=0.7": backend(**figures)}
+    return Summary(suite="s", seed=0, complete=True, reference="baseline", backends=backends, paired={"erecap?keep=0.7": PAIRED})
+
+
+def text(renderable):
+    console = Console(file=io.StringIO(), width=220)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_table_has_the_promised_columns():
+    headers = " ".join(column.header for column in COLUMNS)
+    for word in [
+        "backend",
+        "success",
+        "SPL",
+        "replans",
+        "prompt tokens",
+        "kept share",
+        "dropped",
+        "TTFT",
+        "p50 / p95",
+        "KV",
+        "paired",
+    ]:
+        assert word in headers
+    row = next(line for line in text(table(summary())).splitlines() if "erecap?keep=0.7" in line)
+    cells = [
+        "90% [70, 97]",
+        "0.85",
+        "4000 (max 5000)",
+        "41%",
+        "1200",
+        "123 ms / 1.50 s",
+        "3.0 MiB",
+        "2.31x / 1.42x",
+        "94% of 2.47x",
+    ]
+    assert all(cell in row for cell in cells)
+
+
+def test_markdown_has_the_same_cells_and_the_differences():
+    written = markdown(summary())
+    assert "| 94% of 2.47x |" in written
+    assert "- erecap?keep=0.7 - baseline: success -5.0 [-15.0, +5.0], SPL +1.0 [-10.0, +10.0] points over 20 episodes" in written
+
+
+def test_figures_that_do_not_exist_are_a_dash():
+    nothing = {"p50": 0, "p95": 0, "max": 0}
+    lone = summary(prompt_tokens=nothing, kv_bytes={"p50": 0, "max": 0}, ttft_s={"p50": 0, "p95": 0})
+    cells = next(line for line in markdown(lone).splitlines() if line.startswith("| baseline")).split(" | ")
+    assert cells[5:9] == ["-", "-", "-", "-"]
+    assert cells[-1] == "- |"
+
+
+def test_success_by_environment_is_shown_for_several():
+    assert environments(summary()) is None
+    assert "50% of 4" in text(environments(summary(envs=("a", "b"))))
+
+
+def test_an_empty_summary_is_a_table_too():
+    empty = Summary(suite="s", seed=0, complete=False, reference="baseline", backends={}, paired={})
+    assert "(incomplete)" in text(table(empty))
+    assert differences(empty) == []
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])
+def test_times_for_people(value, shown):
+    assert seconds(value) == shown
+
+
+def test_sizes_for_people():
+    assert (mebibytes(0), mebibytes(1.5 * 2**20)) == ("-", "1.5 MiB")
+
+
+def test_plots_are_written_for_what_there_is(fakes, tmp_path):
+    key = {"backend": "baseline", "env_id": "fake", "seed": 0}
+    calls = [fakes.fake_call(key, replan, 100 * replan) for replan in range(5)]
+    times = {"ttft_s": 0.1, "decode_s": 0.0, "total_s": 1.0}
+    measured = Measured(prompt_tokens=9, new_tokens=2, dropped_tokens=0, kv_bytes=0, ceiling=None, **times)
+    row = ReplayRow(env_id="fake", seed=0, replan=0, measured={"baseline": measured})
+    assert write_plots({}, [], tmp_path) == []
+    written = write_plots({"baseline": calls}, [row], tmp_path)
+    assert [path.name for path in written] == ["replan_latency.png", "prompt_tokens.png", "latency_by_length.png"]
+    with Image.open(written[0]) as picture:
+        assert picture.width > 900
+
+
+def test_replan_numbers_that_few_episodes_reach_are_left_out():
+    points = [(number, 1.0) for number in [1, 1, 1, 2, 2, 2, 3]]
+    assert [x for x, _ in per_value(points)] == [1, 2]
+    assert [x for x, _ in per_value(points[-1:])] == [3]
+
+
+def test_bins_hold_equally_many_points():
+    bins = per_bin([(float(x), 0.0) for x in range(100)])
+    assert len(bins) == 12
+    assert {len(ys) for _, ys in bins} <= {8, 9}
+
+
+def test_a_caption_stands_below_the_frame():
+    picture = captioned(np.full((900, 600, 3), 200, dtype=np.uint8), "goto kitchen")
+    assert picture.size == (320, MAX_WIDTH + CAPTION_HEIGHT)
+    assert picture.getpixel((300, 100)) == (200, 200, 200)
+    bar = np.asarray(picture)[MAX_WIDTH:]
+    assert bar.max() > 200 > bar.min()
+
+
+def test_a_gif_without_frames_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no frames"):
+        GifWriter().save(tmp_path / "out.gif")
+
+
+def test_an_episode_becomes_a_gif(tmp_path):
+    path = tmp_path / "out.gif"
+    job = EpisodeJob("expert", "BabyAI-GoToRedBallNoDists-v0", 5)
+    episode = record_gif(job, BackendFactory()("expert"), AgentConfig(), path)
+    with Image.open(path) as gif:
+        assert 1 < gif.n_frames <= episode.env_steps + 1
+        assert gif.info["loop"] == 0
+
+
+def test_a_gif_must_be_called_one(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.gif"):
+        record_gif(EpisodeJob("expert", "fake", 0), BackendFactory()("expert"), AgentConfig(), tmp_path / "out.png")

@@ -1,0 +1,147 @@
+"""Training the planner: the loss, a tiny run, resume."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+
+from erecap.training.config import TrainConfig
+from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate, length_curriculum
+from erecap.training.planner import batch_loss, evaluate, planner_config, train_planner
+
+
+def tiny_model(seed: int = 0) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(planner_config(16, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, head_dim=16))
+
+
+def copy_task(count: int, seed: int = 0) -> SequenceList:
+    """A marker, some tokens, a marker, then the token after the first marker over and over: learnt by attention alone."""
+    rng, sequences = np.random.default_rng(seed), []
+    for _ in range(count):
+        n = int(rng.integers(4, 12))
+        key = int(rng.integers(3, 16))
+        ids = np.array([1, *[key] * n, 2, *[key] * n], np.int32)
+        weights = np.array([0.3] * (n + 2) + [1.0] * n, np.float32)
+        sequences.append(Sequence(ids, weights, np.zeros(len(ids), np.int32)))
+    return SequenceList(sequences)
+
+
+def config(**changes: object) -> TrainConfig:
+    return TrainConfig(**{"steps": 12, "lr": 3e-3, "precision": "float32", "log_every": 5, **changes})  # type: ignore[arg-type]
+
+
+def test_the_initialisation_is_one_over_root_width():
+    model = tiny_model()
+    assert model.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_loss_is_the_weighted_mean_of_the_stock_model_s():
+    model, batch = tiny_model(), collate([copy_task(1)[0]])
+    parts = batch_loss(model, batch, "float32")
+    logits = model(batch.input_ids).logits[0, :-1]
+    losses, weights = functional.cross_entropy(logits, batch.input_ids[0, 1:], reduction="none"), batch.weights[0, 1:]
+    plan = weights == 1
+    assert parts.loss.item() == pytest.approx(((losses * weights).sum() / weights.sum()).item(), rel=1e-5)
+    assert parts.plan_loss.item() == pytest.approx(losses[plan].sum().item(), rel=1e-5)
+    assert parts.other_loss.item() == pytest.approx(losses[~plan].sum().item(), rel=1e-5)
+    assert parts.plan_correct.item() == (logits.argmax(-1) == batch.input_ids[0, 1:])[plan].sum().item()
+
+
+def test_padding_changes_neither_loss_nor_gradient():
+    def gradient(pad: int) -> tuple[float, torch.Tensor]:
+        model, data = tiny_model(), copy_task(3)
+        batch = collate([data[0], data[1]])
+        wide = [functional.pad(t, (0, pad), value=v) for t, v in ((batch.input_ids, 5), (batch.weights, 0.0), (batch.turns, -1))]
+        loss = batch_loss(model, Batch(*wide, batch.lengths, batch.indices), "float32").loss
+        loss.backward()
+        return loss.item(), model.model.layers[0].mlp.up_proj.weight.grad
+
+    (loss, grad), (padded_loss, padded_grad) = gradient(0), gradient(9)
+    assert padded_loss == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(padded_grad, grad, atol=1e-6, rtol=1e-4)
+
+
+def test_targets_of_weight_zero_do_not_count():
+    model, sequence = tiny_model(), copy_task(1)[0]
+    weights = sequence.weights.copy()
+    weights[-1] = 0
+    changed = sequence.input_ids.copy()
+    changed[-1] = 0
+    first, second = (collate([Sequence(ids, weights, sequence.turns)]) for ids in (sequence.input_ids, changed))
+    assert batch_loss(model, first, "float32").loss.item() == batch_loss(model, second, "float32").loss.item()
+    with pytest.raises(ValueError, match="no target of nonzero weight"):
+        batch_loss(model, collate([Sequence(sequence.input_ids, weights * 0, sequence.turns)]))
+
+
+def test_a_short_run_learns_to_copy_and_is_a_stock_model(tmp_path: Path):
+    model, data = tiny_model(), copy_task(200)
+    before = evaluate(model, data, precision="float32")
+    batches = Batches(data, 256, curriculum=length_curriculum(12, 30))
+    log = train_planner(model, batches, config(steps=120), tmp_path)
+    after = evaluate(model, data, precision="float32")
+    assert after["plan_loss"] < 0.5 * before["plan_loss"]
+    assert after["plan_accuracy"] > 0.8
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == log
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert isinstance(loaded, Qwen2ForCausalLM)
+    assert evaluate(loaded, data, precision="float32") == pytest.approx(after)
+
+
+@pytest.mark.parametrize("stop_after", [4, 7])
+def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(tmp_path: Path, stop_after: int):
+    data = copy_task(60)
+    whole, parted = tiny_model(), tiny_model()
+    log = train_planner(whole, Batches(data, 128), config(), tmp_path / "whole")
+    asked = iter(range(100))
+    train_planner(parted, Batches(data, 128), config(), tmp_path / "parted", should_stop=lambda: next(asked) >= stop_after)
+    resumed = tiny_model(seed=9)
+    resumed_log = train_planner(resumed, Batches(data, 128), config(), tmp_path / "parted")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    timing = {"elapsed_s", "tokens_per_s"}
+    assert [{k: v for k, v in r.items() if k not in timing} for r in log] == [
+        {k: v for k, v in r.items() if k not in timing} for r in resumed_log
+    ]
+
+
+def test_hooks_are_called(tmp_path: Path):
+    seen: list[dict[str, object]] = []
+    evaluated: list[int] = []
+
+    def on_eval(step: int) -> dict[str, object]:
+        evaluated.append(step)
+        return {"score": 1.0}
+
+    train_planner(tiny_model(), Batches(copy_task(20), 128), config(eval_every=6), tmp_path, on_step=seen.append, on_eval=on_eval)
+    assert evaluated == [6, 12]
+    assert [r["step"] for r in seen] == [5, 6, 10, 12]
+    assert seen[1]["eval"] == {"score": 1.0}
+
+
+def test_the_learning_rate_rises_holds_and_falls():
+    wsd = TrainConfig(steps=100, lr=1.0, warmup=0.1, decay=0.2, floor=0.05)
+    assert wsd.learning_rate(0.0) < 0.02
+    assert wsd.learning_rate(0.5) == 1.0
+    assert wsd.learning_rate(1.0) == pytest.approx(0.05)
+    cosine = TrainConfig(steps=100, lr=1.0, schedule="cosine", floor=0.05)
+    assert cosine.learning_rate(0.5) == pytest.approx(0.525)
+    assert cosine.learning_rate(1.0) == pytest.approx(0.05)
+
+
+def test_progress_is_the_share_of_the_budget_that_is_ahead():
+    both = TrainConfig(steps=100, budget_s=10.0)
+    assert math.isclose(both.progress(50, 2.0), 0.5)
+    assert math.isclose(both.progress(10, 9.0), 0.9)
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"steps": None}, "say how long"), ({"lr": 0.0}, "lr=0.0 must be positive")])
+def test_bad_configurations_are_refused(changes: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)

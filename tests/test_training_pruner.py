@@ -1,0 +1,210 @@
+"""Training the pruner: soft masks, the three loss terms, a tiny run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from erecap.identity import identify
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.training.config import TrainConfig
+from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate
+from erecap.training.loop import Hooks
+from erecap.training.pruner import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses, soft_forward, train_pruner
+from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from erecap.training.softmask import MaskConfig, SoftMask, prunable
+
+STAGES = (1, 3)
+QUIET = MaskConfig(noise=False)
+ModelMaker = Callable[..., Qwen2ForCausalLM]
+
+
+def schedule(keep: float = 0.6) -> PruneSchedule:
+    return PruneSchedule(tuple(PruneStage(layer, keep) for layer in STAGES), head=2, tail_min=2)
+
+
+def episode(seed: int, turns: int = 4, size: int = 8, plan: int = 3) -> Sequence:
+    """``size`` protected tokens, then per turn ``size`` observation tokens and ``plan`` plan tokens."""
+    ids = np.random.default_rng(seed).integers(3, 300, size + turns * (size + plan)).astype(np.int32)
+    weights = np.array([0.3] * size + ([0.3] * size + [1.0] * plan) * turns, np.float32)
+    numbers = np.array([-1] * size + [t for t in range(turns) for _ in range(size + plan)], np.int32)
+    return Sequence(ids, weights, numbers)
+
+
+@pytest.fixture
+def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
+    return make_model(layers=5)
+
+
+@pytest.fixture
+def pruner(model: Qwen2ForCausalLM) -> TokenPruner:
+    torch.manual_seed(0)
+    return TokenPruner(identify(model), STAGES)
+
+
+def test_own_turn_protected_head_and_tail_are_never_masked():
+    rules = PruneSchedule((PruneStage(1, 0.5),), head=10, tail_min=16)
+    batch = collate([episode(0), episode(1, turns=2)])
+    candidates = prunable(batch, rules)
+    ends = {1: 8 + 22, 3: 8 + 44}
+    assert not candidates[:, 0].any()
+    assert candidates[0, 3].nonzero().flatten().tolist() == list(range(10, ends[3] - 16))
+    assert candidates[1, 1].nonzero().flatten().tolist() == list(range(10, ends[1] - 16))
+    assert not candidates[1, 2:].any()
+
+
+def test_bias_is_zero_or_log_probability_and_never_looks_ahead():
+    batch = collate([episode(0)])
+    mask = SoftMask(batch, schedule(), MaskConfig())
+    mask.apply(torch.randn(batch.turns.shape), 0.5)
+    bias, turns = mask.bias()[0, 0], batch.turns[0]
+    future = torch.ones_like(bias, dtype=torch.bool).triu(1)
+    assert (bias[future] <= -1e9).all()
+    own = (turns[None] >= turns[:, None]) | (turns[None] < 0)
+    assert (bias[own & ~future] == 0).all()
+    assert (bias[~future] <= 0).all()
+    assert (bias[~own & ~future] < 0).any()
+
+
+def test_as_many_are_kept_as_the_engine_would_keep():
+    batch, rules = collate([episode(0)]), schedule(0.8)
+    mask, alive = SoftMask(batch, rules, MaskConfig()), []
+    forced = mask.ends - mask.candidates.sum(-1)
+    for stage in rules.stages:
+        mask.apply(torch.randn(batch.turns.shape), stage.keep)
+        alive.append(mask.alive.sum(-1) + forced)
+    for turn in range(4):
+        prompt = batch.turns[0, : mask.ends[0, turn]].numpy()
+        counts = stage_counts(rules, (prompt == turn) | (prompt < 0))
+        assert [int(a[0, turn]) for a in alive] == [c.kept for c in counts]
+
+
+def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, pruner: TokenPruner):
+    batch = collate([episode(0), episode(1, turns=2)])
+    hidden = soft_forward(model, pruner, batch, schedule(1.0), MaskConfig()).hidden
+    wanted = model.model(batch.input_ids, use_cache=False).last_hidden_state
+    real = torch.arange(hidden.shape[1]) < batch.lengths[:, None]
+    torch.testing.assert_close(hidden[real], wanted[real], atol=1e-4, rtol=1e-4)
+
+
+def test_a_verdict_of_drop_hides_the_token_from_later_turns(model: Qwen2ForCausalLM, pruner: TokenPruner):
+    batch = collate([episode(0)])
+    soft = soft_forward(model, pruner, batch, schedule(0.4), QUIET).hidden
+    plain = model.model(batch.input_ids, use_cache=False).last_hidden_state
+    first_turn = batch.turns[0] <= 0
+    torch.testing.assert_close(soft[:, first_turn], plain[:, first_turn], atol=1e-4, rtol=1e-4)
+    assert (soft - plain)[:, ~first_turn].abs().max() > 1e-2
+
+
+def test_what_comes_later_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner):
+    whole, part = episode(0), 8 + 2 * 11
+    begin = Sequence(whole.input_ids[:part], whole.weights[:part], whole.turns[:part])
+    first, second = (soft_forward(model, pruner, collate([s]), schedule(), QUIET).hidden for s in (whole, begin))
+    torch.testing.assert_close(first[:, :part], second, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner):
+    short, long = episode(0, turns=3), episode(1, turns=5)
+    both, alone = collate([short, long]), collate([short])
+    forward, single = (soft_forward(model, pruner, b, schedule(), QUIET) for b in (both, alone))
+    torch.testing.assert_close(forward.hidden[:1, : len(short)], single.hidden, atol=1e-5, rtol=1e-4)
+    row = Batch(both.input_ids[:1], both.weights[:1], both.turns[:1], both.lengths[:1], (0,))
+    padded = soft_forward(model, pruner, row, schedule(), QUIET)
+    target = saliency(model, alone, STAGES)[:, 0].numpy()
+    for one, other in ((padded, single),):
+        torch.testing.assert_close(lm_loss(model, one, row), lm_loss(model, other, alone), atol=1e-5, rtol=1e-5)
+        torch.manual_seed(1)
+        first = pruner_losses(one, [target], 2)
+        torch.manual_seed(1)
+        torch.testing.assert_close(first, pruner_losses(other, [target], 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("term", ["lm", "mse", "rank"])
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, term: str, straight_through: bool
+):
+    torch.manual_seed(0)
+    batch = collate([episode(0), episode(1)])
+    target = saliency(model, batch, STAGES).numpy()
+    forward = soft_forward(model, pruner, batch, schedule(0.8), MaskConfig(straight_through=straight_through))
+    mse, rank = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
+    {"lm": lm_loss(model, forward, batch), "mse": mse, "rank": rank}[term].backward()
+    # the last bias shifts all scores alike, which neither a ranking nor a threshold between scores sees
+    for name, parameter in pruner.named_parameters():
+        if not (name.endswith("out.bias") and term != "mse"):
+            assert parameter.grad.abs().max() > 1e-8, name
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("term", ["lm", "mse", "rank"])
+def test_each_loss_term_alone_moves_the_pruner(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, term: str):
+    data = SequenceList([episode(n) for n in range(4)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    before = {name: value.clone() for name, value in pruner.state_dict().items()}
+    frozen_before = {name: value.clone() for name, value in model.state_dict().items()}
+    only = PrunerLoss(**{name: float(name == term) for name in ("lm", "mse", "rank")})
+    config = TrainConfig(steps=2, weight_decay=0.0)
+    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path, loss=only)
+    assert all(not torch.equal(value, before[name]) for name, value in pruner.state_dict().items() if "weight" in name)
+    assert all(torch.equal(value, frozen_before[name]) for name, value in model.state_dict().items())
+
+
+def test_saliency_is_normalised_in_order_and_without_the_unknown():
+    values = torch.tensor([[1e-6, torch.nan, 1.0, 1e3, 1e-2]])
+    known = normalised(values)[0, [0, 2, 3, 4]]
+    assert known.mean().item() == pytest.approx(0, abs=1e-6)
+    assert known.var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    assert known.argsort().tolist() == [0, 3, 1, 2]
+    assert normalised(values)[0, 1].isnan()
+
+
+def test_the_ranking_loss_is_small_for_the_right_order_and_large_for_the_reverse():
+    target = torch.linspace(-2, 2, 50)
+    right, wrong = (saliency_losses(sign * 10 * target, target, 8)[1].item() for sign in (1, -1))
+    assert right < 0.1 < 5 < wrong
+
+
+def trained(model: Qwen2ForCausalLM, collected: SaliencySet, data: SequenceList, out: Path, stop_after: int = 1000) -> TokenPruner:
+    torch.manual_seed(0)
+    pruner, asked = TokenPruner(identify(model), STAGES), iter(range(10_000))
+    config, hooks = TrainConfig(steps=10, lr=3e-3, log_every=5), Hooks(should_stop=lambda: next(asked) >= stop_after)
+    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, out, hooks=hooks)
+    return pruner
+
+
+def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2ForCausalLM, tmp_path: Path):
+    data = SequenceList([episode(n) for n in range(6)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    whole = trained(model, collected, data, tmp_path / "whole")
+    trained(model, collected, data, tmp_path / "parted", stop_after=4)
+    resumed = trained(model, collected, data, tmp_path / "parted")
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path):
+    data = SequenceList([episode(n) for n in range(8)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    config = TrainConfig(steps=60, lr=3e-3, log_every=10)
+    log = train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path)
+    assert {"lm", "mse", "rank", "loss", "kept_share"} <= log[0].keys()
+    assert log[-1]["rank"] < 0.9 * log[0]["rank"]
+    assert log[-1]["mse"] < 0.9 * log[0]["mse"]
+    loaded = TokenPruner.from_pretrained(tmp_path / "pruner", identify(model))
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in pruner.state_dict().items())
+
+
+def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path):
+    data = SequenceList([episode(n) for n in range(2)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    config, other = TrainConfig(steps=1), PruneSchedule((PruneStage(2, 0.5),))
+    with pytest.raises(ValueError, match=r"stages differ: schedule \(2,\)"):
+        train_pruner(model, pruner, Batches(data, 128), collected, other, config, tmp_path)
+    with pytest.raises(ValueError, match="saliency of 2 sequences for 1"):
+        train_pruner(model, pruner, Batches(SequenceList([episode(0)]), 128), collected, schedule(), config, tmp_path)
+    with pytest.raises(ValueError, match="not all 0"):
+        PrunerLoss(lm=0, mse=0, rank=0)
