@@ -67,10 +67,11 @@ def measure_prefill(
     lengths: Sequence[int] = (2048, 4096),
     rounds: int = 9,
 ) -> PrefillReport:
-    """Time prefill to the first token at each of ``lengths``, in ``rounds`` of baseline, pruned and stock in turn (A B C A B C).
+    """Time prefill to the first token at each of ``lengths``, in ``rounds`` of baseline, pruned and stock in turn.
 
-    The schedule is the seed's for the model's depth; ``pruner`` is needed by the selector ``learned``. Devices are synchronized around
-    each timing and two rounds of warm-up are left out. Raises ``ValueError`` as ``prefill`` and ``make_selector`` do, or for no rounds.
+    The order turns from round to round. The schedule is the seed's for the model's depth; ``pruner`` is needed by the selector
+    ``learned``. Devices are synchronized around each timing and two rounds of warm-up are left out. Raises ``ValueError`` as
+    ``prefill`` and ``make_selector`` do, or for no rounds.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1: a median needs a measurement")
@@ -96,7 +97,8 @@ def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -
         num_key_value_heads=1, head_dim=64, max_position_embeddings=16384, initializer_range=0.08, tie_word_embeddings=True,
         attn_implementation="sdpa",
     )  # type: ignore[call-arg]  # head_dim is an extra field of the config  # fmt: skip
-    return Qwen2ForCausalLM(config).to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[no-any-return, arg-type]
+    model: Any = Qwen2ForCausalLM(config)
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def random_pruner(model: PreTrainedModel, keep: float = 0.7) -> TokenPruner:

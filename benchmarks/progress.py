@@ -46,10 +46,16 @@ class Progress:
 
 
 class StageProgress:
-    """One bar per stage of a long job, with a note on what came last; a context manager. Without a terminal the notes are logged."""
+    """One bar per stage of a long job, with a note on what came last; a context manager. Without a terminal notes are logged."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
         self._quiet = not console.is_terminal
         self._task: TaskID | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import structlog
-from gymnasium.error import ResetNeeded
+from gymnasium.utils import RecordConstructorArgs
 from minigrid.core.roomgrid import RoomGrid
 from minigrid.envs.babyai.core.verifier import (
     ActionInstr,
@@ -70,12 +70,13 @@ def flatten(instr: Instr, done: bool = False) -> list[tuple[str, bool]]:
     return second + first if isinstance(instr, AfterInstr) else first + second
 
 
-class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any]):
+class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConstructorArgs):
     """A level of minigrid's ``RoomGrid`` family with pose, rooms and progress. Raises ``ValueError`` for any other environment."""
 
     unique_names = False
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         base = env.unwrapped
         if not isinstance(base, RoomGrid):
@@ -94,13 +95,10 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any]):
         return embodied(self.base, observation), {**info, **goal_info(self._goals(False), False, [])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step. Raises ``EpisodeOverError`` after the end."""
+        """One step. Raises ``EpisodeOverError`` before the beginning and after the end."""
         if self.over:
-            raise EpisodeOverError(f"action {action} after the end of the episode: call reset() first")
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        except ResetNeeded as error:
-            raise EpisodeOverError("the level has not been started: call reset() first") from error
+            raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self.over = terminated or truncated
         success = bool(terminated and float(reward) > 0)
         info = {**info, **goal_info(self._goals(success), success, [])}

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from envs.subgoals import KINDS
+
 Verbosity = Literal["terse", "verbose"]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -27,7 +29,11 @@ class DisturbanceRates(BaseModel):
 
 
 class HouseholdConfig(BaseModel):
-    """What a household is made of. Counts are exact; ``tour`` rooms are inspected before the other subgoals begin."""
+    """What a household is made of. ``tour`` rooms are inspected before the other subgoals begin.
+
+    Counts are what is asked for: there are fewer doors where the house has fewer ways between rooms, fewer locked ones where too
+    few doors are the only way to a room, and fewer subgoals where the house offers no more of these ``kinds`` (none is an error).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,4 +60,7 @@ class HouseholdConfig(BaseModel):
             raise ValueError(f"locked_doors={self.locked_doors} exceeds doors={self.doors}: lock no more doors than there are")
         if self.tour > rooms:
             raise ValueError(f"tour={self.tour} exceeds the {rooms} rooms: a tour visits each room at most once")
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ValueError(f"kinds={self.kinds} must be one or more of {', '.join(KINDS)}")
         return self

@@ -27,7 +27,7 @@ from envs.tasks import TaskWriter, tour
 
 
 class EpisodeOverError(ValueError):
-    """An action after the end of the episode."""
+    """An action before the beginning or after the end of an episode."""
 
 
 class HouseholdEnv(House):
@@ -42,7 +42,7 @@ class HouseholdEnv(House):
         self.things: dict[str, WorldObj] = {}
         self.subgoals: list[Subgoal] = []
         self.done_count = self.goal_changes = self.seed_value = 0
-        self.over = False
+        self.over = True
         super().__init__(
             room_size=self.config.room_size,
             num_rows=self.config.rows,
@@ -68,9 +68,9 @@ class HouseholdEnv(House):
         return self.gen_obs(), {**info, **self._info([])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One of minigrid's actions, then this step's disturbances. Raises ``EpisodeOverError`` after the end."""
+        """One of minigrid's actions, then this step's disturbances. Raises ``EpisodeOverError`` without an episode."""
         if self.over:
-            raise EpisodeOverError(f"action {action} after the end of the episode: call reset() first")
+            raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
         slipped = self._slips(action)
         carried = None if slipped else self._use_container(action)
         inert = slipped or carried is not None
@@ -100,6 +100,9 @@ class HouseholdEnv(House):
         layout.build(self)
         walk = tour(self, self.config.tour)
         self.subgoals = walk + TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
+        if not self.subgoals:
+            kinds = ", ".join(dict.fromkeys(self.config.kinds))
+            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
         self._write_mission()
 
     def _write_mission(self) -> None:

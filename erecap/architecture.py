@@ -51,7 +51,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
     """The parts of ``model``. Raises ``UnsupportedModelError`` where the engine cannot run it.
 
     The engine passes no mask and relies on the attention function to be causal for more than one query. `sdpa` is; `eager`
-    without a mask is bidirectional (SEED_AUDIT.md, trap 5), so it is refused.
+    without a mask is bidirectional, so it is refused.
     """
     check_config(model.config)
     attention = model.config._attn_implementation
@@ -65,10 +65,14 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
     return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, parts.get_output_embeddings())
 
 
+class ContextLengthError(ValueError):
+    """A prompt and its answer that do not fit into the model's positions."""
+
+
 def check_length(config: PretrainedConfig, prompt_tokens: int, new_tokens: int = 0) -> None:
-    """Raise ``ValueError`` where a prompt and its answer do not fit into the model's positions."""
+    """Raise ``ContextLengthError`` where a prompt and its answer do not fit into the model's positions."""
     if prompt_tokens + new_tokens > config.max_position_embeddings:
-        raise ValueError(
+        raise ContextLengthError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {config.max_position_embeddings} "
             "positions (max_position_embeddings): shorten the history, lower max_new_tokens, or use a model with a longer context"
         )

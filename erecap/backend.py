@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from erecap.architecture import check_length
+from erecap.architecture import ContextLengthError, check_length
 from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
 from erecap.loading import LoadedModel, load_model, load_pruner
@@ -23,7 +23,7 @@ from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
-from planner.backend import Generation, LineCallback, PlannerBackend, Sampling
+from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.prompt import Prompt
 from planner.spec import BackendSpec
 
@@ -97,14 +97,17 @@ class _LocalBackend(ABC):
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer ``prompt``. Tokens count the end token; the text does not have it. ``on_line`` gets non-blank lines.
 
-        Raises ``ValueError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they exceed the
-        GPU's memory.
+        Raises ``PromptTooLongError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they
+        exceed the GPU's memory.
         """
         answer = _Answer(self.chat, self.loaded.eos_ids, on_line)
         reset_peak_memory(self.loaded.device)
         tokenized = self.chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
         tokenize_s = answer.elapsed()
-        check_length(self.loaded.model.config, len(tokenized), sampling.max_new_tokens)
+        try:
+            check_length(self.loaded.model.config, len(tokenized), sampling.max_new_tokens)
+        except ContextLengthError as error:
+            raise PromptTooLongError(str(error)) from error
         with self._out_of_memory(len(tokenized)):
             cost = self._run(tokenized, sampling, answer)
         text = answer.text()

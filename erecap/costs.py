@@ -40,14 +40,14 @@ def prefill_flops(config: PretrainedConfig, layer_tokens: Sequence[int]) -> tupl
 
 
 def work_shares(layer_tokens: Sequence[int]) -> tuple[float, float]:
-    """``m1`` and ``m2`` of SEED_AUDIT.md: what is left of the matrices' and of attention's work, as shares of the unpruned work."""
+    """What is left of the matrices' work (``m1``) and of attention's (``m2``), as shares of the unpruned work."""
     full, layers = layer_tokens[0], len(layer_tokens)
     pairs = sum(causal_pairs(tokens) for tokens in layer_tokens)
     return sum(layer_tokens) / (layers * full), pairs / (layers * causal_pairs(full))
 
 
 def ceiling(config: PretrainedConfig, layer_tokens: Sequence[int]) -> float:
-    """The most that a prefill can gain from its dropped tokens: ``(lin + attn) / (lin * m1 + attn * m2)``, SEED_AUDIT.md.
+    """The most that a prefill can gain from its dropped tokens: ``(lin + attn) / (lin * m1 + attn * m2)``.
 
     ``layer_tokens`` are the counts that really entered each layer (first: the whole prompt). Raises ``ValueError`` unless there is
     one count per layer, all positive.

@@ -36,7 +36,7 @@ class PruneSchedule:
     """Stages in the order of layers, and what no stage may drop.
 
     The first ``head`` tokens and the last ``max(tail_min, tail_share * current length)`` are always kept, as are protected ones
-    (SEED_AUDIT.md, "The method"; after SDTP, arXiv 2504.04514). ``rule`` names how the others are chosen; only ``top_k`` exists.
+    (after SDTP, arXiv 2504.04514). ``rule`` names how the others are chosen; only ``top_k`` exists.
     """
 
     stages: tuple[PruneStage, ...] = ()

@@ -1,6 +1,6 @@
 """The planner: history, prompt, plans, when to replan, and the protocol that its backends follow. Standard library only."""
 
-from planner.backend import Generation, LineCallback, PlannerBackend, Sampling
+from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.history import Entry, History
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
@@ -20,6 +20,7 @@ __all__ = [
     "PlanParseError",
     "PlannerBackend",
     "Prompt",
+    "PromptTooLongError",
     "ReplanPolicy",
     "ReplanReason",
     "Sampling",

@@ -13,6 +13,10 @@ from planner.prompt import Prompt
 LineCallback = Callable[[str], None]
 
 
+class PromptTooLongError(ValueError):
+    """A prompt that, with its answer, does not fit into the backend's context. It ends the episode, not the run."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to decode. ``temperature=0`` is greedy; ``ignore_eos`` decodes exactly ``max_new_tokens`` (for paired timings)."""

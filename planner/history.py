@@ -25,7 +25,7 @@ class History:
         if not text.strip():
             raise ValueError(f"the text of a {kind} entry is empty: every entry of the history must say something")
         if (kind == "task") != (not self.entries):
-            raise ValueError(f"a {kind} entry at position {len(self.entries)}: the task comes first, and once")
+            raise ValueError(f"entry {len(self.entries)} is of kind {kind!r}: the task comes first (as entry 0), and once")
         return History((*self.entries, Entry(kind, text)))
 
     @property

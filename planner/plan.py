@@ -9,6 +9,8 @@ _BULLET = re.compile(r"^\s*(?:[-*•>]+|\(?\d+\s*[.):]|step\s+\d+\s*[:.)-])\s*",
 _FENCE = re.compile(r"^\s*```")
 _LABEL = re.compile(r"^\s*(?:plan|answer)\s*:\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+", re.IGNORECASE)
+_AROUND = " \"'`*.,;\u2018\u2019\u201c\u201d"
+"""Straight and curly quotes, marks of emphasis, and closing punctuation."""
 _ALIASES = (
     (re.compile(r"^(?:go to|navigate to|walk to|go_to)\b"), "goto"),
     (re.compile(r"^(?:pick up|pick_up)\b"), "pickup"),
@@ -73,4 +75,4 @@ def _content(line: str) -> str:
     if _FENCE.match(line):
         return ""
     line = _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line)))
-    return " ".join(line.strip(" \t\"'`*.,;").lower().replace("(", " ").replace(")", " ").split())
+    return " ".join(line.lower().replace("(", " ").replace(")", " ").split()).strip(_AROUND)

@@ -1,12 +1,11 @@
 """Backend spec strings: ``name`` or ``name?key=value&key=value``, as on the command line."""
 
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend's name and its parameters, all still text."""
+    """A backend's name and its parameters, all still text and taken as they stand (paths may hold ``+`` and ``%``)."""
 
     name: str
     params: tuple[tuple[str, str], ...] = ()
@@ -17,10 +16,10 @@ class BackendSpec:
         name, _, query = text.strip().partition("?")
         if not name:
             raise ValueError(f"backend spec {text!r} has no name: write NAME or NAME?key=value, such as erecap?keep=0.7")
-        try:
-            params = tuple(parse_qsl(query, strict_parsing=True, keep_blank_values=True)) if query else ()
-        except ValueError as error:
-            raise ValueError(f"backend spec {text!r}: {error}; write parameters as key=value joined by &") from error
+        parts = [part.partition("=") for part in query.split("&")] if query else []
+        if not all(key and equals for key, equals, _ in parts):
+            raise ValueError(f"backend spec {text!r}: every parameter of {query!r} must be key=value; join them by &")
+        params = tuple((key, value) for key, _, value in parts)
         keys = [key for key, _ in params]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:

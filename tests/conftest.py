@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: small random models and a tiny ChatML tokenizer, made on the spot."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -83,8 +83,45 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Test processes share the cores already (xdist); more threads each would only get in each other's way."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module ``fake_play``: episodes and backends that cost nothing, importable by worker processes too."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
     return importlib.import_module("fake_play")
+
+
+@pytest.fixture
+def small_house(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """``small_house(skill_fails=0.0)``: a house of two rooms that the test furnishes, with an agent that does single skills."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
+    return importlib.import_module("small_house").SmallHouse
+
+
+@pytest.fixture
+def household(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """``household(**parameters)``: the id of a household of these parameters, registered for the test."""
+    registration = importlib.import_module("envs.registration")
+    ids: list[str] = []
+
+    def register(**parameters: object) -> str:
+        ids.append(f"ERecap/HouseholdTest{len(ids)}-v0")
+        monkeypatch.setitem(registration.HOUSEHOLDS, ids[-1], parameters)
+        registration.register_all()
+        return ids[-1]
+
+    yield register
+    for env_id in ids:
+        registration.gym.registry.pop(env_id)
+
+
+@pytest.fixture
+def players(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module ``players``: scripted and random planners, ``play`` for one episode, ``Tape`` for playing it back."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
+    return importlib.import_module("players")

@@ -144,3 +144,18 @@ def test_models_it_would_run_wrongly_are_refused(make_model, change, message):
 def test_bad_calls_say_what_is_wrong(make_model, call, message):
     with pytest.raises(ValueError, match=message):
         call(make_model(8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_prefill_never_waits_for_the_gpu(make_model):
+    model = copy.deepcopy(make_model(8)).to("cuda")
+    prompts = [prompt_of(200), prompt_of(90)]
+    prefill(model, prompts, SCHEDULE, RandomSelector())  # first use may set up libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = prefill(model, prompts, SCHEDULE, RandomSelector())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    alone = prefill(make_model(8), prompts[0], SCHEDULE, RandomSelector())
+    torch.testing.assert_close(result.logits[0].cpu(), alone.logits[0], atol=1e-2, rtol=0)

@@ -41,7 +41,7 @@ def test_every_depth_fits_its_model(depth, preset):
     assert {stage.keep for stage in schedule.stages} <= {PRESETS[preset]}
 
 
-# SEED_AUDIT.md: keep ratio, m1, m2, and the ceilings at 1K, 4K and 32K.
+# Qwen2-7B: keep ratio, m1, m2, and the ceilings at 1K, 4K and 32K.
 @pytest.mark.parametrize(
     ("preset", "m1", "m2", "ceilings"),
     [

@@ -7,7 +7,9 @@ from benchmarks.commands.bench_prefill import bench_prefill
 from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.run import run
+from benchmarks.commands.saliency import saliency
 from benchmarks.commands.train_planner import train_planner
+from benchmarks.commands.train_pruner import train_pruner
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
@@ -16,4 +18,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "suites": suites,
     "backends": backends,
     "train-planner": train_planner,
+    "saliency": saliency,
+    "train-pruner": train_pruner,
 }

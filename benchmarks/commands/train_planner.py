@@ -12,10 +12,16 @@ from benchmarks.progress import StageProgress
 
 
 def train_planner(
-    out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from what is there.")] = Path("runs/planner"),
-    recipe: Annotated[Path | None, typer.Option(help="JSON file with the fields of the recipe that differ from the default.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from what is there.")] = Path(
+        "runs/planner"
+    ),
+    recipe: Annotated[
+        Path | None, typer.Option(help="JSON file with the fields of the recipe that differ from the default.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 2,
-    evaluate: Annotated[int | None, typer.Option(help="Held-out episodes per suite; the recipe's number by default, 0 for none.")] = None,
+    evaluate: Annotated[
+        int | None, typer.Option(help="Held-out episodes per suite; the recipe's number by default, 0 for none.")
+    ] = None,
     install: Annotated[bool, typer.Option(help="Make the result the bundled planner.")] = False,
 ) -> None:
     """Train the bundled planner from nothing: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.

@@ -18,10 +18,10 @@ pipeline_tag: text-generation
 ---
 # The bundled planner of E-RECAP
 
-A Qwen2-architecture model of {parameters:.2f} million parameters ({layers} layers of width {width}, {heads} query heads and {kv_heads} KV head of
-dimension {head_dim}, vocabulary {vocabulary}), trained from scratch by behaviour cloning on an expert's episodes in E-RECAP's household
-and in seven BabyAI levels, then by {rounds} rounds of DAgger. It plans in skills for these tasks **and knows nothing else**: its scores say
-nothing about language models in general, and are not to be compared with zero-shot models.
+A Qwen2-architecture model of {parameters:.2f} million parameters ({layers} layers of width {width}, {heads} query heads and
+{kv_heads} KV head of dimension {head_dim}, vocabulary {vocabulary}), trained from scratch by behaviour cloning on an expert's
+episodes in E-RECAP's household and in seven BabyAI levels, then by {rounds} round(s) of DAgger. It plans in skills for these tasks
+**and knows nothing else**: its scores say nothing about language models in general, and are not to be compared with zero-shot models.
 
 ## Closed loop on held-out seeds (never used in training)
 {scores}
@@ -29,8 +29,8 @@ nothing about language models in general, and are not to be compared with zero-s
 Success has its 95% Wilson interval; SPL is success weighted by the expert's steps over the steps taken (Anderson et al. 2018).
 
 ## Training
-`erecap train-planner --out DIR` made it: {tokens:.1f} million tokens in {hours:.2f} hours of training on {machine}, on prompts of up to
-{max_tokens} tokens. Recipe: `{recipe}`
+`erecap train-planner --out DIR` made it: {tokens:.1f} million tokens in {hours:.2f} hours of training on {machine}, on prompts
+of up to {max_tokens} tokens. Recipe: `{recipe}`
 
 ![loss](loss.png)
 
@@ -43,22 +43,43 @@ or `erecap run --backend baseline --suite household-small`. Prompts have the for
 """
 
 
-def write_card(out: Path, recipe: Recipe, config: Any, parameters: int, log: Sequence[Mapping[str, Any]], scores: Sequence[SuiteScore], machine: str) -> None:
+def write_card(
+    out: Path,
+    recipe: Recipe,
+    config: Any,
+    parameters: int,
+    log: Sequence[Mapping[str, Any]],
+    scores: Sequence[SuiteScore],
+    machine: str,
+) -> None:
     """Write ``README.md`` and ``loss.png`` next to the model. ``log``: the training records with their ``round``."""
-    rows = [
-        f"| {s.suite} | {s.episodes} | {s.success:.1%} [{s.success_ci95[0]:.1%}, {s.success_ci95[1]:.1%}] | {s.spl:.3f} | {s.expert_success:.1%} | {s.of_expert:.1%} |"
-        for s in scores
-    ]
-    table = ["| suite | episodes | success | SPL | expert | of the expert's |", "|---|---|---|---|---|---|", *rows]
+    table = ["| suite | episodes | success | SPL | expert | of the expert's |", "|---|---|---|---|---|---|", *map(_row, scores)]
     last = {record["round"]: record for record in log}
     text = _CARD.format(
-        parameters=parameters / 1e6, layers=config.num_hidden_layers, width=config.hidden_size, heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, head_dim=config.head_dim, vocabulary=config.vocab_size, rounds=recipe.dagger_rounds,
-        scores="\n".join(table), tokens=sum(r["tokens"] for r in last.values()) / 1e6, hours=sum(r["elapsed_s"] for r in last.values()) / 3600,
-        machine=machine, max_tokens=recipe.max_tokens, recipe=recipe.model_dump_json(exclude={"expert_sources", "student_sources"}),
+        parameters=parameters / 1e6,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocabulary=config.vocab_size,
+        rounds=recipe.dagger_rounds,
+        scores="\n".join(table),
+        tokens=sum(r["tokens"] for r in last.values()) / 1e6,
+        hours=sum(r["elapsed_s"] for r in last.values()) / 3600,
+        machine=machine,
+        max_tokens=recipe.max_tokens,
+        recipe=recipe.model_dump_json(exclude={"expert_sources", "student_sources"}),
     )
     write_atomically(out / "README.md", text)
     write_atomically(out / "loss.png", loss_plot(log))
+
+
+def _row(score: SuiteScore) -> str:
+    success = f"{score.success:.1%} [{score.success_ci95[0]:.1%}, {score.success_ci95[1]:.1%}]"
+    return (
+        f"| {score.suite} | {score.episodes} | {success} | {score.spl:.3f} | {score.expert_success:.1%} | {score.of_expert:.1%} |"
+    )
 
 
 def loss_plot(log: Sequence[Mapping[str, Any]]) -> bytes:

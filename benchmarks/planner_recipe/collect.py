@@ -17,6 +17,8 @@ from benchmarks.planner_recipe.config import Source
 from planner import Entry, PlannerBackend
 
 CHUNK = 40
+MAX_REPLANS = 50
+"""An episode that has not ended by then teaches nothing new."""
 SEEDS_PER_ROUND = 50_000
 """Training seeds lie below 1,000,000: round r uses those from r times this number."""
 
@@ -50,7 +52,9 @@ class ChunkStats:
 MakeBackend = Callable[[str], PlannerBackend]
 
 
-def chunks(sources: Sequence[Source], out: Path, *, round_: int, noise: float, corrections: int, student: str, share: float) -> list[Chunk]:
+def chunks(
+    sources: Sequence[Source], out: Path, *, round_: int, noise: float, corrections: int, student: str, share: float
+) -> list[Chunk]:
     """The chunks of one round: every source has seeds of its own, below those of the suites."""
     found: list[Chunk] = []
     for number, source in enumerate(sources):
@@ -89,7 +93,7 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
         rng = np.random.default_rng((seed, 1))
         labeller = Labeller(rng, student, chunk.share, chunk.noise)
         job = EpisodeJob(chunk.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity)
-        made = demonstrate(job, labeller, AgentConfig(max_replans=60))
+        made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
         lines += [_dump(sample) for sample in _chosen(made.samples, rng, chunk.corrections)]
         episodes, successes = episodes + 1, successes + int(made.episode.success)
         plans, agreed = plans + made.plans, agreed + made.agreed

@@ -37,7 +37,12 @@ STUDENT_SOURCES = (
 
 
 class Recipe(BaseModel):
-    """The bundled planner's recipe. Minutes are wall time on the machine that trains."""
+    """The bundled planner's recipe. Minutes are wall time on the machine that trains.
+
+    ``noise``: share of the expert's replans that play a disturbed plan instead; ``corrections``: how many plans per episode that
+    the expert would have made otherwise become samples of their own. In DAgger rounds the student plays ``student_share`` of the
+    replans, and every ``rehearsal``-th chunk of the expert's episodes is trained on again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,6 +51,7 @@ class Recipe(BaseModel):
     noise: float = Field(0.08, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(1, ge=0)
+    rehearsal: int = Field(8, ge=1)
     dagger_rounds: int = Field(2, ge=0)
     train_minutes: float = Field(50, gt=0)
     dagger_minutes: float = Field(12, gt=0)

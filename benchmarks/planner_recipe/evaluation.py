@@ -44,7 +44,12 @@ def evaluate_suite(
     interval: Interval = wilson_interval(sum(e.success for e in student), len(student))
     success, best = mean([float(e.success) for e in student]), mean([float(e.success) for e in expert])
     return SuiteScore(
-        suite=suite, episodes=episodes, success=success, success_ci95=interval, expert_success=best, of_expert=success / best if best else 0.0,
+        suite=suite,
+        episodes=episodes,
+        success=success,
+        success_ci95=interval,
+        expert_success=best,
+        of_expert=success / best if best else 0.0,
         spl=mean([spl(s.success, e.env_steps, s.env_steps) for s, e in zip(student, expert, strict=True)]),
         parse_errors=sum(e.parse_errors for e in student),
     )

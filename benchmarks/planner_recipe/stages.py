@@ -1,6 +1,6 @@
 """The stages of the recipe. Each leaves its result on disk and is skipped where that is there, so that a stopped run goes on.
 
-    round0/*.jsonl -> tokenizer/ -> shards0/ -> train0/model -> round1/*.jsonl -> shards1/ -> train1/model -> ...
+round0/*.jsonl -> tokenizer/ -> shards0/ -> train0/model -> round1/*.jsonl -> shards1/ -> train1/model -> ...
 """
 
 import json
@@ -62,8 +62,13 @@ class Stages:
         student = f"baseline?model={self.model_dir(round_ - 1)}" if round_ else ""
         sources = recipe.student_sources if round_ else recipe.expert_sources
         todo = chunks(
-            sources, self.root / f"round{round_}", round_=round_, noise=0.0 if round_ else recipe.noise,
-            corrections=recipe.corrections, student=student, share=recipe.student_share if round_ else 0.0,
+            sources,
+            self.root / f"round{round_}",
+            round_=round_,
+            noise=0.0 if round_ else recipe.noise,
+            corrections=recipe.corrections,
+            student=student,
+            share=recipe.student_share if round_ else 0.0,
         )
         self.reporter.begin(f"round {round_}: play", sum(chunk.episodes for chunk in todo))
         collect(todo, BackendFactory(1), self.workers, self._on_chunk)
@@ -83,16 +88,22 @@ class Stages:
         return encode(paths, tokenizer, self.root / f"shards{round_}", self.recipe.max_tokens, lambda path: self.reporter.advance())
 
     def train(self, round_: int, paths: list[Path]) -> None:
-        """Train on the round's demonstrations; later rounds go on from the model before, on theirs and on all earlier students'."""
+        """Train on the round's demonstrations; a later round goes on from the last model, on all students' and some of the expert's."""
         recipe, tokenizer = self.recipe, self.tokenizer()
-        sets = [self.sequences(r, self._paths(r) if r != round_ else paths, tokenizer) for r in ({round_, *range(1, round_)})]
-        data = ShardedSequences([path for found in sets for path in found.paths])
+        shards = [path for r in range(1, round_) for path in self.sequences(r, self._paths(r), tokenizer).paths]
+        shards += self.sequences(round_, paths, tokenizer).paths
+        if round_:
+            shards += self.sequences(0, self._paths(0)[:: recipe.rehearsal], tokenizer).paths
+        data = ShardedSequences(shards)
         minutes = recipe.dagger_minutes if round_ else recipe.train_minutes
         curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.5)
         batches = Batches(data, recipe.token_budget, seed=recipe.seed + round_, curriculum=curriculum)
         config = TrainConfig(
-            budget_s=60 * minutes, lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate, seed=recipe.seed,
-            schedule="wsd", decay=1.0 if round_ else 0.4,
+            budget_s=60 * minutes,
+            lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
+            seed=recipe.seed,
+            schedule="wsd",
+            decay=1.0 if round_ else 0.4,
         )
         self.reporter.begin(f"round {round_}: train", 60 * minutes)
         model = self._model(round_, tokenizer)
@@ -114,7 +125,8 @@ class Stages:
 
         def hook(record: Mapping[str, Any]) -> None:
             nonlocal done
-            note = f"plan loss {record['plan_loss']:.3f}, accuracy {record['plan_accuracy']:.3f}, {record['tokens_per_s']:.0f} tokens/s"
+            loss, accuracy, rate = (record[name] for name in ("plan_loss", "plan_accuracy", "tokens_per_s"))
+            note = f"plan loss {loss:.3f}, accuracy {accuracy:.3f}, {rate:.0f} tokens/s"
             self.reporter.advance(record["elapsed_s"] - done, note)
             done = record["elapsed_s"]
 
@@ -129,4 +141,3 @@ def training_log(root: Path, rounds: int) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines() if path.exists() else []
         found += [{**json.loads(line), "round": round_} for line in lines]
     return found
-

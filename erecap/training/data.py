@@ -26,8 +26,19 @@ from erecap.training.sequences import (
 )
 
 __all__ = [
-    "ALWAYS_KEPT", "PLAN_WEIGHT", "Batch", "Batches", "Message", "Sequence", "SequenceList", "SequenceSet", "ShardedSequences",
-    "collate", "encode_episode", "length_curriculum", "write_shard",
+    "ALWAYS_KEPT",
+    "PLAN_WEIGHT",
+    "Batch",
+    "Batches",
+    "Message",
+    "Sequence",
+    "SequenceList",
+    "SequenceSet",
+    "ShardedSequences",
+    "collate",
+    "encode_episode",
+    "length_curriculum",
+    "write_shard",
 ]
 
 Message = Mapping[str, Any]
@@ -61,9 +72,7 @@ def encode_episode(
     return Sequence(ids, weights, turns)
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message]
-) -> tuple[str, list[int], list[tuple[int, int]]]:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message]) -> tuple[str, list[int], list[tuple[int, int]]]:
     """The rendered text; per message where its role stands in it, and the character span of its content."""
     chat = [{"role": m["role"], "content": m["content"]} for m in messages]
     text = tokenizer.apply_chat_template(chat, tokenize=False)

@@ -1,0 +1,109 @@
+"""From recorded episodes to a pruner: saliency of the unpruned planner (stage 1), then the token pruner (stage 2).
+
+Episodes come from run directories (``steps.jsonl``) or from the shards of ``erecap train-planner``. Both stages read the same
+choice of them, which is a function of the arguments alone, so that saliency and sequences fit together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from agents.demonstrations import Sample
+from agents.episode_log import read_records
+from agents.records import TranscriptRecord
+from benchmarks.closed_loop import STEPS_FILE
+from benchmarks.planner_recipe.dataset import messages
+from erecap.identity import identify
+from erecap.loading import LoadedModel
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule
+from erecap.training.data import Batches, SequenceList, ShardedSequences, encode_episode
+from erecap.training.data import Sequence as TokenSequence
+from erecap.training.loop import Hooks, StepRecord
+from erecap.training.planner import TrainConfig
+from erecap.training.pruner import PrunerLoss, train_pruner
+from erecap.training.saliency import SaliencySet, collect_saliency
+from planner import Entry
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which episodes: ``samples`` of at most ``max_length`` tokens, chosen at random from ``data``."""
+
+    data: tuple[Path, ...]
+    samples: int = 256
+    max_length: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_length < 2:
+            raise ValueError(f"num_samples={self.samples}, max_length={self.max_length}: give at least 1 sample and 2 tokens")
+
+
+def choose(choice: Choice, tokenizer: PreTrainedTokenizerBase) -> SequenceList:
+    """The chosen episodes as token sequences. Raises ``ValueError`` where ``data`` holds no fitting episode."""
+    found = [s for path in choice.data for s in _read(path, tokenizer) if len(s) <= choice.max_length]
+    if not found:
+        raise ValueError(
+            f"no episode of at most {choice.max_length} tokens in {', '.join(map(str, choice.data))}: raise --max-length"
+        )
+    order = np.random.default_rng(choice.seed).permutation(len(found))[: choice.samples]
+    return SequenceList([found[i] for i in sorted(order)])
+
+
+def _read(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenSequence]:
+    if (path / STEPS_FILE).is_file():
+        yield from (encode_episode(tokenizer, messages(sample)) for sample in _transcripts(path / STEPS_FILE))
+        return
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise ValueError(
+            f"{path} holds neither {STEPS_FILE} nor shards: give a run directory, or a shards directory of train-planner"
+        )
+    sequences = ShardedSequences(shards)
+    yield from (sequences[i] for i in range(len(sequences)))
+
+
+def _transcripts(steps: Path) -> Iterator[Sample]:
+    """Whole episodes of a run, with all of their plans."""
+    records = (record for record in read_records(steps) if isinstance(record, TranscriptRecord))
+    for _, group in groupby(records, key=lambda record: (record.backend, record.env_id, record.seed)):
+        entries = tuple(Entry(record.entry, record.text) for record in group)
+        plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
+        if plans:
+            yield Sample(entries[: plans[-1] + 1], (True,) * len(plans))
+
+
+def seed_schedule(loaded: LoadedModel, keep: float) -> PruneSchedule:
+    """The seed's stages for the model's depth."""
+    return PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, keep)
+
+
+def make_saliency(
+    loaded: LoadedModel, choice: Choice, schedule: PruneSchedule, out: Path, on_shard: Callable[[int, int], None]
+) -> SaliencySet:
+    """Stage 1, into ``out``; goes on from the shards that are there."""
+    stages = [stage.after_layer for stage in schedule.stages]
+    return collect_saliency(loaded.model, choose(choice, loaded.tokenizer), stages, out, shard_size=16, on_shard=on_shard)
+
+
+def make_pruner(
+    loaded: LoadedModel,
+    choice: Choice,
+    schedule: PruneSchedule,
+    saliency: Path,
+    config: TrainConfig,
+    loss: PrunerLoss,
+    out: Path,
+    on_step: Callable[[StepRecord], None],
+) -> Sequence[StepRecord]:
+    """Stage 2, into ``out``; the pruner is in ``out/pruner`` afterwards."""
+    identity = identify(loaded.model)
+    pruner = TokenPruner(identity, tuple(stage.after_layer for stage in schedule.stages))
+    batches = Batches(choose(choice, loaded.tokenizer), token_budget=choice.max_length, seed=choice.seed)
+    found = SaliencySet(saliency, identity)
+    return train_pruner(loaded.model, pruner, batches, found, schedule, config, out, loss=loss, hooks=Hooks(on_step=on_step))

@@ -1,0 +1,158 @@
+"""The recipe of the bundled planner, on a scale at which it learns nothing: that its stages fit together and go on where they stopped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
+from agents.job import EpisodeJob
+from agents.loop import AgentConfig
+from benchmarks.backends import BackendFactory
+from benchmarks.planner_recipe.collect import Chunk, ChunkStats, chunks, collect, play_chunk, read_samples, read_stats
+from benchmarks.planner_recipe.config import Recipe, Source
+from benchmarks.planner_recipe.dataset import encode, make_tokenizer, messages
+from benchmarks.planner_recipe.pipeline import run_recipe
+from benchmarks.suites import HELD_OUT
+from planner import Generation, History, LineCallback, Prompt, Sampling, build_prompt
+
+SMALL = "ERecap/HouseholdSmall-v0"
+
+
+class Reports:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def begin(self, stage: str, total: float) -> None:
+        self.stages.append(stage)
+
+    def advance(self, units: float = 1, note: str = "") -> None:
+        return
+
+
+class Stubborn:
+    """A student that always explores."""
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        return Generation(text="explore")
+
+
+def demonstration(seed: int = 0, noise: float = 0.5) -> list[Sample]:
+    job = EpisodeJob("expert", SMALL, seed)
+    return list(demonstrate(job, Labeller(np.random.default_rng(seed), noise=noise), AgentConfig(max_replans=40)).samples)
+
+
+def test_whole_episode_imitates_the_expert_only_where_the_expert_was_followed():
+    made = demonstrate(EpisodeJob("expert", SMALL, 3), Labeller(np.random.default_rng(3), noise=0.5), AgentConfig(max_replans=40))
+    assert 0 < made.agreed < made.plans
+    assert made.samples[0].imitate.count(True) == made.agreed
+    assert len(made.samples) == 1 + made.plans - made.agreed
+
+
+def test_each_correction_ends_in_the_experts_plan_and_imitates_nothing_else():
+    whole, *corrections = demonstration()
+    assert corrections
+    for sample in corrections:
+        assert sample.imitate[-1]
+        assert not any(sample.imitate[:-1])
+        assert sample.entries[-1].kind == "plan"
+        assert sample.entries[:-1] == whole.entries[: len(sample.entries) - 1]
+        assert sample.entries[-1].text != whole.entries[len(sample.entries) - 1].text
+
+
+def test_a_student_plays_and_the_expert_labels():
+    labeller = Labeller(np.random.default_rng(0), Stubborn(), share=1.0)
+    made = demonstrate(EpisodeJob("student", SMALL, 0), labeller, AgentConfig(max_replans=12))
+    played = [entry.text for entry in made.samples[0].entries if entry.kind == "plan"]
+    assert set(played) == {"explore"}
+    assert any(label != "explore" for label in labeller.labels)
+
+
+def test_disturbed_plans_are_plans():
+    seen: list[str] = []
+
+    class Spy(Labeller):
+        def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+            seen.extend(disturbed_plan(np.random.default_rng(i), self._belief, "goto kitchen\ndrop") for i in range(20))
+            return super().generate(prompt, sampling, on_line)
+
+    demonstrate(EpisodeJob("expert", SMALL, 1), Spy(np.random.default_rng(0)), AgentConfig(max_replans=5))
+    assert len(set(seen)) > 5
+    assert all(plan.strip() for plan in seen)
+
+
+def test_training_messages_are_the_prompts_of_the_episode():
+    sample = demonstration()[0]
+    found = [(message["role"], message["content"]) for message in messages(sample)]
+    prompt = build_prompt(History(sample.entries))
+    assert found == [(segment.role, segment.text) for segment in prompt.segments]
+    assert [m.get("train") for m in messages(sample) if m["role"] == "assistant"] == list(sample.imitate)
+
+
+def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):
+    recipe = Recipe()
+    found = [
+        seed
+        for round_ in range(recipe.dagger_rounds + 1)
+        for chunk in _chunks(recipe, round_, tmp_path)
+        for seed in range(chunk.first_seed, chunk.first_seed + chunk.episodes)
+    ]
+    assert len(found) == len(set(found))
+    assert max(found) < HELD_OUT
+
+
+def _chunks(recipe: Recipe, round_: int, out: Path) -> list[Chunk]:
+    sources = recipe.student_sources if round_ else recipe.expert_sources
+    return chunks(sources, out, round_=round_, noise=0.1, corrections=1, student="", share=0.0)
+
+
+def test_a_chunk_on_disk_is_not_played_again(tmp_path: Path):
+    todo = chunks([Source(env_id=SMALL, episodes=2)], tmp_path, round_=0, noise=0.2, corrections=1, student="", share=0.0)
+    stats = play_chunk(todo[0], BackendFactory(1))
+    assert stats.episodes == 2
+    assert read_stats(todo[0].path) == stats
+    assert len(list(read_samples(todo[0].path))) == stats.samples
+    before = todo[0].path.stat().st_mtime_ns
+    heard: list[ChunkStats] = []
+    collect(todo, BackendFactory(1), 1, lambda chunk, stats: heard.append(stats))
+    assert heard == [stats]
+    assert todo[0].path.stat().st_mtime_ns == before
+
+
+def test_long_episodes_are_cut_and_corrections_that_would_lose_their_plan_left_out(tmp_path: Path):
+    todo = chunks(
+        [Source(env_id=SMALL, episodes=3)], tmp_path / "round0", round_=0, noise=0.4, corrections=2, student="", share=0.0
+    )
+    play_chunk(todo[0], BackendFactory(1))
+    tokenizer: PreTrainedTokenizerBase = make_tokenizer([todo[0].path], tmp_path / "tokenizer", 600)
+    whole = encode([todo[0].path], tokenizer, tmp_path / "all", 100_000, lambda path: None)
+    cut = encode([todo[0].path], tokenizer, tmp_path / "cut", 300, lambda path: None)
+    assert len(cut) < len(whole)
+    assert max(cut.lengths) == 300
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_from_nothing_and_goes_on_where_it_stopped(tmp_path: Path):
+    recipe = Recipe(
+        expert_sources=(Source(env_id="PutNext", episodes=8),),
+        student_sources=(Source(env_id="PutNext", episodes=1),),
+        dagger_rounds=1,
+        train_minutes=0.02,
+        dagger_minutes=0.01,
+        held_out_episodes=0,
+    )
+    first, second = Reports(), Reports()
+    result = run_recipe(recipe, tmp_path, 1, 0, False, first)
+    assert (Path(result["planner"]) / "model.safetensors").is_file()
+    assert (Path(result["planner"]) / "README.md").read_text().startswith("---")
+    assert [stage for stage in first.stages if stage.endswith("train")] == ["round 0: train", "round 1: train"]
+    run_recipe(recipe, tmp_path, 1, 0, False, second)
+    assert second.stages == []
+    log = [json.loads(line) for line in (tmp_path / "train0" / "log.jsonl").read_text().splitlines()]
+    assert log
+    with pytest.raises(ValueError, match="another recipe"):
+        run_recipe(recipe.model_copy(update={"seed": 7}), tmp_path, 1, 0, False, Reports())
