@@ -21,7 +21,7 @@ pipeline_tag: text-generation
 A Qwen2-architecture model of {parameters:.2f} million parameters ({layers} layers of width {width}, {heads} query heads and
 {kv_heads} KV head of dimension {head_dim}, vocabulary {vocabulary}), trained from scratch by behaviour cloning on an expert's
 episodes in E-RECAP's household and in seven BabyAI levels, then by {rounds} round(s) of DAgger. It plans in skills for these tasks
-**and knows nothing else**: its scores say nothing about language models in general, and are not to be compared with zero-shot models.
+**and knows nothing else**: its scores say nothing about language models in general; do not compare them with zero-shot models.
 
 ## Closed loop on held-out seeds (never used in training)
 {scores}
