@@ -77,6 +77,7 @@ class Belief:
     held_tags: tuple[str, ...] = ()
     tags_of_lost: dict[Identity, tuple[str, ...]] = field(default_factory=dict)
     dropping: bool = False
+    named: dict[Cell, str] = field(default_factory=dict)
 
     def update(self, observation: dict[str, Any], action: int | None = None) -> None:
         """Take in one observation (see ``envs.embodied``) that followed the agent's ``action``."""
@@ -143,6 +144,7 @@ class Belief:
                 self._forget(cell, erase=True)
                 self.surprises.add(thing.name)
         self.things[thing.cell] = self.fresh[thing.cell] = thing
+        self.named.pop(thing.cell, None)
 
     def _forget(self, cell: Cell, erase: bool = False) -> None:
         self.things.pop(cell, None)
@@ -201,6 +203,10 @@ class Belief:
         ways = [c for c in around if int(self.room[c]) < 0 and int(self.kind[c]) not in (UNSEEN, WALL)]
         return [room for way in ways for room in self._rooms_around(way)]
 
+    def place_of(self, thing: Thing) -> str:
+        """The room by which the thing was last spoken of; the one by which it would be now where it was not spoken of yet."""
+        return self.named.get(thing.cell) or self.room_of(thing)
+
     def room_of(self, thing: Thing) -> str:
         """The room by which the thing is named: this one if it belongs here, else the first known one."""
         rooms = self.rooms_of(thing)
@@ -244,7 +250,8 @@ class Belief:
         return [t for t in self.things.values() if t.kind == DOOR and t.state == LOCKED]
 
     def clear_news(self) -> None:
-        """Forget what has been reported as new or gone."""
+        """Forget what has been reported as new or gone, and remember by which room each thing was reported."""
+        self.named |= {thing.cell: self.room_of(thing) for thing in self.fresh.values()}
         self.fresh.clear()
         self.gone.clear()
 

@@ -33,40 +33,39 @@ class _Planner:
 
     def bring(self, rest: str) -> Lines:
         name, _, room = rest.partition(" to ")
-        if not self._holds(name):
-            fetch = self._fetch(name)
-            return fetch if not self._ends_with_pickup(fetch, name) else fetch + self._carry(room, fetch, ["drop"])
-        return self._carry(room, [], ["drop"])
+        before = [] if self._holds(name) else self._fetch(name)
+        if before and not self._picks_up(before, name):
+            return before
+        there = before[-1].endswith(f" in {room}") if before else room == self.belief.here_name
+        return self._then(before, room, [*([] if there else [f"goto {room}"]), "drop"])
 
     def put(self, rest: str) -> Lines:
         joint = " next to " if " next to " in rest else " in "
         name, _, target = rest.partition(joint)
-        last = [f"put {name}{joint}{target}"]
-        box = self._known(target, carried_counts=False) if joint == " in " else None
-        if box is not None and box.content is not None:
-            return self._empty(box)
-        if not self._holds(name):
-            fetch = self._fetch(name)
-            return fetch if not self._ends_with_pickup(fetch, name) else fetch + self._to_thing(target, fetch, last)
-        return self._to_thing(target, [], last)
+        thing = self._known(target, boxed=False)
+        if joint == " in " and thing is not None and thing.content is not None:
+            return self._empty(thing)
+        before = [] if self._holds(name) else self._fetch(name)
+        if before and not self._picks_up(before, name):
+            return before
+        return self._at(target, before, f"put {name}{joint}{target}")
 
     def open(self, name: str) -> Lines:
-        return self._door(name, f"open {name}")
+        door = self._known(name, boxed=False)
+        return self._unlock(door) if door is not None and door.state == LOCKED else self._at(name, [], f"open {name}")
 
     def unlock(self, name: str) -> Lines:
-        return self._door(name, f"unlock {name}")
+        door = self._known(name, boxed=False)
+        return self._find() if door is None else self._unlock(door)
 
     def go_to(self, name: str) -> Lines:
-        return self._to_thing(name, [], [f"goto {name}"])
+        return self._at(name, [], f"goto {name}")
 
     def pick_up(self, name: str) -> Lines:
         return self._fetch(name)
 
     def inspect(self, room: str) -> Lines:
-        if not self._knows(room):
-            return self._find()
-        lines = self._go(room)
-        return lines if self._interrupted(lines, room) else [*lines, "explore"]
+        return self._then([], room, ["explore"] if room == self.belief.here_name else [f"goto {room}", "explore"])
 
     # ---- parts -----------------------------------------------------------------------------------------------------------------
 
@@ -75,63 +74,46 @@ class _Planner:
         thing = self._known(name)
         if thing is None:
             return self._find()
-        if thing.name in self.situation.blocked:
-            return self._clear(thing.name)
-        room = self._side(thing)
-        lines = self._go(room)
-        if self._interrupted(lines, room):
-            return lines
-        return [*self._free_hand(), *lines, f"pickup {name}"]
+        way = self._way_to(thing)
+        return way or [*self._free_hand(), f"pickup {name} in {self.belief.place_of(thing)}"]
 
-    def _carry(self, room: str, before: Lines, last: Lines) -> Lines:
-        """With the thing in hand into the room, then ``last``."""
-        if not self._knows(room):
-            return [] if before else self._find()
-        here = self._room_after(before)
-        if room in self.situation.blocked:
-            return [] if before else self._clear(room)
-        return [*([] if here == room else [f"goto {room}"]), *last]
-
-    def _to_thing(self, name: str, before: Lines, last: Lines) -> Lines:
-        """To the room of a thing (with what is in hand), then ``last``."""
-        thing = self._known(name, carried_counts=False)
+    def _at(self, name: str, before: Lines, last: str) -> Lines:
+        """``last``, a skill at the thing, after ``before``; what comes first where the thing is unknown or out of reach."""
+        thing = self._known(name, boxed=False)
         if thing is None:
-            return [] if before else self._find()
-        if thing.name in self.situation.blocked:
-            return [] if before else self._clear(thing.name)
-        return self._carry(self._side(thing), before, last)
+            return before or self._find()
+        way = self._way_to(thing)
+        return (before or way) if way else [*before, f"{last} in {self.belief.place_of(thing)}"]
 
-    def _door(self, name: str, last: str) -> Lines:
-        door = self._nearest([t for t in self.belief.find(name) if t.kind == DOOR])
-        if door is None:
-            return self._find()
-        if door.state == LOCKED:
-            return self._unlock(door)
-        if door.name in self.situation.blocked:
-            return self._clear(door.name)
-        return self._carry(self._side(door), [], [last])
+    def _then(self, before: Lines, room: str, last: Lines) -> Lines:
+        """``last``, which leads into the room, after ``before``; what comes first where the room is unknown or out of reach."""
+        if self.belief.room_names.index(room) not in self.belief.known_rooms():
+            return before or self._find()
+        if room in self.situation.blocked:
+            return before or self._clear(room)
+        return [*before, *last]
+
+    def _way_to(self, thing: Thing) -> Lines:
+        """What clears the way to a thing; nothing where it is clear."""
+        blocked, room = self.situation.blocked, self.belief.room_of(thing)
+        if thing.name in blocked:
+            return self._clear(thing.name)
+        obstacle = blocked.get(room)
+        itself = obstacle is not None and obstacle.thing == thing
+        return self._clear(room) if room in blocked and not itself else []
 
     def _unlock(self, door: Thing) -> Lines:
-        """Fetch the key if need be, go to the door, unlock it; a key behind its own door must be somewhere else by now."""
+        """Fetch the key if need be and unlock the door; a key behind its own door must be somewhere else by now."""
         if door.name in self._unlocking:
             return ["explore"]
         self._unlocking.add(door.name)
-        room, key = self._door_side(door), thing_name(KEY, door.color)
+        key, last = thing_name(KEY, door.color), f"unlock {door.name} in {self._door_side(door)}"
         if self._holds(key):
-            lines = self._go(room)
-            return lines if self._interrupted(lines, room) else [*lines, f"unlock {door.name}"]
+            return [last]
         if self._known(key) is None:
             return self._find(looking_for_key=True)
         fetch = self._fetch(key)
-        if not self._ends_with_pickup(fetch, key):
-            return fetch
-        return [*fetch, *([] if self._room_after(fetch) == room else [f"goto {room}"]), f"unlock {door.name}"]
-
-    def _go(self, room: str) -> Lines:
-        """To a known room; where the way is stopped, what clears it first."""
-        if room == self.belief.here_name:
-            return []
-        return self._clear(room) if room in self.situation.blocked else [f"goto {room}"]
+        return [*fetch, last] if self._picks_up(fetch, key) else fetch
 
     def _clear(self, goal: str) -> Lines:
         """Unlock the door, or move the thing, that stops the way to what is ``blocked``; look around where no way is known."""
@@ -140,15 +122,12 @@ class _Planner:
             return self._find()
         if obstacle.thing.kind == DOOR:
             return self._unlock(obstacle.thing)
-        return [*self._free_hand(), *self._walk(obstacle.side), f"pickup {obstacle.thing.name}", "drop"]
+        return [*self._free_hand(), f"pickup {obstacle.thing.name} in {self.belief.place_of(obstacle.thing)}", "drop"]
 
     def _empty(self, box: Thing) -> Lines:
         """Take out what fills a box."""
         assert box.content is not None
-        return [*self._free_hand(), *self._walk(self.belief.room_of(box)), f"pickup {thing_name(*box.content)}", "drop"]
-
-    def _walk(self, room: str) -> Lines:
-        return [] if room == self.belief.here_name else [f"goto {room}"]
+        return [*self._free_hand(), f"pickup {thing_name(*box.content)} in {self.belief.place_of(box)}", "drop"]
 
     def _find(self, looking_for_key: bool = False) -> Lines:
         """Look where nothing was seen; then behind locked doors, in closed boxes, behind what is in the way; then look again."""
@@ -162,8 +141,7 @@ class _Planner:
                     return self._unlock(door.thing)
         if situation.unopened:
             box = situation.unopened[0]
-            room = self.belief.room_of(box)
-            return [*self._walk(room), f"open {box.name}"]
+            return [f"open {box.name} in {self.belief.place_of(box)}"]
         return self._clear(BEYOND) if BEYOND in situation.blocked else ["explore"]
 
     # ---- facts -----------------------------------------------------------------------------------------------------------------
@@ -173,41 +151,22 @@ class _Planner:
         words = name.partition(" at ")[0].split()
         return held is not None and all(word in (*thing_name(*held).split(), "object") for word in words)
 
-    def _known(self, name: str, carried_counts: bool = True) -> Thing | None:
-        return self._nearest(self.belief.find(name) + (self.belief.boxed(name) if carried_counts else []))
-
-    def _side(self, thing: Thing) -> str:
-        """The room from which to get at the thing: its own, unless the thing itself stops the way into that."""
-        room = self.belief.room_of(thing)
-        obstacle = self.situation.blocked.get(room)
-        return obstacle.side if obstacle is not None and obstacle.thing == thing else room
+    def _known(self, name: str, boxed: bool = True) -> Thing | None:
+        """Where a thing of this name is known to be: in this room before all others, and within reach before out of it."""
+        found = self.belief.find(name) + (self.belief.boxed(name) if boxed else [])
+        here, blocked = self.belief.here, self.situation.blocked
+        return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
 
     def _door_side(self, door: Thing) -> str:
         """The room from which to unlock the door."""
         known = [locked.side for locked in self.situation.locked if locked.thing == door]
-        return known[0] if known else self.belief.room_of(door)
-
-    def _nearest(self, found: list[Thing]) -> Thing | None:
-        """One in this room before all others, and what can be reached before what cannot."""
-        here, blocked = self.belief.here, self.situation.blocked
-        return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
-
-    def _knows(self, room: str) -> bool:
-        return self.belief.room_names.index(room) in self.belief.known_rooms()
+        return known[0] if known else self.belief.place_of(door)
 
     def _free_hand(self) -> Lines:
         return ["drop"] if self.belief.held else []
 
-    def _ends_with_pickup(self, lines: Lines, name: str) -> bool:
-        return bool(lines) and lines[-1] == f"pickup {name}"
-
-    def _interrupted(self, lines: Lines, room: str) -> bool:
-        """Whether these lines clear the way instead of going to the room."""
-        return lines not in ([], [f"goto {room}"])
-
-    def _room_after(self, lines: Lines) -> str:
-        rooms = [line.removeprefix("goto ") for line in lines if line.startswith("goto ")]
-        return rooms[-1] if rooms else self.belief.here_name
+    def _picks_up(self, lines: Lines, name: str) -> bool:
+        return lines[-1].startswith(f"pickup {name} in ")
 
 
 _SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (

@@ -85,11 +85,14 @@ def mention(belief: Belief, thing: Thing) -> Mention:
     if thing.kind == DOOR:
         condition = _DOOR_CONDITIONS[thing.state]
     elif thing.kind == BOX and belief.unique_names:
-        condition = "closed" if thing.state == BOX_CLOSED else f"holding {thing_name(*content)}" if content else "empty"
+        condition = "closed" if thing.state == BOX_CLOSED else "empty"
+        if content:
+            condition = f"holding {thing_name(*content)} in {belief.place_of(thing)}"
     else:
-        condition = " ".join(f"at {tag}" for tag in thing.tags)
+        condition = ""
     ahead, right = _relative(belief, thing.cell)
-    return Mention(thing.name, belief.room_of(thing), condition, ahead, right)
+    name = " ".join([thing.name, *(f"at {tag}" for tag in thing.tags)])
+    return Mention(name, belief.place_of(thing), condition, ahead, right)
 
 
 def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
@@ -97,6 +100,13 @@ def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
     east = neighbors((0, 0))[belief.direction]
     dx, dy = cell[0] - belief.cell[0], cell[1] - belief.cell[1]
     return dx * east[0] + dy * east[1], dy * east[0] - dx * east[1]
+
+
+def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
+    """What stops a way, with the room by which to name it: a door's near side, a thing's own."""
+    if obstacle is None:
+        return UNKNOWN_WAY
+    return f"{obstacle.thing.name} in {obstacle.side if obstacle.thing.kind == DOOR else belief.place_of(obstacle.thing)}"
 
 
 def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
@@ -112,7 +122,7 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         rooms=tuple(belief.room_names[room] for room in belief.known_rooms()),
         unexplored=situation.unexplored,
         locked=tuple(replace(mention(belief, door.thing), room=door.side) for door in situation.locked),
-        blocked=tuple((goal, f"{o.thing.name} from {o.side}" if o else UNKNOWN_WAY) for goal, o in situation.blocked.items()),
+        blocked=tuple((goal, _stopped_by(belief, obstacle)) for goal, obstacle in situation.blocked.items()),
         unopened=tuple(mention(belief, thing) for thing in situation.unopened),
         done=done,
         total=total,

@@ -40,7 +40,10 @@ class Prompt:
 def system_text() -> str:
     """The system message: the role of the planner, the form of its answer, the skills."""
     skills = "\n".join(spec.usage for spec in SKILLS.values())
-    return f"You plan for a household robot. Answer with one skill per line.\nSkills:\n{skills}"
+    return (
+        "You plan for a household robot. Answer with one skill per line. "
+        f"Name things with their room, such as: pickup red ball in kitchen.\nSkills:\n{skills}"
+    )
 
 
 def build_prompt(history: History) -> Prompt:

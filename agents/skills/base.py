@@ -1,8 +1,7 @@
-"""What all skills share: their outcome, and how names are grounded.
+"""What all skills share: their outcome, what stops a way, and where things may be left.
 
 A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the
-belief alone. Names of things are grounded in the room that the agent is in: which room to go to for a thing is for the planner
-to say.
+belief alone.
 """
 
 from collections import deque
@@ -30,21 +29,6 @@ OK = Outcome(True)
 def failed(reason: str) -> Outcome:
     """A failure with its reason."""
     return Outcome(False, f"failed, {reason}")
-
-
-def ground(belief: Belief, name: str) -> Thing | None:
-    """The thing of this room that fits the name: one that stands in front of or behind a doorway first, then the nearest.
-
-    Of several that share a name, the one in the way is meant; where none is, any of them will do.
-    """
-    fitting = belief.find(name)
-    near = [thing for thing in fitting if belief.here in belief.rooms_of(thing) + belief.rooms_beside(thing)]
-    return min(near, key=lambda thing: thing.kind == DOOR or not belief.rooms_beside(thing), default=None)
-
-
-def not_here(belief: Belief, name: str) -> Outcome:
-    """Nothing of that name was seen in this room."""
-    return failed(f"no {name} seen in {belief.here_name}")
 
 
 def no_way(belief: Belief, targets: set[Cell]) -> Outcome:

@@ -1,30 +1,19 @@
-"""``goto X``: walk into a room, or up to a thing of this room and face it."""
+"""``goto X``: walk into a room, or up to a thing and face it."""
 
 from agents.belief import Belief
-from agents.navigation import walk_beside, walk_to
-from agents.skills.base import OK, SkillRun, failed, ground, no_way, not_here
+from agents.navigation import walk_beside
+from agents.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.skills.grounding import locate, to_room
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Rooms are known by name anywhere, things only in this room."""
+    """Fails for what was never seen there, and where there is no way."""
     if name in belief.room_names:
-        return (yield from _to_room(belief, name))
-    thing = ground(belief, name)
-    if thing is None:
-        return not_here(belief, name)
+        return (yield from to_room(belief, name))
+    thing = yield from locate(belief, name)
+    if isinstance(thing, Outcome):
+        return thing
     reached = yield from walk_beside(belief, thing.cell)
     if not reached:
         return no_way(belief, {thing.cell})
-    return OK if thing.cell in belief.things else failed(f"{name} is gone")
-
-
-def _to_room(belief: Belief, name: str) -> SkillRun:
-    index = belief.room_names.index(name)
-    if index not in belief.known_rooms():
-        return failed(f"{name} was never seen")
-    if belief.here == index and int(belief.room[belief.cell]) == index:
-        return OK
-    cells = {(int(x), int(y)) for x, y in zip(*(belief.room == index).nonzero(), strict=True)}
-    goals = {cell for cell in cells if belief.passable(cell)}
-    reached = yield from walk_to(belief, goals)
-    return OK if reached else no_way(belief, goals)
+    return OK if thing.cell in belief.things else failed(f"{thing.name} is gone")

@@ -1,20 +1,21 @@
-"""``pickup X``: take a thing of this room from the floor, or out of an open box."""
+"""``pickup X``: take a thing from the floor, or out of an open box."""
 
 from minigrid.core.actions import Actions
 
 from agents.belief import Belief
 from agents.navigation import walk_beside
-from agents.skills.base import OK, SkillRun, failed, ground, no_way, not_here
-from envs.names import DOOR
+from agents.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.skills.grounding import locate
+from envs.names import BOX, DOOR
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails with full hands, for what is not seen here, and where the grip slips."""
+    """Fails with full hands, for what is not there, and where the grip slips."""
     if belief.held is not None:
         return failed(f"already holding {belief.held_name}")
-    thing = ground(belief, name) or next(iter(belief.boxed(name, belief.here)), None)
-    if thing is None:
-        return not_here(belief, name)
+    thing = yield from locate(belief, name, in_boxes=True)
+    if isinstance(thing, Outcome):
+        return thing
     if thing.kind == DOOR:
         return failed("a door cannot be carried")
     wanted = thing.content or thing.identity
@@ -22,12 +23,7 @@ def run(belief: Belief, name: str) -> SkillRun:
     if not reached:
         return no_way(belief, {thing.cell})
     if thing.cell not in belief.things:
-        return failed(f"{name} is gone")
+        return failed(f"{thing.name} is gone")
     yield int(Actions.pickup)
-    reason = "too heavy" if _is_furniture(belief, name) and not thing.content else "the grip slipped"
-    return OK if belief.held == wanted else failed(reason)
-
-
-def _is_furniture(belief: Belief, name: str) -> bool:
-    """Boxes of the household stay where they are."""
-    return belief.unique_names and name.endswith("box")
+    furniture = thing.kind == BOX and thing.content is None and belief.unique_names
+    return OK if belief.held == wanted else failed("too heavy" if furniture else "the grip slipped")

@@ -1,22 +1,23 @@
-"""``put X next to Y`` and ``put X in Y``: place the held thing beside a thing of this room, or into a box of this room."""
+"""``put X next to Y`` and ``put X in Y``: place the held thing beside another one, or into a box."""
 
 from minigrid.core.actions import Actions
 
 from agents.belief import Belief, Cell, Thing, matches
 from agents.navigation import neighbors, walk_beside
-from agents.skills.base import OK, SkillRun, failed, ground, is_safe_spot, no_way, not_here
+from agents.skills.base import OK, Outcome, SkillRun, failed, is_safe_spot, no_way
 from agents.skills.drop import place_at
+from agents.skills.grounding import locate
 from envs.containers import BOX_CLOSED
 from envs.names import BOX
 
 
 def run(belief: Belief, name: str, target: str, joint: str) -> SkillRun:
-    """The thing must be in the agent's hand. Fails where it is not, where the target is not here, full, or out of reach."""
+    """The thing must be in the agent's hand. Fails where it is not, where the target is not there, full, or out of reach."""
     if belief.held is None or not matches(Thing(*belief.held, 0, belief.cell, ("left", "right", "front", "behind")), name):
         return failed(f"not holding {name}")
-    thing = ground(belief, target)
-    if thing is None:
-        return not_here(belief, target)
+    thing = yield from locate(belief, target)
+    if isinstance(thing, Outcome):
+        return thing
     return (yield from (_into(belief, thing) if joint == "in" else _beside(belief, thing)))
 
 

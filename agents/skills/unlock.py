@@ -1,20 +1,25 @@
-"""``unlock X``: unlock a door of this room with the key of its colour in hand; the door then stands open."""
+"""``unlock X``: unlock a door with the key of its colour in hand; the door then stands open."""
 
 from minigrid.core.actions import Actions
 
 from agents.belief import Belief
 from agents.navigation import walk_beside
-from agents.skills.base import OK, SkillRun, failed, no_way, not_here
-from envs.names import DOOR, KEY, LOCKED, thing_name
+from agents.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.skills.grounding import locate, split_place
+from envs.names import KEY, LOCKED, thing_name
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails without the key, for what is not here, no door or not locked, and where the grip slips."""
-    found = belief.find(name, belief.here)
-    locked = [thing for thing in found if belief.is_door(thing.cell, LOCKED)]
+    """Fails without the key, for what is not there, no door or not locked, and where the grip slips."""
+    thing = yield from locate(belief, name)
+    if isinstance(thing, Outcome):
+        return thing
+    description, place = split_place(belief, name)
+    found = belief.find(description, belief.room_names.index(place) if place else belief.here)
+    locked = [door for door in found if belief.is_door(door.cell, LOCKED)]
     if not locked:
-        return failed(f"{name} is not locked") if any(thing.kind == DOOR for thing in found) else not_here(belief, name)
-    door = next((thing for thing in locked if belief.held == (KEY, thing.color)), None)
+        return failed(f"{thing.name} is not locked")
+    door = next((door for door in locked if belief.held == (KEY, door.color)), None)
     if door is None:
         return failed(f"needs {thing_name(KEY, locked[0].color)}")
     reached = yield from walk_beside(belief, door.cell)

@@ -20,19 +20,19 @@ def _levels(episodes: int) -> tuple[Source, ...]:
 
 
 EXPERT_SOURCES = (
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=2400),
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=500, verbosity="verbose"),
-    Source(env_id="ERecap/Household-v0", episodes=600),
-    Source(env_id="ERecap/HouseholdRecall-v0", episodes=2000),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=250),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=600, verbosity="verbose"),
-    *_levels(500),
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=1600),
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=280, verbosity="verbose"),
+    Source(env_id="ERecap/Household-v0", episodes=400),
+    Source(env_id="ERecap/HouseholdRecall-v0", episodes=1600),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=160),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=400, verbosity="verbose"),
+    *_levels(400),
 )
 STUDENT_SOURCES = (
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=240),
-    Source(env_id="ERecap/HouseholdRecall-v0", episodes=200),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=80, verbosity="verbose"),
-    *_levels(60),
+    Source(env_id="ERecap/HouseholdSmall-v0", episodes=160),
+    Source(env_id="ERecap/HouseholdRecall-v0", episodes=160),
+    Source(env_id="ERecap/HouseholdLong-v0", episodes=40, verbosity="verbose"),
+    *_levels(40),
 )
 
 
@@ -57,7 +57,7 @@ class Recipe(BaseModel):
     dagger_minutes: float = Field(12, gt=0)
     learning_rate: float = Field(1.5e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
-    token_budget: int = Field(4096, ge=256)
+    token_budget: int = Field(2048, ge=256)
     max_tokens: int = Field(6144, ge=512)
     shortest: int = Field(700, ge=128)
     vocabulary: int = Field(2048, ge=300)
