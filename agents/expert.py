@@ -142,7 +142,8 @@ class _Planner:
         if situation.unopened:
             box = situation.unopened[0]
             return [f"open {box.name} in {self.belief.place_of(box)}"]
-        return self._clear(BEYOND) if BEYOND in situation.blocked else ["explore"]
+        loose = [goal for goal, obstacle in situation.blocked.items() if obstacle is not None and obstacle.thing.kind != DOOR]
+        return self._clear(BEYOND if BEYOND in loose else loose[0]) if loose else ["explore"]
 
     # ---- facts -----------------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from planner import (
 
 __all__ = ["AgentConfig", "BeliefAware", "End", "Episode", "FrameSink", "Sink", "run_episode"]
 
-End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit"]
+End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
 
 
 @dataclass

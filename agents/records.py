@@ -89,7 +89,7 @@ class EpisodeRecord(Record):
     skills: int
     parse_errors: int
     reward: float
-    end: Literal["success", "step_limit", "gave_up", "terminated", "replan_limit"]
+    end: Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
     wall_s: float
 
 

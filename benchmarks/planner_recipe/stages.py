@@ -88,7 +88,7 @@ class Stages:
         return encode(paths, tokenizer, self.root / f"shards{round_}", self.recipe.max_tokens, lambda path: self.reporter.advance())
 
     def train(self, round_: int, paths: list[Path]) -> None:
-        """Train on the round's demonstrations; a later round goes on from the last model, on every student and part of the expert."""
+        """Train on the round's demonstrations; later rounds go on from the last model, on every student and part of the expert."""
         recipe, tokenizer = self.recipe, self.tokenizer()
         shards = [path for r in range(1, round_) for path in self.sequences(r, self._paths(r), tokenizer).paths]
         shards += self.sequences(round_, paths, tokenizer).paths
