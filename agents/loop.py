@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import structlog
 from minigrid.core.actions import Actions
 
 from agents.belief import Belief
@@ -23,6 +24,7 @@ from planner import (
     LoopState,
     PlannerBackend,
     PlanParseError,
+    PromptTooLongError,
     ReplanReason,
     SkillCall,
     build_prompt,
@@ -32,6 +34,8 @@ from planner import (
 __all__ = ["AgentConfig", "BeliefAware", "End", "Episode", "FrameSink", "Sink", "run_episode"]
 
 End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -263,7 +267,7 @@ def run_episode(
             if reason is not None and episode.replans >= config.max_replans:
                 episode.end = "replan_limit"
             elif reason is not None:
-                episode.replan(reason)
+                _replan(episode, reason)
             if episode.plan and episode.end is None:
                 episode.act()
     finally:
@@ -284,6 +288,15 @@ def run_episode(
     )
     sink(record)
     return record
+
+
+def _replan(episode: Episode, reason: ReplanReason) -> None:
+    """A history that has outgrown the backend's context ends the episode, not the run."""
+    try:
+        episode.replan(reason)
+    except PromptTooLongError as error:
+        log.warning("the history has outgrown the backend", env_id=episode.job.env_id, seed=episode.job.seed, reason=str(error))
+        episode.end = "context_limit"
 
 
 def _limit(episode: Episode) -> int:
