@@ -48,14 +48,15 @@ class Recipe(BaseModel):
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     student_sources: tuple[Source, ...] = STUDENT_SOURCES
+    lessons: int = Field(5000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(1, ge=0)
     rehearsal: int = Field(8, ge=1)
     dagger_rounds: int = Field(2, ge=0)
-    train_minutes: float = Field(50, gt=0)
+    train_minutes: float = Field(60, gt=0)
     dagger_minutes: float = Field(12, gt=0)
-    learning_rate: float = Field(1.5e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
     max_tokens: int = Field(6144, ge=512)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
 from benchmarks.planner_recipe.collect import read_samples
+from benchmarks.planner_recipe.lessons import lesson
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.data import ShardedSequences, encode_episode, write_shard
 from erecap.training.tokenizer import build_tokenizer
@@ -61,6 +63,15 @@ def encode(
         shards.append(shard)
         on_chunk(path)
     return ShardedSequences(shards)
+
+
+def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
+    """One shard of ``count`` lessons."""
+    shard = out / f"{count}-{seed}.safetensors"
+    if not shard.exists():
+        rng = np.random.default_rng((seed, count))
+        write_shard(shard, [encode_episode(tokenizer, lesson(rng)) for _ in range(count)])
+    return shard
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, max_tokens: int) -> TokenSequence | None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 from benchmarks.backends import BackendFactory
 from benchmarks.planner_recipe.collect import Chunk, ChunkStats, chunks, collect
 from benchmarks.planner_recipe.config import Recipe
-from benchmarks.planner_recipe.dataset import encode, make_tokenizer
+from benchmarks.planner_recipe.dataset import encode, encode_lessons, make_tokenizer
 from erecap.training.data import Batches, ShardedSequences, length_curriculum
 from erecap.training.planner import TrainConfig, planner_config, train_planner
 
@@ -92,18 +92,20 @@ class Stages:
         recipe, tokenizer = self.recipe, self.tokenizer()
         shards = [path for r in range(1, round_) for path in self.sequences(r, self._paths(r), tokenizer).paths]
         shards += self.sequences(round_, paths, tokenizer).paths
+        if not round_ and recipe.lessons:
+            shards.append(encode_lessons(recipe.lessons, recipe.seed, tokenizer, self.root / "lessons"))
         if round_:
             shards += self.sequences(0, self._paths(0)[:: recipe.rehearsal], tokenizer).paths
         data = ShardedSequences(shards)
         minutes = recipe.dagger_minutes if round_ else recipe.train_minutes
-        curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.5)
+        curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.6)
         batches = Batches(data, recipe.token_budget, seed=recipe.seed + round_, curriculum=curriculum)
         config = TrainConfig(
             budget_s=60 * minutes,
             lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
             seed=recipe.seed,
             schedule="wsd",
-            decay=1.0 if round_ else 0.4,
+            decay=1.0 if round_ else 0.3,
         )
         self.reporter.begin(f"round {round_}: train", 60 * minutes)
         model = self._model(round_, tokenizer)
