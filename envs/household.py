@@ -80,7 +80,6 @@ class HouseholdEnv(House):
         self._advance()
         if events or inert:
             observation = self.gen_obs()
-        observation["mission"] = self.mission
         success = self.done_count == len(self.subgoals)
         self.over = success or truncated
         reward = (self.done_count - before) / len(self.subgoals)

@@ -1,8 +1,8 @@
 """Lessons: what a planner must be able to do with its context, without the walking in between.
 
-A lesson is a conversation of short observations and plans over an imagined house: things are seen, move and vanish, and each goal
-asks for what was seen turns ago. It uses the sentences of ``envs.describe``. In an episode a plan comes once in a hundred tokens, in
-a lesson twice as often, so that copying and looking up are learned sooner.
+A lesson is a conversation of short observations and plans over an imagined house: things are seen, move and vanish, and each
+goal asks for what was seen turns ago. It uses the sentences of ``envs.describe``. In an episode a plan comes once in a hundred
+tokens, in a lesson twice as often, so that copying and looking up are learned sooner.
 """
 
 from collections.abc import Iterator
