@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from minigrid.core.constants import COLOR_NAMES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
 from benchmarks.planner_recipe.collect import read_samples
 from benchmarks.planner_recipe.lessons import lesson
+from envs.names import ROOM_NAMES
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.data import ShardedSequences, encode_episode, write_shard
 from erecap.training.tokenizer import build_tokenizer
@@ -34,9 +36,15 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
 def make_tokenizer(chunks: Sequence[Path], out: Path, vocabulary: int) -> PreTrainedTokenizerBase:
     """The tokenizer in ``out``; built from a few chunks of every source where it is not there yet."""
     if not (out / "tokenizer.json").exists():
-        build_tokenizer(_texts(chunks), vocab_size=vocabulary).save_pretrained(out)
+        build_tokenizer(_texts(chunks), vocab_size=vocabulary, phrases=phrases()).save_pretrained(out)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(out)
     return tokenizer
+
+
+def phrases() -> list[str]:
+    """Names of things, and "in <room>": single tokens of the planner."""
+    kinds = ("ball", "key", "box", "door")
+    return [f" {color} {kind}" for color in COLOR_NAMES for kind in kinds] + [f" in {room}" for room in ROOM_NAMES]
 
 
 def _texts(chunks: Sequence[Path]) -> Iterator[str]:

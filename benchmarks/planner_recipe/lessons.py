@@ -15,6 +15,8 @@ from minigrid.core.constants import COLOR_NAMES
 from envs.names import ROOM_NAMES
 
 KINDS = ("ball", "key", "box")
+BRIEF = 0.7
+"""Share of lessons in which observations say the least that a plan needs."""
 Turn = tuple[str, str]
 
 
@@ -26,6 +28,7 @@ class Lesson:
     place: dict[str, str] = field(default_factory=dict)
     held: str = ""
     here: str = "kitchen"
+    brief: bool = False
 
     def turns(self, count: int) -> Iterator[Turn]:
         """Observation and plan, ``count`` times."""
@@ -33,8 +36,9 @@ class Lesson:
         outcomes: list[str] = []
         goal = self._goal()
         for number in range(count):
-            lines = [*outcomes, *self._news()]
-            lines.append(f"Progress {number}/{count}. You are in {self.here}, holding {self.held or 'nothing'}. Goal: {goal}.")
+            lines = self._news(12 if number == 0 and self.brief else 4)
+            here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goal: {goal}."
+            lines = [*lines, here] if self.brief else [*outcomes, *lines, f"Progress {number}/{count}. {here}"]
             plan = self._plan(goal)
             yield "\n".join(lines), "\n".join(plan)
             outcomes = [f"{line}: ok." for line in plan]
@@ -51,9 +55,10 @@ class Lesson:
         names = list(self.place)
         return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < 0.85 else self._thing()
 
-    def _news(self) -> list[str]:
+    def _news(self, most: int) -> list[str]:
         """Things seen, perhaps somewhere else than before, and things found gone."""
-        seen = {name: self._room() for name in (self._thing() for _ in range(int(self.rng.integers(0, 5)))) if name != self.held}
+        count = most if most > 4 else int(self.rng.integers(0, 2 if self.brief else 5))
+        seen = {name: self._room() for name in (self._thing() for _ in range(count)) if name != self.held}
         self.place |= seen
         lines = ["Seen: " + ", ".join(f"{name} in {room}" for name, room in seen.items()) + "."] if seen else []
         old = [name for name in self.place if name not in seen]
@@ -121,6 +126,7 @@ class Lesson:
 def lesson(rng: np.random.Generator) -> list[dict[str, Any]]:
     """One lesson as chat messages, in the form that ``encode_episode`` takes."""
     messages: list[dict[str, Any]] = []
-    for observation, plan in Lesson(rng).turns(int(rng.integers(4, 14))):
+    brief = bool(rng.random() < BRIEF)
+    for observation, plan in Lesson(rng, brief=brief).turns(int(rng.integers(8, 16) if brief else rng.integers(4, 14))):
         messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]
     return messages

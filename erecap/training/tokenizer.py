@@ -7,9 +7,9 @@ text in NFC are the same.) It knows nothing of prompts, plans or models.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -33,12 +33,18 @@ MIN_VOCAB = 259
 
 
 def build_tokenizer(
-    texts: Iterable[str], vocab_size: int = 2048, min_frequency: int = 20, max_length: int = 16384
+    texts: Iterable[str],
+    vocab_size: int = 2048,
+    min_frequency: int = 20,
+    max_length: int = 16384,
+    phrases: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on ``texts``.
 
     ``vocab_size`` is an upper bound: merging stops as soon as every word that occurs ``min_frequency`` times is one token.
     ``texts`` may be message texts or rendered chats; the names of the roles become tokens in either case.
+    ``phrases`` become single tokens on top of that, such as " red ball": what a small model has to look up is then one token, and
+    what follows it the next.
     Every text round-trips exactly. Ends of sequence are ``<|im_end|>``, padding is ``<|endoftext|>``. ``save_pretrained`` writes
     it, ``AutoTokenizer.from_pretrained`` reads it. Raises ``ValueError`` for a vocabulary without room for the 256 bytes.
     """
@@ -53,6 +59,7 @@ def build_tokenizer(
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(_pieces(texts), _trainer(vocab_size, min_frequency))
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
