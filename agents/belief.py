@@ -103,8 +103,6 @@ class Belief:
             self.kind[x, y] = EMPTY
             self._forget(self.cell)
         self.seen_at[x, y] = self.step
-        if self.start is None:
-            self.start = (self.cell, self.direction, self.here)
 
     def _take(self, cells: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], rooms: np.ndarray[Any, Any]) -> None:
         """Write the visible cells into the map and note what has changed."""
@@ -113,6 +111,12 @@ class Belief:
         changed = (old != codes).any(axis=1)
         self.room[xs, ys] = np.where(rooms >= 0, rooms, self.room[xs, ys])
         self.seen_at[xs, ys] = self.step
+        if (
+            self.here < 0
+        ):  # an episode may begin in a doorway, which belongs to no room: the agent counts as in the one that it sees
+            self.here = next(iter(self._rooms_around(self.cell)), int(rooms.max()))
+        if self.start is None:
+            self.start = (self.cell, self.direction, self.here)
         if changed.any():
             self.version += 1
             self.kind[xs, ys], self.color[xs, ys], self.state[xs, ys] = codes[:, 0], codes[:, 1], codes[:, 2]
@@ -215,7 +219,7 @@ class Belief:
     @property
     def here_name(self) -> str:
         """Name of the room that the agent is in, or was in last while it stands in a doorway."""
-        return self.room_names[self.here]
+        return self.room_names[self.here] if self.here >= 0 else "doorway"
 
     @property
     def held_name(self) -> str:

@@ -107,6 +107,9 @@ class _Planner:
         if door.name in self._unlocking:
             return ["explore"]
         self._unlocking.add(door.name)
+        way = [] if any(locked.thing == door for locked in self.situation.locked) else self._way_to(door)
+        if way:
+            return way
         key, last = thing_name(KEY, door.color), f"unlock {door.name} in {self._door_side(door)}"
         if self._holds(key):
             return [last]

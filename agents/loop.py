@@ -13,7 +13,7 @@ from minigrid.core.actions import Actions
 
 from agents.belief import Belief
 from agents.job import EpisodeJob
-from agents.protocols import AgentConfig, BeliefAware, FrameSink, Sink
+from agents.protocols import AgentConfig, BeliefAware, End, FrameSink, Sink
 from agents.records import EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
 from agents.situation import report
 from agents.skills import Outcome, failed, start_skill
@@ -32,8 +32,6 @@ from planner import (
 )
 
 __all__ = ["AgentConfig", "BeliefAware", "End", "Episode", "FrameSink", "Sink", "run_episode"]
-
-End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +53,7 @@ class Episode:
     caption: str = "start"
     failed: bool = False
     started: bool = False
+    goal_interrupted: bool = False
     env_steps: int = 0
     replans: int = 0
     skills: int = 0
@@ -78,7 +77,7 @@ class Episode:
     def replan(self, reason: ReplanReason) -> None:
         """Observe, ask the backend, read the plan; one that cannot be read is asked for once more."""
         self.since_replan = 0
-        self.started = True
+        self.started, self.goal_interrupted = True, False
         begin = time.perf_counter()
         self._observe()
         try:
@@ -197,6 +196,7 @@ class Episode:
                 if held is not None and self.belief.held is None and action != Actions.drop:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
                 if "goal changed" in self.disturbances and self._goal_changed():
+                    self.goal_interrupted = True
                     return Outcome(False, "interrupted, the goal changed")
                 held = self.belief.held
                 action = next(run)
@@ -234,7 +234,7 @@ class Episode:
             skills_since_replan=self.since_replan,
             last_failed=self.failed,
             surprised=bool(self.plan) and self._surprised(),
-            goal_changed=bool(self.plan) and self._goal_changed(),
+            goal_changed=self.goal_interrupted or (bool(self.plan) and self._goal_changed()),
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
@@ -261,6 +261,7 @@ def run_episode(
     """
     begin = time.perf_counter()
     episode = Episode(job, backend, config, sink, frames)
+    base: Any = episode.env.unwrapped
     try:
         while episode.end is None:
             reason = config.policy.reason(episode.state())
@@ -278,7 +279,7 @@ def run_episode(
         subgoals_done=episode.info["subgoals_done"],
         subgoals_total=episode.info["subgoals_total"],
         env_steps=episode.env_steps,
-        max_steps=_limit(episode),
+        max_steps=int(base.max_steps),
         replans=episode.replans,
         skills=episode.skills,
         parse_errors=episode.parse_errors,
@@ -297,8 +298,3 @@ def _replan(episode: Episode, reason: ReplanReason) -> None:
     except PromptTooLongError as error:
         log.warning("the history has outgrown the backend", env_id=episode.job.env_id, seed=episode.job.seed, reason=str(error))
         episode.end = "context_limit"
-
-
-def _limit(episode: Episode) -> int:
-    base: Any = episode.env.unwrapped
-    return int(base.max_steps)

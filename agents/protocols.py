@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from agents.records import Record
 from planner import ReplanPolicy, Sampling
 
 Sink = Callable[[Record], None]
+End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
 
 
 class FrameSink(Protocol):

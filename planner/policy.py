@@ -34,10 +34,10 @@ class ReplanPolicy:
         """Why to replan now, or ``None`` to go on with the plan."""
         if not state.started:
             return "start"
-        if state.last_failed and self.on_failure:
-            return "failure"
         if state.goal_changed:
             return "goal_changed"
+        if state.last_failed and self.on_failure:
+            return "failure"
         if state.surprised and self.on_surprise:
             return "surprise"
         if state.skills_left == 0:

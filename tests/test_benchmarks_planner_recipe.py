@@ -1,4 +1,4 @@
-"""The recipe of the bundled planner, on a scale at which it learns nothing: its stages fit together and go on where they stopped."""
+"""The recipe of the bundled planner, too small to learn anything: its stages fit together and go on where they stopped."""
 
 import json
 from pathlib import Path

@@ -49,7 +49,7 @@ def _look_again(belief: Belief) -> SkillRun:
 
 def _last_look(belief: Belief, room: int) -> int:
     cells = belief.room == room
-    return int(belief.seen_at[cells].mean())
+    return int(belief.seen_at[cells].min())
 
 
 def _look_at(belief: Belief, cell: Cell, since: int) -> SkillRun:

@@ -6,15 +6,16 @@ from agents.belief import Belief, Cell, Thing, matches
 from agents.navigation import neighbors, walk_beside
 from agents.skills.base import OK, Outcome, SkillRun, failed, is_safe_spot, no_way
 from agents.skills.drop import place_at
-from agents.skills.grounding import locate
+from agents.skills.grounding import locate, split_place
 from envs.containers import BOX_CLOSED
 from envs.names import BOX
 
 
 def run(belief: Belief, name: str, target: str, joint: str) -> SkillRun:
     """The thing must be in the agent's hand. Fails where it is not, where the target is not there, full, or out of reach."""
-    if belief.held is None or not matches(Thing(*belief.held, 0, belief.cell, ("left", "right", "front", "behind")), name):
-        return failed(f"not holding {name}")
+    description, _ = split_place(belief, name)
+    if belief.held is None or not matches(Thing(*belief.held, 0, belief.cell, ("left", "right", "front", "behind")), description):
+        return failed(f"not holding {description}")
     thing = yield from locate(belief, target)
     if isinstance(thing, Outcome):
         return thing

@@ -1,0 +1,300 @@
+"""The loop: when it replans, what it feeds back, how an episode ends, and what it records."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from agents.expert import ExpertBackend
+from agents.job import EpisodeJob
+from agents.loop import AgentConfig, BeliefAware, Episode, run_episode
+from agents.records import RECORD, EpisodeRecord, StepRecord
+from envs import DisturbanceRates, make_env
+from planner import Entry, Generation, History, PromptTooLongError, ReplanPolicy, build_prompt
+
+QUIET = "ERecap/HouseholdQuiet-v0"
+
+
+def rates(**changes):
+    return DisturbanceRates.none().model_copy(update=changes)
+
+
+def reasons(run):
+    return [call.reason for call in run.calls]
+
+
+# ---- records -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "BossLevel"])
+def test_records_are_whole_and_come_back_from_json(players, env_id):
+    run = players.play(env_id, players.Wanderer(2), seed=2, max_steps=200, max_replans=30)
+    assert [RECORD.validate_json(record.model_dump_json()) for record in run.records] == run.records
+    assert run.records[-1] is run.end
+    assert isinstance(run.end, EpisodeRecord)
+    assert [record.index for record in run.transcript] == list(range(len(run.transcript)))
+    assert [call.replan for call in run.calls] == list(range(run.end.replans))
+    assert (run.end.skills, run.end.parse_errors) == (len(run.steps), sum(call.parse_errors for call in run.calls))
+    assert run.end.reward == pytest.approx(sum(step.reward for step in run.steps))
+    assert (run.end.backend, run.end.env_id, run.end.seed) == ("test", env_id, 2)
+
+
+def test_times_and_sizes_are_those_of_the_backend(players):
+    made = Generation(
+        "explore", prompt_tokens=10, new_tokens=3, stage_tokens=(5,), layer_tokens=(10, 5), reused_tokens=4, ttft_s=1.0,
+        first_skill_s=1.5, decode_s=2.0, total_s=3.0, tokenize_s=0.25, kv_bytes=7, peak_memory_bytes=8,
+    )  # fmt: skip
+
+    class Backend:
+        def generate(self, prompt, sampling, on_line=None):
+            return made
+
+    call = players.play(QUIET, Backend(), max_replans=1).calls[0]
+    assert (call.ttft_s, call.first_skill_s, call.decode_s, call.tpot_s) == (1.0, 1.5, 2.0, 1.0)
+    assert (call.prompt_tokens, call.new_tokens, call.reused_tokens, call.dropped_tokens) == (10, 3, 4, 5)
+    assert (call.stage_tokens, call.layer_tokens, call.kept_share) == ([5], [10, 5], 0.75)
+    assert (call.kv_bytes, call.peak_memory_bytes) == (7, 8)
+    assert call.replan_s >= call.backend_s >= 0
+    assert call.overhead_s == pytest.approx(call.replan_s - call.backend_s + 0.25)
+
+
+def test_the_transcript_gives_back_every_prompt(players):
+    backend = players.Script("explore", "fly", "goto kitchen")
+    run = players.play(QUIET, backend, max_replans=6)
+    assert len(backend.prompts) == len(run.calls)
+    for prompt, call in zip(backend.prompts, run.calls, strict=True):
+        entries = tuple(Entry(r.entry, r.text) for r in run.transcript[: call.history_entries])
+        assert prompt == build_prompt(History(entries))
+
+
+def test_each_prompt_begins_with_the_one_before_it(players):
+    backend = players.Script("explore", "fly", "fly", "drop")
+    players.play("ERecap/Household-v0", backend, max_replans=8)
+    for before, after in pairwise(backend.prompts):
+        assert after.messages()[: len(before.messages())] == before.messages()
+        assert len(after.messages()) > len(before.messages())
+
+
+def test_an_episode_is_the_same_every_time(players):
+    def play():
+        run = players.play("ERecap/Household-v0", players.Wanderer(1), seed=4, max_steps=150, max_replans=20)
+        return run.transcript, run.steps, run.end.model_copy(update={"wall_s": 0})
+
+    assert play() == play()
+
+
+# ---- when to replan ------------------------------------------------------------------------------------------------------------
+
+
+def test_start_plan_end_and_failure(players):
+    run = players.play(QUIET, players.Script("explore\nexplore", "drop\nexplore"), max_replans=3)
+    assert reasons(run) == ["start", "plan_end", "failure"]
+    assert [(step.replan, step.skill) for step in run.steps] == [(0, "explore"), (0, "explore"), (1, "drop"), (2, "explore")]
+    assert "drop: failed, holding nothing." in run.observations[-1]
+
+
+def test_a_fixed_interval(players):
+    policy = ReplanPolicy(every=2)
+    run = players.play(QUIET, players.Script("explore\nexplore\nexplore\nexplore"), max_replans=2, policy=policy)
+    assert reasons(run) == ["start", "interval"]
+    assert [step.replan for step in run.steps] == [0, 0, 1]
+
+
+def test_failures_can_be_left_to_the_end_of_the_plan(players):
+    run = players.play(QUIET, players.Script("drop\ndrop"), max_replans=2, policy=ReplanPolicy(on_failure=False))
+    assert reasons(run) == ["start", "plan_end"]
+    assert run.observations[1].startswith("drop: failed, holding nothing.\ndrop: failed, holding nothing.\n")
+
+
+def test_a_reached_subgoal_ends_its_plan(players, household):
+    env_id = household(rows=1, cols=2, disturbances=rates(), tour=2, kinds=("bring",))
+    run = players.play(env_id, players.Script(*["explore\ngoto hall\ndrop"] * 9), max_replans=4)
+    changed = next(i for i, call in enumerate(run.calls) if call.reason == "goal_changed")
+    before, after = run.observations[changed - 1], run.observations[changed]
+    assert before.partition("Goal: ")[2] != after.partition("Goal: ")[2]
+
+
+def test_a_surprise_that_matters_to_the_plan(players):
+    job = EpisodeJob("test", QUIET, 0)
+    episode = Episode(job, players.Script("explore\nexplore\ngoto kitchen"), AgentConfig(), lambda record: None)
+    episode.replan("start")
+    assert not episode.state().surprised
+    episode.belief.surprises.add("imaginary ball")
+    assert not episode.state().surprised
+    episode.belief.surprises.add("kitchen")
+    assert episode.state().surprised
+    episode.replan("surprise")
+    assert not episode.state().surprised
+    episode.belief.surprises.add(episode.planned_for.split(" ", 1)[1])
+    assert episode.state().surprised
+    episode.plan.clear()
+    assert not episode.state().surprised, "without a plan there is nothing to contradict"
+
+
+def test_surprises_happen_in_a_house_that_does_not_stand_still(players, household):
+    env_id = household(disturbances=rates(object_moves=0.2, door_locks=0.05))
+    runs = [players.play(env_id, seed=seed) for seed in range(6)]
+    assert any("surprise" in reasons(run) for run in runs)
+
+
+# ---- interruptions -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_goal_that_changes_interrupts_the_skill(players, household):
+    env_id = household(disturbances=rates(goal_changes=1.0))
+    run = players.play(env_id, players.Script("explore\nexplore"), max_replans=2)
+    step = run.steps[0]
+    assert (step.outcome, step.succeeded, step.env_steps) == ("interrupted, the goal changed", False, 1)
+    assert step.disturbances == ["goal changed"]
+    assert reasons(run)[1] == "goal_changed"
+    assert run.observations[0].partition("Goal: ")[2] != run.observations[1].partition("Goal: ")[2]
+
+
+def test_a_thing_that_is_knocked_away_interrupts_the_skill(players, household):
+    env_id = household(disturbances=rates(item_knocked=0.2))
+    run = next(run for seed in range(9) if (run := players.play(env_id, seed=seed, max_replans=12)) and _interrupted(run))
+    step = _interrupted(run)
+    assert not step.succeeded
+    assert any(event.endswith("knocked away") for event in step.disturbances)
+
+
+def _interrupted(run):
+    return next((step for step in run.steps if step.outcome == "interrupted, the held thing fell from the hand"), None)
+
+
+def test_what_disturbed_is_recorded_once(players, household, monkeypatch):
+    tape = players.Tape(make_env(household(disturbances=rates(object_moves=0.3))))
+    monkeypatch.setattr("agents.loop.make_env", lambda *args, **kwargs: tape)
+    run = players.play("Taped", players.Script("explore", "fly", "fly"), seed=1, max_replans=15)
+    events = [event for step in run.steps for event in step.disturbances]
+    assert events
+    assert events == [event for *_, info in tape.results for event in info["disturbances"]]
+
+
+# ---- plans that cannot be read -------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_cannot_be_read_is_asked_for_once_more(players):
+    backend = players.Script("explore\nfly away", "explore")
+    run = players.play(QUIET, backend, max_replans=2)
+    first, second = run.calls
+    assert (first.reason, first.parse_errors, first.plan_text) == ("start", 1, "explore\nfly away")
+    assert first.parse_error.startswith("line 2 'fly away': unknown skill 'fly'")
+    assert (second.reason, second.parse_errors, second.parse_error) == ("parse_error", 0, None)
+    assert [r.entry for r in run.transcript[:5]] == ["task", "observation", "plan", "feedback", "plan"]
+    assert run.transcript[3].text == f"That plan could not be read: {first.parse_error}."
+    assert [step.skill for step in run.steps] == ["explore"]
+    assert run.end.parse_errors == 1
+
+
+def test_two_that_cannot_be_read_cost_a_step_and_a_failure(players):
+    run = players.play(QUIET, players.Script("fly", "jump", "explore"), max_replans=3)
+    assert reasons(run) == ["start", "parse_error", "failure"]
+    assert run.end.parse_errors == 2
+    assert run.calls[2].env_step == 1
+    assert "plan: failed, unknown skill 'jump'" in run.observations[1]
+    assert [step.replan for step in run.steps] == [2]
+
+
+def test_an_empty_answer_is_one_that_cannot_be_read(players):
+    run = players.play(QUIET, players.Script("", "explore"), max_replans=2)
+    assert run.transcript[2].text == "(empty)"
+    assert run.calls[0].parse_error.endswith("write one skill per line, such as 'goto kitchen'")
+
+
+def test_a_planner_that_never_makes_sense_runs_into_a_limit(players):
+    run = players.play(QUIET, players.Script(*["fly"] * 99), max_steps=5)
+    assert (run.end.end, run.end.env_steps, run.end.parse_errors, run.end.skills) == ("step_limit", 5, 10, 0)
+
+
+# ---- ends ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_success_ends_the_episode(players):
+    run = players.play(QUIET, seed=0)
+    assert (run.end.end, run.end.success, run.end.reward) == ("success", True, pytest.approx(1.0))
+    assert run.end.subgoals_done == run.end.subgoals_total == 3
+    assert run.steps[-1].succeeded
+
+
+def test_done_gives_up(players):
+    run = players.play(QUIET, players.Script("done\nexplore"))
+    assert (run.end.end, run.end.success, run.end.env_steps) == ("gave_up", False, 1)
+    assert [(step.skill, step.outcome) for step in run.steps] == [("done", "ok")]
+
+
+def test_the_step_limit_ends_the_episode_in_the_middle_of_a_skill(players):
+    run = players.play(QUIET, players.Script(), max_steps=3)
+    assert (run.end.end, run.end.env_steps, run.end.max_steps) == ("step_limit", 3, 3)
+    assert run.steps[-1].outcome == "interrupted, out of time"
+
+
+def test_the_replan_limit_ends_the_episode(players):
+    run = players.play(QUIET, players.Script(), max_replans=2)
+    assert (run.end.end, run.end.replans) == ("replan_limit", 2)
+
+
+def test_a_level_may_end_without_success(players, monkeypatch):
+    tape = players.Tape(make_env("GoTo"))
+    observation, info = tape.reset(seed=0)
+    env = tape.player()
+    env.step = lambda action: (observation, 0.0, True, False, info)
+    monkeypatch.setattr("agents.loop.make_env", lambda *args, **kwargs: env)
+    run = players.play("GoTo", players.Script())
+    assert (run.end.end, run.end.success, run.end.env_steps) == ("terminated", False, 1)
+
+
+def test_thinking_is_no_way_to_stop_the_clock(players):
+    run = players.play(QUIET, players.Script(*["drop"] * 9), max_steps=4)
+    assert [step.env_steps for step in run.steps] == [1, 1, 1, 1]
+    assert run.end.end == "step_limit"
+
+
+def test_an_unknown_environment_is_an_error(players):
+    with pytest.raises(ValueError, match="environment 'Nowhere' is unknown"):
+        players.play("Nowhere")
+
+
+def test_a_history_that_outgrows_the_backend_ends_the_episode(players):
+    class Small(players.Script):
+        def generate(self, prompt, sampling, on_line=None):
+            if len(prompt.segments) > 5:
+                raise PromptTooLongError("too long")
+            return super().generate(prompt, sampling, on_line)
+
+    run = players.play(QUIET, Small())
+    assert (run.end.end, run.end.success, run.end.replans) == ("context_limit", False, 2)
+
+
+def test_what_a_backend_raises_is_raised(players):
+    class Broken:
+        def generate(self, prompt, sampling, on_line=None):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        players.play(QUIET, Broken())
+
+
+# ---- what it is given ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_with_the_current_skill():
+    frames = []
+    job = EpisodeJob("expert", QUIET, 0)
+    records = []
+    end = run_episode(job, ExpertBackend(), AgentConfig(), records.append, lambda frame, caption: frames.append((frame, caption)))
+    assert len(frames) == end.env_steps + 1
+    assert all(frame.dtype == np.uint8 and frame.shape == frames[0][0].shape for frame, _ in frames)
+    captions = [caption for step in records if isinstance(step, StepRecord) for caption in [step.skill] * step.env_steps]
+    assert [caption for _, caption in frames] == ["start", *captions]
+
+
+def test_only_a_backend_that_asks_for_it_is_shown_the_belief(players):
+    assert isinstance(ExpertBackend(), BeliefAware)
+    assert not isinstance(players.Script(), BeliefAware)
+
+
+@pytest.mark.parametrize("verbosity", ["terse", "verbose"])
+def test_verbosity_is_the_jobs(players, verbosity):
+    run = players.play(QUIET, players.Script(), verbosity=verbosity, max_replans=2)
+    assert ("You stand in column" in run.observations[1]) == (verbosity == "verbose")
