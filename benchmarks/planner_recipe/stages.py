@@ -17,6 +17,7 @@ from benchmarks.planner_recipe.collect import Chunk, ChunkStats, chunks, collect
 from benchmarks.planner_recipe.config import Recipe
 from benchmarks.planner_recipe.dataset import encode, encode_lessons, make_tokenizer
 from erecap.training.data import Batches, ShardedSequences, length_curriculum
+from erecap.training.initialization import initialize_lookup
 from erecap.training.planner import TrainConfig, planner_config, train_planner
 
 StepHook = Callable[[Mapping[str, Any]], None]
@@ -120,7 +121,9 @@ class Stages:
         if round_:
             return Qwen2ForCausalLM.from_pretrained(self.model_dir(round_ - 1), dtype=torch.float32)
         torch.manual_seed(self.recipe.seed)
-        return Qwen2ForCausalLM(planner_config(len(tokenizer), tokenizer=tokenizer))
+        model = Qwen2ForCausalLM(planner_config(len(tokenizer), tokenizer=tokenizer))
+        initialize_lookup(model, seed=self.recipe.seed)
+        return model
 
     def _step_hook(self) -> StepHook:
         done = 0.0

@@ -21,15 +21,15 @@ def planner_config(
     num_kv_heads: int = 1,
     head_dim: int = 64,
     max_positions: int = 16384,
-    rope_theta: float = 100_000.0,
+    rope_theta: float = 1_000_000.0,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Qwen2Config:
     """The Qwen2 configuration of a planner of a few million parameters, with tied embeddings.
 
     ``initializer_range`` is 1/sqrt(width): with transformers' 0.02 copying from the context does not appear at small widths.
-    ``rope_theta``: a model can tell content over n positions only if enough frequency pairs hardly turn within n; the bound of
-    "Base of RoPE Bounds Context Length" (arXiv 2405.14591) is about 8e4 for 8k positions. A larger base leaves fewer pairs to tell
-    neighbours apart, on which copying rests. ``tokenizer`` gives the ids of the special tokens.
+    ``rope_theta`` is Qwen2's: half of a head's pairs hardly turn over 8k positions, which leaves them to compare content at any
+    distance (the bound of "Base of RoPE Bounds Context Length", arXiv 2405.14591, is about 8e4); the others tell places apart.
+    ``tokenizer`` gives the ids of the special tokens.
     """
     return Qwen2Config(
         vocab_size=vocab_size,

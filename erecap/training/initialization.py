@@ -1,0 +1,111 @@
+"""Where a planner's training starts: heads that look things up are there from the first step.
+
+A planner of two million parameters has to find what followed a name earlier in its context ("red ball" -> "in kitchen"). Two
+layers of heads do that (Olsson et al. 2022, "In-context learning and induction heads"): one that tells each token what came before
+it, one that looks for tokens that were told the current token's name, and copies them. From random weights they had not formed
+after 1.4 million tokens; begun as below they answer within 0.1 million (see docs/lab-notes.md). In the spirit of mimetic
+initialisation (Trockman and Kolter 2023): only where training begins is set; every weight is trained.
+
+Position and content share a head's rotary pairs: the fast ones, which tell neighbours apart, serve the heads that look back a
+fixed distance; the slow ones, which hardly turn over thousands of positions, serve the heads that compare content.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+FAST_PAIRS = 6
+"""Rotary pairs that serve to look back: the others turn too little from one token to the next."""
+
+
+@dataclass(frozen=True)
+class LookupInit:
+    """Sizes of what is set. head ``h`` of the first layer looks ``offsets[h]`` back, ``match_layers[h]`` looks it up.
+
+    ``peak`` is the attention logit at the right distance, ``match`` scales queries and keys that compare content, ``write`` and
+    ``copy`` what heads add to the stream relative to a token's embedding; ``embedding`` and ``output`` scale the random weights of
+    the embedding and of all other output projections.
+    """
+
+    offsets: tuple[int, ...] = (1, 2, 3)
+    match_layers: tuple[int, ...] = (1, 2)
+    peak: float = 40.0
+    match: float = 2.5
+    write: float = 3.0
+    copy: float = 1.5
+    embedding: float = 3.0
+    output: float = 0.15
+
+
+@torch.no_grad()
+def initialize_lookup(model: Qwen2ForCausalLM, settings: LookupInit | None = None, seed: int = 0) -> None:
+    """Set the first layers of a freshly made ``model`` with one KV head in place.
+
+    The stream is cut into orthogonal subspaces of half a head each: one in which a token's name is read, and one per offset into
+    which the name of the token at that distance is written. Raises ``ValueError`` for a shape without room for them.
+    """
+    chosen, config = settings or LookupInit(), model.config
+    _check(chosen, config)
+    generator = torch.Generator().manual_seed(seed)
+    model.model.embed_tokens.weight.mul_(chosen.embedding)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.mul_(chosen.output)
+        layer.mlp.down_proj.weight.mul_(chosen.output)
+    size = chosen.embedding * config.initializer_range  # of an embedding's entries
+    basis = torch.linalg.qr(torch.randn(config.hidden_size, config.hidden_size, generator=generator))[0]
+    name, *marks = basis.split(config.head_dim // 2)[: 1 + len(chosen.offsets)]
+    _look_back(model.model.layers[0].self_attn, chosen, name, marks, size, _frequencies(config))
+    for mark, number in zip(marks, chosen.match_layers, strict=False):
+        _look_up(model.model.layers[number].self_attn, chosen, name, mark, size)
+
+
+def _check(settings: LookupInit, config: Qwen2Config) -> None:
+    heads, layers, width, rank = config.num_attention_heads, config.num_hidden_layers, config.hidden_size, config.head_dim // 2
+    fits = heads >= len(settings.offsets) and layers > max(settings.match_layers) and width >= rank * (1 + len(settings.offsets))
+    if config.num_key_value_heads != 1 or not fits:
+        raise ValueError(
+            f"{config.num_key_value_heads} KV heads, {heads} query heads, {layers} layers of width {width}: the lookup heads need "
+            f"1 KV head, {len(settings.offsets)} query heads, {max(settings.match_layers) + 1} layers of width "
+            f"{rank * (1 + len(settings.offsets))}"
+        )
+
+
+def _frequencies(config: Qwen2Config) -> Tensor:
+    """Rotary frequencies of the pairs (i, i + head_dim / 2), fastest first."""
+    parameters: Any = config.rope_parameters
+    half = config.head_dim // 2
+    return torch.as_tensor(parameters["rope_theta"] ** (-torch.arange(half) / half))
+
+
+def _look_back(attention: Any, settings: LookupInit, name: Tensor, marks: list[Tensor], size: float, frequencies: Tensor) -> None:
+    """Head ``h`` attends ``offsets[h]`` tokens back, whatever they are, and writes the name it reads there into its subspace."""
+    half, fast = name.shape[0], FAST_PAIRS
+    head = 2 * half
+    strength = (settings.peak * head**0.5 / fast) ** 0.5
+    attention.k_proj.weight.mul_(0.1)
+    attention.q_proj.weight.mul_(0.1)
+    attention.v_proj.weight[:half] = name
+    attention.k_proj.bias[:fast] = strength
+    for number, (offset, mark) in enumerate(zip(settings.offsets, marks, strict=True)):
+        query, angles = torch.zeros(head), -frequencies[:fast] * offset
+        query[:fast], query[half : half + fast] = strength * angles.cos(), strength * angles.sin()
+        attention.q_proj.bias[number * head : (number + 1) * head] = query
+        attention.o_proj.weight[:, number * head : number * head + half] = settings.write * size * mark.T
+
+
+def _look_up(attention: Any, settings: LookupInit, name: Tensor, mark: Tensor, size: float) -> None:
+    """Half of the heads attend to tokens that were told the current token's name, and copy their names."""
+    half = name.shape[0]
+    head, quarter = 2 * half, half // 2
+    slow = torch.cat([torch.arange(quarter, half), torch.arange(half + quarter, head)])
+    attention.k_proj.weight.mul_(0.1)
+    attention.k_proj.weight[slow] = settings.match * mark
+    attention.v_proj.weight[:half] = name
+    for number in range(attention.q_proj.weight.shape[0] // head // 2):
+        block = slice(number * head, (number + 1) * head)
+        attention.q_proj.weight[block] *= 0.1
+        attention.q_proj.weight[block][slow] = settings.match * name
+        attention.o_proj.weight[:, number * head : number * head + half] = settings.copy * size * name.T
