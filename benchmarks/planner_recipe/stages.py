@@ -104,9 +104,9 @@ class Stages:
         config = TrainConfig(
             budget_s=60 * minutes,
             lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
-            seed=recipe.seed,
-            schedule="wsd",
+            betas=(0.9, 0.99),  # updates are small, and their squares noisy
             decay=1.0 if round_ else 0.3,
+            seed=recipe.seed,
         )
         self.reporter.begin(f"round {round_}: train", 60 * minutes)
         model = self._model(round_, tokenizer)
