@@ -52,7 +52,7 @@ SUITES: dict[str, Suite] = {
         Suite("household-small", "three subgoals, disturbances on", ("ERecap/HouseholdSmall-v0",)),
         Suite(
             "household-long",
-            "nine rooms, ten subgoals, verbose text, disturbances on",
+            "nine rooms, twelve subgoals, verbose text, disturbances on",
             ("ERecap/HouseholdLong-v0",),
             verbosity="verbose",
             episodes=10,

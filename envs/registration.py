@@ -18,9 +18,9 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
         "objects": 8,
         "boxes": 2,
         "doors": 6,
-        "subgoals": 10,
+        "subgoals": 12,
         "verbosity": "verbose",
-        "max_steps": 1500,
+        "max_steps": 1800,
     },
     "ERecap/HouseholdRecall-v0": {
         "rows": 3,
