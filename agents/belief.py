@@ -230,6 +230,10 @@ class Belief:
         """Rooms of which at least one cell was seen."""
         return sorted({int(r) for r in np.unique(self.room) if r >= 0})
 
+    def cells_of(self, room: int) -> set[Cell]:
+        """All cells of a room that were seen."""
+        return {(int(x), int(y)) for x, y in zip(*(self.room == room).nonzero(), strict=True)}
+
     def find(self, description: str, room: int | None = None) -> list[Thing]:
         """Things that match ``[color] type [at loc ...]``, nearest first; only those of ``room`` where it is given."""
         found = [t for t in self.things.values() if matches(t, description) and (room is None or room in self.rooms_of(t))]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from agents.belief import Belief, Thing
-from agents.situation import BEYOND, Situation, assess
+from agents.situation import BEYOND, assess
 from envs.names import DOOR, KEY, LOCKED, thing_name
 from planner import Generation, LineCallback, Prompt, Sampling
 
@@ -210,6 +210,3 @@ class ExpertBackend:
             on_line(line)  # type: ignore[misc]
         spent = time.perf_counter() - start
         return Generation(text=text, ttft_s=spent, first_skill_s=spent, total_s=spent)
-
-
-__all__ = ["ExpertBackend", "Situation", "expert_plan"]

@@ -56,7 +56,7 @@ def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
 def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
     blocked: dict[str, Obstacle | None] = {}
     for room in belief.known_rooms():
-        cells = {(int(x), int(y)) for x, y in zip(*(belief.room == room).nonzero(), strict=True)}
+        cells = belief.cells_of(room)
         if room != belief.here and not cells & reach:
             blocked[belief.room_names[room]] = first_obstacle(belief, {cell for cell in cells if belief.passable(cell)})
     return blocked

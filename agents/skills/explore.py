@@ -54,9 +54,7 @@ def _last_look(belief: Belief, room: int) -> int:
 
 def _look_at(belief: Belief, cell: Cell, since: int) -> SkillRun:
     """Walk towards the frontier cell until what lies behind it is seen, and turn to it if need be."""
-    before = search(belief)
-    if cell in before:
-        yield from walk_to(belief, {cell}) if belief.is_door(cell) else _approach(belief, cell, since)
+    yield from walk_to(belief, {cell}) if belief.is_door(cell) else _approach(belief, cell, since)
     for near in neighbors(cell):
         if belief.cell == cell and belief.kind[near] != WALL and (belief.kind[near] == UNSEEN or belief.seen_at[near] < since):
             yield from turn_to(belief, near)

@@ -57,7 +57,6 @@ def to_room(belief: Belief, name: str) -> SkillRun:
         return failed(f"{name} was never seen")
     if belief.here == index and int(belief.room[belief.cell]) == index:
         return OK
-    cells = {(int(x), int(y)) for x, y in zip(*(belief.room == index).nonzero(), strict=True)}
-    goals = {cell for cell in cells if belief.passable(cell)}
+    goals = {cell for cell in belief.cells_of(index) if belief.passable(cell)}
     reached = yield from walk_to(belief, goals)
     return OK if reached else no_way(belief, goals)
