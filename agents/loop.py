@@ -83,13 +83,19 @@ class Episode:
         try:
             self.plan = self._ask(reason, begin)
         except PlanParseError as error:
+            self._ask_again(error)
+
+    def _ask_again(self, error: PlanParseError) -> None:
+        """Once, if a replan is left for it; where no plan can be read the plan has failed, which costs a step."""
+        try:
+            if self.replans >= self.config.max_replans:
+                raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            try:
-                self.plan = self._ask("parse_error", time.perf_counter())
-            except PlanParseError as again:
-                self.plan, self.failed = [], True
-                self.outcomes.append(("plan", failed(f"{again.reason}").text))
-                self._step(int(Actions.done))
+            self.plan = self._ask("parse_error", time.perf_counter())
+        except PlanParseError as last:
+            self.plan, self.failed = [], True
+            self.outcomes.append(("plan", failed(f"{last.reason}").text))
+            self._step(int(Actions.done))
 
     def _observe(self) -> None:
         info = self.info

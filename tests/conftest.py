@@ -6,10 +6,13 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from erecap.training.data import Sequence
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -81,6 +84,19 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     build_model(layers=4).save_pretrained(path)
     build_tokenizer().save_pretrained(path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def episode() -> Callable[..., Sequence]:
+    """``episode(seed, turns)``: random tokens: ``size`` protected, then per turn ``size`` of observation, ``plan`` of plan."""
+
+    def make(seed: int, turns: int = 4, size: int = 8, plan: int = 3) -> Sequence:
+        ids = np.random.default_rng(seed).integers(3, 300, size + turns * (size + plan)).astype(np.int32)
+        weights = np.array([0.3] * size + ([0.3] * size + [1.0] * plan) * turns, np.float32)
+        numbers = np.array([-1] * size + [t for t in range(turns) for _ in range(size + plan)], np.int32)
+        return Sequence(ids, weights, numbers)
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

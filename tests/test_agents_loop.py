@@ -196,6 +196,12 @@ def test_two_that_cannot_be_read_cost_a_step_and_a_failure(players):
     assert [step.replan for step in run.steps] == [2]
 
 
+def test_no_second_request_goes_beyond_the_limit_of_replans(players):
+    run = players.play(QUIET, players.Script("fly", "explore"), max_replans=1)
+    assert (run.end.replans, run.end.end, run.end.env_steps) == (1, "replan_limit", 1)
+    assert [r.entry for r in run.transcript] == ["task", "observation", "plan"]
+
+
 def test_an_empty_answer_is_one_that_cannot_be_read(players):
     run = players.play(QUIET, players.Script("", "explore"), max_replans=2)
     assert run.transcript[2].text == "(empty)"

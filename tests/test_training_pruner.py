@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
@@ -21,18 +20,11 @@ from erecap.training.softmask import MaskConfig, SoftMask, prunable
 STAGES = (1, 3)
 QUIET = MaskConfig(noise=False)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
+EpisodeMaker = Callable[..., Sequence]
 
 
 def schedule(keep: float = 0.6) -> PruneSchedule:
     return PruneSchedule(tuple(PruneStage(layer, keep) for layer in STAGES), head=2, tail_min=2)
-
-
-def episode(seed: int, turns: int = 4, size: int = 8, plan: int = 3) -> Sequence:
-    """``size`` protected tokens, then per turn ``size`` observation tokens and ``plan`` plan tokens."""
-    ids = np.random.default_rng(seed).integers(3, 300, size + turns * (size + plan)).astype(np.int32)
-    weights = np.array([0.3] * size + ([0.3] * size + [1.0] * plan) * turns, np.float32)
-    numbers = np.array([-1] * size + [t for t in range(turns) for _ in range(size + plan)], np.int32)
-    return Sequence(ids, weights, numbers)
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def pruner(model: Qwen2ForCausalLM) -> TokenPruner:
     return TokenPruner(identify(model), STAGES)
 
 
-def test_own_turn_protected_head_and_tail_are_never_masked():
+def test_own_turn_protected_head_and_tail_are_never_masked(episode: EpisodeMaker):
     rules = PruneSchedule((PruneStage(1, 0.5),), head=10, tail_min=16)
     batch = collate([episode(0), episode(1, turns=2)])
     candidates = prunable(batch, rules)
@@ -57,7 +49,7 @@ def test_own_turn_protected_head_and_tail_are_never_masked():
     assert not candidates[1, 2:].any()
 
 
-def test_bias_is_zero_or_log_probability_and_never_looks_ahead():
+def test_bias_is_zero_or_log_probability_and_never_looks_ahead(episode: EpisodeMaker):
     batch = collate([episode(0)])
     mask = SoftMask(batch, schedule(), MaskConfig())
     mask.apply(torch.randn(batch.turns.shape), 0.5)
@@ -70,7 +62,7 @@ def test_bias_is_zero_or_log_probability_and_never_looks_ahead():
     assert (bias[~own & ~future] < 0).any()
 
 
-def test_as_many_are_kept_as_the_engine_would_keep():
+def test_as_many_are_kept_as_the_engine_would_keep(episode: EpisodeMaker):
     batch, rules = collate([episode(0)]), schedule(0.8)
     mask, alive = SoftMask(batch, rules, MaskConfig()), []
     forced = mask.ends - mask.candidates.sum(-1)
@@ -83,7 +75,7 @@ def test_as_many_are_kept_as_the_engine_would_keep():
         assert [int(a[0, turn]) for a in alive] == [c.kept for c in counts]
 
 
-def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, pruner: TokenPruner):
+def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     batch = collate([episode(0), episode(1, turns=2)])
     hidden = soft_forward(model, pruner, batch, schedule(1.0), MaskConfig()).hidden
     wanted = model.model(batch.input_ids, use_cache=False).last_hidden_state
@@ -91,7 +83,7 @@ def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, prune
     torch.testing.assert_close(hidden[real], wanted[real], atol=1e-4, rtol=1e-4)
 
 
-def test_a_verdict_of_drop_hides_the_token_from_later_turns(model: Qwen2ForCausalLM, pruner: TokenPruner):
+def test_a_verdict_of_drop_hides_the_token_from_later_turns(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     batch = collate([episode(0)])
     soft = soft_forward(model, pruner, batch, schedule(0.4), QUIET).hidden
     plain = model.model(batch.input_ids, use_cache=False).last_hidden_state
@@ -100,14 +92,14 @@ def test_a_verdict_of_drop_hides_the_token_from_later_turns(model: Qwen2ForCausa
     assert (soft - plain)[:, ~first_turn].abs().max() > 1e-2
 
 
-def test_what_comes_later_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner):
+def test_what_comes_later_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     whole, part = episode(0), 8 + 2 * 11
     begin = Sequence(whole.input_ids[:part], whole.weights[:part], whole.turns[:part])
     first, second = (soft_forward(model, pruner, collate([s]), schedule(), QUIET).hidden for s in (whole, begin))
     torch.testing.assert_close(first[:, :part], second, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner):
+def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     short, long = episode(0, turns=3), episode(1, turns=5)
     both, alone = collate([short, long]), collate([short])
     forward, single = (soft_forward(model, pruner, b, schedule(), QUIET) for b in (both, alone))
@@ -126,7 +118,7 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner):
 @pytest.mark.parametrize("term", ["lm", "mse", "rank"])
 @pytest.mark.parametrize("straight_through", [False, True])
 def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
-    model: Qwen2ForCausalLM, pruner: TokenPruner, term: str, straight_through: bool
+    model: Qwen2ForCausalLM, pruner: TokenPruner, term: str, straight_through: bool, episode: EpisodeMaker
 ):
     torch.manual_seed(0)
     batch = collate([episode(0), episode(1)])
@@ -142,7 +134,9 @@ def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
 
 
 @pytest.mark.parametrize("term", ["lm", "mse", "rank"])
-def test_each_loss_term_alone_moves_the_pruner(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, term: str):
+def test_each_loss_term_alone_moves_the_pruner(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, term: str, episode: EpisodeMaker
+):
     data = SequenceList([episode(n) for n in range(4)])
     collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
     before = {name: value.clone() for name, value in pruner.state_dict().items()}
@@ -177,7 +171,7 @@ def trained(model: Qwen2ForCausalLM, collected: SaliencySet, data: SequenceList,
     return pruner
 
 
-def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2ForCausalLM, tmp_path: Path):
+def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(6)])
     collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
     whole = trained(model, collected, data, tmp_path / "whole")
@@ -186,7 +180,9 @@ def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2For
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
-def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path):
+def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
+):
     data = SequenceList([episode(n) for n in range(8)])
     collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
     config = TrainConfig(steps=60, lr=3e-3, log_every=10)
@@ -198,7 +194,7 @@ def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(model: Qwen2ForC
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in pruner.state_dict().items())
 
 
-def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path):
+def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(2)])
     collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
     config, other = TrainConfig(steps=1), PruneSchedule((PruneStage(2, 0.5),))

@@ -15,14 +15,7 @@ from erecap.training.saliency import SaliencySet, collect_saliency, saliency
 
 STAGES = (1, 3)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
-
-
-def episode(seed: int, turns: int = 3, size: int = 8, plan: int = 3) -> Sequence:
-    """``size`` protected tokens, then per turn ``size`` observation tokens and ``plan`` plan tokens."""
-    ids = np.random.default_rng(seed).integers(3, 300, size + turns * (size + plan)).astype(np.int32)
-    weights = np.array([0.3] * size + ([0.3] * size + [1.0] * plan) * turns, np.float32)
-    numbers = np.array([-1] * size + [t for t in range(turns) for _ in range(size + plan)], np.int32)
-    return Sequence(ids, weights, numbers)
+EpisodeMaker = Callable[..., Sequence]
 
 
 @pytest.fixture
@@ -30,7 +23,7 @@ def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
     return make_model(layers=5)
 
 
-def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCausalLM):
+def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(0, turns=2)
     batch = collate([sequence])
     got = saliency(model, batch, STAGES)[:, 0]
@@ -46,7 +39,7 @@ def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCau
     assert got[:, ~credited].isnan().all()
 
 
-def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCausalLM):
+def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     short, long = episode(1, turns=2), episode(2, turns=4)
     both = saliency(model, collate([short, long]), STAGES)
     alone = saliency(model, collate([short], [0]), STAGES)
@@ -54,7 +47,7 @@ def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCa
     assert both[:, 0, len(short) :].isnan().all()
 
 
-def test_other_tokens_and_untrained_plans_are_not_targets(model: Qwen2ForCausalLM):
+def test_other_tokens_and_untrained_plans_are_not_targets(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(3, turns=2)
     weights = np.where(sequence.weights == 1, sequence.weights, np.float32(0.9))
     changed = Sequence(sequence.input_ids, weights, sequence.turns)
@@ -62,14 +55,14 @@ def test_other_tokens_and_untrained_plans_are_not_targets(model: Qwen2ForCausalL
     torch.testing.assert_close(first, second, equal_nan=True)
 
 
-def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM):
+def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     saliency(model, collate([episode(0)]), STAGES)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_collected_shards_are_read_back_and_not_made_again(model: Qwen2ForCausalLM, tmp_path: Path):
+def test_collected_shards_are_read_back_and_not_made_again(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(5)])
     done: list[tuple[int, int]] = []
     collected = collect_saliency(model, data, STAGES, tmp_path, shard_size=2, on_shard=lambda n, of: done.append((n, of)))
@@ -84,7 +77,9 @@ def test_collected_shards_are_read_back_and_not_made_again(model: Qwen2ForCausal
     assert kept.stat().st_mtime_ns == times[kept]
 
 
-def test_shards_of_another_model_or_setting_are_refused(model: Qwen2ForCausalLM, make_model: ModelMaker, tmp_path: Path):
+def test_shards_of_another_model_or_setting_are_refused(
+    model: Qwen2ForCausalLM, make_model: ModelMaker, tmp_path: Path, episode: EpisodeMaker
+):
     data = SequenceList([episode(n) for n in range(2)])
     collect_saliency(model, data, STAGES, tmp_path)
     with pytest.raises(ValueError, match="is of another run"):
@@ -93,11 +88,11 @@ def test_shards_of_another_model_or_setting_are_refused(model: Qwen2ForCausalLM,
         SaliencySet(tmp_path, identify(make_model(layers=5, seed=1)))
 
 
-def test_episodes_without_a_second_replan_are_refused(model: Qwen2ForCausalLM, tmp_path: Path):
+def test_episodes_without_a_second_replan_are_refused(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
     with pytest.raises(ValueError, match="no token has saliency"):
         collect_saliency(model, SequenceList([episode(0, turns=1)]), STAGES, tmp_path)
 
 
-def test_stages_must_be_layers(model: Qwen2ForCausalLM):
+def test_stages_must_be_layers(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     with pytest.raises(ValueError, match=r"at least one layer of 0\.\.4"):
         saliency(model, collate([episode(0)]), (5,))
