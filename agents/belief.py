@@ -265,8 +265,8 @@ class Belief:
 
 
 def matches(thing: Thing, description: str) -> bool:
-    """Whether a thing fits ``[color] type [at loc ...]``; ``object`` fits everything that is not a door."""
+    """Whether a thing fits ``[color] type [at loc ...]``; ``object`` is the type of everything that is not a door."""
     words = [word for word in description.split() if word != "at"]
     color, _, kind = thing.name.partition(" ")
     kinds = {kind} if thing.kind == DOOR else {kind, "object"}
-    return all(word == color or word in kinds or word in thing.tags for word in words)
+    return any(word in kinds for word in words) and all(word == color or word in kinds or word in thing.tags for word in words)

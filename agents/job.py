@@ -8,12 +8,13 @@ EpisodeKey = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class EpisodeJob:
-    """One episode. ``backend`` is a spec string; ``max_steps`` replaces the environment's own limit of steps."""
+    """One episode. ``backend`` is a spec string; ``verbosity`` is the environment's own where it is
+    ``None``; ``max_steps`` replaces the environment's own limit of steps."""
 
     backend: str
     env_id: str
     seed: int
-    verbosity: Literal["terse", "verbose"] = "terse"
+    verbosity: Literal["terse", "verbose"] | None = None
     max_steps: int | None = None
 
     @property

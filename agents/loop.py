@@ -17,7 +17,7 @@ from agents.protocols import AgentConfig, BeliefAware, End, FrameSink, Sink
 from agents.records import EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
 from agents.situation import report
 from agents.skills import Outcome, failed, start_skill
-from envs import describe, make_env, task_text
+from envs import describe, make_env, task_text, verbosity_of
 from planner import (
     Generation,
     History,
@@ -83,15 +83,18 @@ class Episode:
         try:
             self.plan = self._ask(reason, begin)
         except PlanParseError as error:
-            self._ask_again(error)
+            self._ask_again(error, time.perf_counter() - begin)
 
-    def _ask_again(self, error: PlanParseError) -> None:
-        """Once, if a replan is left for it; where no plan can be read the plan has failed, which costs a step."""
+    def _ask_again(self, error: PlanParseError, waited: float) -> None:
+        """Once, if a replan is left for it; where no plan can be read the plan has failed, which costs a step.
+
+        The agent has ``waited`` seconds already: the second request's replan latency includes them.
+        """
         try:
             if self.replans >= self.config.max_replans:
                 raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            self.plan = self._ask("parse_error", time.perf_counter())
+            self.plan = self._ask("parse_error", time.perf_counter(), waited)
         except PlanParseError as last:
             self.plan, self.failed = [], True
             self.outcomes.append(("plan", failed(f"{last.reason}").text))
@@ -100,12 +103,12 @@ class Episode:
     def _observe(self) -> None:
         info = self.info
         seen = report(self.belief, self.outcomes, info["subgoal"], info["subgoals_done"], info["subgoals_total"])
-        self._append("observation", describe(seen, self.job.verbosity))
+        self._append("observation", describe(seen, self.job.verbosity or verbosity_of(self.job.env_id)))
         self.belief.clear_news()
         self.belief.surprises.clear()
         self.outcomes, self.failed, self.planned_for = [], False, info["subgoal"]
 
-    def _ask(self, reason: ReplanReason, begin: float) -> list[SkillCall]:
+    def _ask(self, reason: ReplanReason, begin: float, waited: float = 0.0) -> list[SkillCall]:
         prompt, entries = build_prompt(self.history), len(self.history.entries)
         if isinstance(self.backend, BeliefAware):
             self.backend.observe(self.belief, self.planned_for)
@@ -116,18 +119,26 @@ class Episode:
         error: PlanParseError | None = None
         skills: list[SkillCall] = []
         try:
-            skills = list(parse_plan(generation.text).skills)
+            skills = list(parse_plan(generation.complete_text).skills)
         except PlanParseError as caught:
             error = caught
             self.parse_errors += 1
         self.replans += 1
-        self.sink(self._call(reason, entries, generation, time.perf_counter() - begin, backend_s, error))
+        own_s = time.perf_counter() - begin - backend_s
+        self.sink(self._call(reason, entries, generation, waited + own_s + backend_s, backend_s, own_s, error))
         if error is not None:
             raise error
         return skills
 
     def _call(
-        self, reason: ReplanReason, entries: int, made: Generation, replan_s: float, backend_s: float, error: PlanParseError | None
+        self,
+        reason: ReplanReason,
+        entries: int,
+        made: Generation,
+        replan_s: float,
+        backend_s: float,
+        own_s: float,
+        error: PlanParseError | None,
     ) -> PlannerCall:
         return PlannerCall(
             **self._key(),
@@ -147,7 +158,7 @@ class Episode:
             tpot_s=made.tpot_s,
             first_skill_s=made.first_skill_s,
             backend_s=backend_s,
-            overhead_s=replan_s - backend_s + made.tokenize_s,
+            overhead_s=own_s + made.tokenize_s,
             replan_s=replan_s,
             kv_bytes=made.kv_bytes,
             peak_memory_bytes=made.peak_memory_bytes,

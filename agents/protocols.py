@@ -35,4 +35,4 @@ class AgentConfig:
 
     policy: ReplanPolicy = ReplanPolicy()
     sampling: Sampling = Sampling()
-    max_replans: int = 150
+    max_replans: int = 60

@@ -19,6 +19,11 @@ class RecordedPrompt:
     prompt_tokens: int
     prompt: Prompt
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Which prompt of a run this is."""
+        return self.env_id, self.seed, self.replan
+
 
 def read_prompts(steps_jsonl: Path, backend: str) -> list[RecordedPrompt]:
     """All prompts that ``backend`` (a spec string) was given in the finished episodes of a run, in the order of the file.

@@ -94,7 +94,7 @@ def run_jobs(
 def _play(
     jobs: Sequence[EpisodeJob], player: Player, workers: int, initializer: Callable[[], None] | None
 ) -> Generator[list[str], None, None]:
-    if workers == 1 or len(jobs) <= 1:
+    if workers == 1 or not jobs:
         yield from map(player, jobs)
     else:
         yield from play_in_workers(jobs, player, min(workers, len(jobs)), initializer)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from agents.expert import ExpertBackend
 from benchmarks.openai_backend import OpenAIBackend
-from planner import BackendSpec, PlannerBackend
+from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
 
 EXPERT = "expert"
+_WARM_UP = Prompt((Segment("user", "warm up", False),))
 
 
 def _expert(spec: BackendSpec) -> PlannerBackend:
@@ -22,7 +23,9 @@ def _engine(spec: BackendSpec) -> PlannerBackend:
     from erecap.backend import make_backend
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the bars here are the run's own
-    return make_backend(spec)
+    backend = make_backend(spec)
+    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # the first call of a process pays for more than itself
+    return backend
 
 
 MODEL_FREE: dict[str, Callable[[BackendSpec], PlannerBackend]] = {EXPERT: _expert, "openai": OpenAIBackend.from_spec}

@@ -28,6 +28,7 @@ class ClosedLoop:
     episodes: int
     seed: int
     config: AgentConfig
+    training_seeds: bool = False
 
     @property
     def all_backends(self) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ class ClosedLoop:
     @property
     def cases(self) -> list[Case]:
         """The episodes, the same for every backend."""
-        return self.suite.cases(self.episodes, self.seed)
+        return self.suite.cases(self.episodes, self.seed, self.training_seeds)
 
     def jobs(self, backend: str, limits: dict[Case, int]) -> list[EpisodeJob]:
         """The cases that are in ``limits`` or need no limit of their own."""

@@ -59,6 +59,7 @@ class Comparison:
             "backends": list(self.loop.backends),
             "episodes": self.loop.episodes,
             "seed": self.loop.seed,
+            "training_seeds": self.loop.training_seeds,
             "workers": self.workers,
             "verbosity": self.loop.suite.verbosity,
             "step_limit_factor": self.loop.suite.step_limit_factor,
@@ -69,22 +70,27 @@ class Comparison:
 
 
 def run_comparison(
-    comparison: Comparison, make_backend: MakeBackend, progress: Progress, episode: EpisodeFunction = run_episode
+    comparison: Comparison,
+    make_backend: MakeBackend,
+    progress: Progress,
+    episode: EpisodeFunction = run_episode,
+    make_here: MakeBackend | None = None,
 ) -> Summary:
     """Do what ``comparison`` says, going on from what its directory holds, and write the results there.
 
+    ``make_here`` makes the backends that are timed in this process, alone, where workers must make do with a part of the cores.
     Ctrl-C ends it early with a summary of what there is (``complete`` is false). Raises ``ValueError`` for a directory of another
     run, and whatever backends and episodes raise.
     """
     loop, out = comparison.loop, comparison.out
     seeds = {case.seed for case in loop.cases}
     models = [spec for spec in loop.all_backends if runs_model(spec)]
-    config = describe_run(comparison.command, comparison.arguments(), seeds, describe_models(models, make_backend))
+    config = describe_run(comparison.command, comparison.arguments(), seeds, describe_models(models, make_here or make_backend))
     open_run(out, config, _MAY_DIFFER)
     try:
         with progress:
             play(loop, make_backend, out, comparison.workers, progress.on_episode, episode)
-            _replay(comparison, make_backend, progress)
+            _replay(comparison, make_here or make_backend, progress)
     except KeyboardInterrupt:
         return write_results(comparison, interrupted=True)
     return write_results(comparison, interrupted=False)
@@ -111,13 +117,20 @@ def write_results(comparison: Comparison, interrupted: bool) -> Summary:
     """Summary, table and plots of what the run directory holds."""
     loop, out = comparison.loop, comparison.out
     played = read_played(out / STEPS_FILE, loop)
-    rows = paired.read_rows(out / REPLAY_FILE) if comparison.replayed else []
+    rows = _sampled_rows(comparison) if comparison.replayed else []
     complete = not interrupted and not missing_episodes(comparison)
     summary = summarize(loop, played, rows, complete)
     write_atomically(out / SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
     write_atomically(out / TABLE_FILE, markdown(summary))
     write_plots({backend: p.calls for backend, p in played.items() if backend != EXPERT}, rows, out)
     return summary
+
+
+def _sampled_rows(comparison: Comparison) -> list[ReplayRow]:
+    """Rows of the prompts that the comparison samples: the directory may hold others, of more episodes or another sample."""
+    rows = paired.read_rows(comparison.out / REPLAY_FILE)
+    wanted = {prompt.key for prompt in sample_prompts(comparison)} if rows else set()
+    return [row for row in rows if row.key in wanted]
 
 
 def missing_episodes(comparison: Comparison) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner import BackendSpec, Generation, LineCallback, Prompt, Sampling
+from planner import BackendSpec, Generation, LineCallback, Prompt, PromptTooLongError, Sampling
 
 _OPTIONS = ("base_url", "model", "timeout_s")
 
@@ -61,6 +61,10 @@ class OpenAIBackend:
                 stream=True,
                 stream_options={"include_usage": True},
             )
+        except openai.BadRequestError as error:
+            if "context" not in f"{error.code} {error}".lower():
+                raise RemoteBackendError(f"model {self.model!r}: {error}") from error
+            raise PromptTooLongError(f"model {self.model!r}: {error}") from error
         except openai.OpenAIError as error:
             raise RemoteBackendError(f"model {self.model!r}: {error}; check base_url, model and that the server runs") from error
 
@@ -74,12 +78,14 @@ class _Answer:
     lines: int = 0
     usage: Any = None
     chunks: int = 0
+    truncated: bool = False
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     first_line: float | None = None
 
     def take(self, chunk: Any) -> None:
         self.usage = getattr(chunk, "usage", None) or self.usage
+        self.truncated = self.truncated or bool(chunk.choices and getattr(chunk.choices[0], "finish_reason", None) == "length")
         content = chunk.choices[0].delta.content if chunk.choices else None
         if not content:
             return
@@ -100,6 +106,7 @@ class _Answer:
             first_skill_s=(self.first_line or end) - self.started,
             decode_s=end - first,
             total_s=end - self.started,
+            truncated=self.truncated,
         )
 
     def _tell(self, complete: list[str]) -> None:

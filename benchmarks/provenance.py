@@ -88,11 +88,13 @@ def open_run(out: Path, config: RunConfig, may_differ: Collection[str]) -> None:
     """Write ``config.json`` into ``out``, where it may go on from an earlier run.
 
     Raises ``ValueError`` where ``out`` holds a run with other arguments (but for those in ``may_differ``) or another model behind
-    the same backend; another revision of the code is only warned of.
+    the same backend; another revision of the code, other packages or another machine are only warned of.
     """
     path = out / CONFIG_FILE
     if path.exists():
-        _check_same_run(out, _read(path), config, may_differ)
+        old = _read(path)
+        _check_same_run(out, old, config, may_differ)
+        config = config.model_copy(update={"models": {**old.models, **config.models}, "started": old.started})
     write_atomically(path, config.model_dump_json(indent=2) + "\n")
 
 
@@ -109,8 +111,10 @@ def _check_same_run(out: Path, old: RunConfig, new: RunConfig, may_differ: Colle
     ) + _differences(old.models, new.models, set(old.models) ^ set(new.models))
     if differences:
         raise ValueError(f"{out} holds another run: {'; '.join(differences)}. Choose another --out, or remove that directory")
-    if old.git != new.git:
-        log.warning("going on with a run that another revision of the code began", began=str(old.git), now=str(new.git))
+    for name in ("git", "packages", "python", "machine"):
+        began, now = getattr(old, name), getattr(new, name)
+        if began != now:
+            log.warning("going on with a run that began otherwise", what=name, began=str(began), now=str(now))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str]) -> list[str]:

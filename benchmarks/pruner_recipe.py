@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
@@ -17,6 +18,8 @@ from agents.episode_log import read_records
 from agents.records import TranscriptRecord
 from benchmarks.closed_loop import STEPS_FILE
 from benchmarks.planner_recipe.dataset import messages
+from benchmarks.suites import HELD_OUT
+from benchmarks.summary import choose_reference
 from erecap.identity import identify
 from erecap.loading import LoadedModel
 from erecap.pruner import TokenPruner
@@ -27,7 +30,7 @@ from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
 from erecap.training.pruner import PrunerLoss, train_pruner
 from erecap.training.saliency import SaliencySet, collect_saliency
-from planner import Entry
+from planner import Entry, PlanParseError, parse_plan
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,29 @@ def _read(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenSeque
 
 
 def _transcripts(steps: Path) -> Iterator[Sample]:
-    """Whole episodes of a run, with all of their plans."""
-    records = (record for record in read_records(steps) if isinstance(record, TranscriptRecord))
+    """Whole episodes of one backend of a run, the reference's, to learn from those of their plans that could be read."""
+    records = [record for record in read_records(steps) if isinstance(record, TranscriptRecord)]
+    held_out = [record.seed for record in records if record.seed >= HELD_OUT]
+    if held_out:
+        raise ValueError(
+            f"{steps} holds episodes of the held-out seed {held_out[0]}, on which results are measured: record others to train on "
+            "with `erecap run --training-seeds`"
+        )
+    backend = choose_reference(sorted({record.backend for record in records}))
+    records = [record for record in records if record.backend == backend]
     for _, group in groupby(records, key=lambda record: (record.backend, record.env_id, record.seed)):
         entries = tuple(Entry(record.entry, record.text) for record in group)
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:
-            yield Sample(entries[: plans[-1] + 1], (True,) * len(plans))
+            yield Sample(entries[: plans[-1] + 1], tuple(_readable(entries[index].text) for index in plans))
+
+
+def _readable(plan: str) -> bool:
+    try:
+        parse_plan(plan)
+    except PlanParseError:
+        return False
+    return True
 
 
 def seed_schedule(loaded: LoadedModel, keep: float) -> PruneSchedule:
@@ -103,6 +122,7 @@ def make_pruner(
 ) -> Sequence[StepRecord]:
     """Stage 2, into ``out``; the pruner is in ``out/pruner`` afterwards."""
     identity = identify(loaded.model)
+    torch.manual_seed(config.seed)
     pruner = TokenPruner(identity, tuple(stage.after_layer for stage in schedule.stages))
     batches = Batches(choose(choice, loaded.tokenizer), token_budget=choice.max_length, seed=choice.seed)
     found = SaliencySet(saliency, identity)

@@ -1,6 +1,7 @@
 """Suites: named sets of episodes.
 
-Seeds are held out: a suite's seeds start at 1,000,000, training uses seeds below that (``HELD_OUT``).
+Seeds are held out: a suite's seeds start at ``HELD_OUT``, training uses seeds below that. Of those, the planner's recipe uses the
+lower half and recordings that may be trained on (``training=True``) the upper.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 from envs import LEVELS, make_env, verbosity_of
 
 HELD_OUT = 1_000_000
+RECORDED = 500_000
 SEEDS_PER_RUN = 10_000
 BABYAI_LEVELS = tuple(LEVELS.values())
 
@@ -35,13 +37,15 @@ class Suite:
     episodes: int = 50
     step_limit_factor: float | None = None
 
-    def cases(self, episodes: int, seed: int) -> list[Case]:
+    def cases(self, episodes: int, seed: int, training: bool = False) -> list[Case]:
         """The first ``episodes`` episodes of run ``seed``. Raises ``ValueError`` for numbers out of range."""
         if not 1 <= episodes <= SEEDS_PER_RUN:
             raise ValueError(f"episodes={episodes} must be from 1 to {SEEDS_PER_RUN}: use another --seed for more")
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative: 0 is the default")
-        base = HELD_OUT + seed * SEEDS_PER_RUN
+        if training and seed * SEEDS_PER_RUN >= HELD_OUT - RECORDED:
+            raise ValueError(f"seed={seed} with training seeds must be below {(HELD_OUT - RECORDED) // SEEDS_PER_RUN}")
+        base = (RECORDED if training else HELD_OUT) + seed * SEEDS_PER_RUN
         return [Case(self.env_ids[i % len(self.env_ids)], base + i) for i in range(episodes)]
 
 

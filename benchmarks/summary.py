@@ -88,7 +88,7 @@ def _backend(played: Played, spls: Mapping[Case, float]) -> BackendSummary:
         kept_share=metrics.mean([call.kept_share for call in calls]),
         dropped_tokens=_tokens(call.dropped_tokens for call in calls),
         ttft_s=_times(call.ttft_s for call in calls),
-        replan_s=_times(call.replan_s for call in calls),
+        replan_s=_times(call.replan_s for call in calls if not call.parse_errors),
         overhead_s=_times(call.overhead_s for call in calls),
         kv_bytes=_bytes(call.kv_bytes for call in calls),
         parse_errors=sum(e.parse_errors for e in episodes),
@@ -132,7 +132,7 @@ def _paired(
     if not cases:
         return None
     success = [float(ours[c].success) - float(theirs[c].success) for c in cases]
-    efficiency = [spls[backend][c] - spls[reference][c] for c in cases]
+    efficiency = [spls[backend][c] - spls[reference][c] for c in cases if c in spls[backend] and c in spls[reference]]
     speed = _Speed.of(rows, backend, reference)
     return PairedSummary(
         episodes=len(cases),

@@ -14,10 +14,10 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from erecap.architecture import ContextLengthError, check_length
+from erecap.architecture import ContextLengthError, check_config, check_length
 from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
-from erecap.loading import LoadedModel, load_model, load_pruner
+from erecap.loading import LoadedModel, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
 from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector, SelectorContext, make_selector
@@ -58,8 +58,13 @@ class _Answer:
         self._text_tokens.append(token)
         self._lines.put(token)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the end token has come."""
+        return self._ended
+
     def text(self) -> str:
-        """The whole text; the answer is complete."""
+        """The whole text; nothing more will come."""
         self._close_text()
         return self._chat.decode(self._text_tokens)
 
@@ -110,9 +115,9 @@ class _LocalBackend(ABC):
             raise PromptTooLongError(str(error)) from error
         with self._out_of_memory(len(tokenized)):
             cost = self._run(tokenized, sampling, answer)
-        text = answer.text()
+        truncated = not answer.ended
         return Generation(
-            text=text,
+            text=answer.text(),
             prompt_tokens=len(tokenized),
             new_tokens=len(answer.tokens),
             stage_tokens=cost.stage_tokens,
@@ -124,6 +129,7 @@ class _LocalBackend(ABC):
             tokenize_s=tokenize_s,
             kv_bytes=cost.kv_bytes,
             peak_memory_bytes=peak_memory_bytes(self.loaded.device),
+            truncated=truncated,
             token_ids=tuple(answer.tokens),
         )
 
@@ -230,8 +236,14 @@ def _load(options: Mapping[str, str]) -> LoadedModel:
     return load_model(options.get("model"), options.get("dtype"), options.get("device"))
 
 
+def _load_supported(options: Mapping[str, str]) -> LoadedModel:
+    """As ``_load``, for the engine: an architecture that it cannot run is refused before its weights are read."""
+    check_config(read_config(options.get("model")))
+    return _load(options)
+
+
 def _baseline(options: Mapping[str, str]) -> PlannerBackend:
-    return EngineBackend(_load(options), PruneSchedule.none())
+    return EngineBackend(_load_supported(options), PruneSchedule.none())
 
 
 def _hf_generate(options: Mapping[str, str]) -> PlannerBackend:
@@ -240,7 +252,11 @@ def _hf_generate(options: Mapping[str, str]) -> PlannerBackend:
 
 def _erecap(options: Mapping[str, str]) -> PlannerBackend:
     keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
-    loaded, name = _load(options), options.get("selector", "learned")
+    name = options.get("selector", "learned")
+    for option, selector in (("pruner", "learned"), ("seed", "random")):
+        if option in options and name != selector:
+            raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={selector} takes it")
+    loaded = _load_supported(options)
     schedule = PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, keep)
     pruner = None
     if name == "learned":

@@ -1,5 +1,7 @@
 """Models, tokenizers and pruners from directories or the hub, with errors that say what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +11,6 @@ from weakref import WeakValueDictionary
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from erecap.architecture import check_config
 from erecap.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
 from erecap.identity import ModelIdentity, identify
 from erecap.pruner import TokenPruner
@@ -98,21 +99,30 @@ def _resolve(source: str | Path | None) -> str:
 
 
 def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    check_config(_config(name))
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+    read_config(name)
+    with _not_found(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
     check_free_memory(device, sum(weight.nbytes for weight in model.parameters()), f"the model {name}")
     with explain_out_of_memory(device, f"loading {name}"):
         model = model.to(device).eval().requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(name)
     return LoadedModel(model, tokenizer, device, dtype, eos_ids(model, tokenizer))
 
 
-def _config(name: str) -> PretrainedConfig:
-    try:
+def read_config(source: str | Path | None = None) -> PretrainedConfig:
+    """The config of the model that ``load_model`` would load. Raises ``ModelNotFoundError``."""
+    name = _resolve(source)
+    with _not_found(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(name)
+    return config
+
+
+@contextmanager
+def _not_found(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # transformers' and the hub's ways to say "not there" or "not a model"
         raise ModelNotFoundError(
             f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "
             "give a directory with config.json, weights and tokenizer, or an id such as Qwen/Qwen2-7B-Instruct"
         ) from error
-    return config

@@ -38,7 +38,8 @@ class Generation:
     """One answer of a backend and what it cost.
 
     ``layer_tokens[l]`` is the number of prompt tokens that entered layer ``l``; ``stage_tokens[s]`` the number that survived
-    stage ``s``. Both are empty for a backend without layers (the expert, a remote model).
+    stage ``s``. Both are empty for a backend without layers (the expert, a remote model). ``truncated`` where the answer was cut at
+    ``max_new_tokens``, so that its last line may be incomplete.
     """
 
     text: str
@@ -54,7 +55,13 @@ class Generation:
     tokenize_s: float = 0.0
     kv_bytes: int = 0
     peak_memory_bytes: int = 0
+    truncated: bool = False
     token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def complete_text(self) -> str:
+        """The text without a last line that was cut."""
+        return self.text.rpartition("\n")[0] if self.truncated else self.text
 
     @property
     def kept_share(self) -> float:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from planner.skills import SKILLS, SkillCall
 
 _BULLET = re.compile(r"^\s*(?:[-*•>]+|\(?\d+\s*[.):]|step\s+\d+\s*[:.)-])\s*", re.IGNORECASE)
-_FENCE = re.compile(r"^\s*```")
+_FENCE = re.compile(r"^\s*```\w*\s*$")
+_QUOTES = re.compile("[\"`\u201c\u201d]|(?<!\\w)['\u2018]|['\u2019](?!\\w)")
+_SEVERAL = re.compile(r"[,;#]")
 _LABEL = re.compile(r"^\s*(?:plan|answer)\s*:\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+", re.IGNORECASE)
 _AROUND = " \"'`*.,;\u2018\u2019\u201c\u201d"
@@ -55,6 +57,8 @@ def parse_skill(line: str, number: int = 1) -> SkillCall:
     if spec is None:
         raise PlanParseError(number, line, f"unknown skill {name!r}, the skills are {', '.join(SKILLS)}")
     rest = " ".join(_ARTICLE.sub("", rest).split())
+    if several := _SEVERAL.search(rest):
+        raise PlanParseError(number, line, f"{several[0]!r} is in no name")
     if spec.arity == 2:
         return _two_arguments(spec.name, rest, line, number)
     if bool(rest) != bool(spec.arity):
@@ -64,15 +68,22 @@ def parse_skill(line: str, number: int = 1) -> SkillCall:
 
 def _two_arguments(name: str, rest: str, line: str, number: int) -> SkillCall:
     for joint in SKILLS[name].joints:
-        first, found, second = rest.partition(f" {joint} ")
-        if found and first.strip() and second.strip():
-            return SkillCall(name, (first.strip(), second.strip()), joint)
+        parts = [part.strip() for part in rest.split(f" {joint} ")]
+        if len(parts) > 1 and all(parts):
+            at = _target(parts)
+            return SkillCall(name, (f" {joint} ".join(parts[:at]), f" {joint} ".join(parts[at:])), joint)
     raise PlanParseError(number, line, f"{name} takes two arguments: '{name} X next to Y' or '{name} X in Y'")
+
+
+def _target(parts: list[str]) -> int:
+    """Where the second argument begins: at the first box behind the first part (a room is no box), else at the second part."""
+    boxes = [number for number, part in enumerate(parts) if number and "box" in part.split()]
+    return boxes[0] if boxes else 1
 
 
 def _content(line: str) -> str:
     """The line in lower case without numbering, bullets, quotes, fences and closing punctuation; empty where nothing is left."""
     if _FENCE.match(line):
         return ""
-    line = _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line)))
+    line = _QUOTES.sub(" ", _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line))))
     return " ".join(line.lower().replace("(", " ").replace(")", " ").split()).strip(_AROUND)

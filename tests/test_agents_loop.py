@@ -1,5 +1,6 @@
 """The loop: when it replans, what it feeds back, how an episode ends, and what it records."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -200,6 +201,22 @@ def test_no_second_request_goes_beyond_the_limit_of_replans(players):
     run = players.play(QUIET, players.Script("fly", "explore"), max_replans=1)
     assert (run.end.replans, run.end.end, run.end.env_steps) == (1, "replan_limit", 1)
     assert [r.entry for r in run.transcript] == ["task", "observation", "plan"]
+
+
+def test_a_line_that_was_cut_is_not_executed(players):
+    class Cut(players.Script):
+        def generate(self, prompt, sampling, on_line=None):
+            return replace(super().generate(prompt, sampling, on_line), truncated=True)
+
+    run = players.play(QUIET, Cut("explore\npickup red", "pickup red", "explore\ngo"), max_replans=2)
+    assert [step.skill for step in run.steps] == ["explore"]
+    assert run.calls[1].parse_error.startswith("line 1 '': there is no skill")
+
+
+def test_the_wait_for_a_plan_that_could_not_be_read_counts(players):
+    first, second = players.play(QUIET, players.Script("fly", "explore"), max_replans=2).calls
+    assert second.replan_s > first.replan_s + second.backend_s
+    assert second.overhead_s < second.replan_s
 
 
 def test_an_empty_answer_is_one_that_cannot_be_read(players):

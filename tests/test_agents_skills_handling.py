@@ -152,6 +152,13 @@ def test_put_in_what_is_no_box(house):
     assert house.do("put red ball in blue ball") == failed("blue ball is no box")
 
 
+def test_a_box_of_a_level_is_not_opened_to_be_filled(house):
+    house.put("grey box", (3, 3))
+    house.hold("red ball")
+    house.belief.unique_names = False
+    assert house.do("put red ball in grey box") == failed("grey box cannot be filled")
+
+
 def test_put_in_a_full_box(house):
     house.put("blue box", (3, 3), inside="red key")
     house.hold("red ball")

@@ -90,6 +90,12 @@ def test_figures_of_the_pairing(run, tmp_path):
     assert (expert.success_diff, expert.prompts, expert.ttft_speedup_p50, expert.ceiling_p50) == (0.0, 0, None, None)
 
 
+def test_rows_of_other_prompts_do_not_count(run, tmp_path):
+    many, few = (run(comparison(tmp_path, episodes=n)).paired for n in (3, 1))
+    assert {name: (pair.prompts, few[name].prompts) for name, pair in many.items() if pair.prompts} != {}
+    assert all(few[name].prompts < pair.prompts for name, pair in many.items() if pair.prompts)
+
+
 def test_started_again_it_plays_nothing_and_says_the_same(run, fakes, tmp_path):
     first = run(comparison(tmp_path))
     written = {name: (tmp_path / name).read_bytes() for name in ("steps.jsonl", "replay.jsonl", "summary.json", "table.md")}

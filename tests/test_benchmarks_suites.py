@@ -3,7 +3,9 @@
 import gymnasium as gym
 import pytest
 
-from benchmarks.suites import HELD_OUT, SUITES, find_suite, suite_of_env
+from benchmarks.planner_recipe.collect import SEEDS_PER_ROUND
+from benchmarks.planner_recipe.config import Recipe
+from benchmarks.suites import HELD_OUT, RECORDED, SUITES, find_suite, suite_of_env
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=lambda s: s.name)
@@ -17,6 +19,16 @@ def test_suites_are_made_of_registered_environments_and_held_out_seeds(suite):
 def test_runs_with_different_seeds_share_no_episode():
     suite = find_suite("household-small")
     assert not {c.seed for c in suite.cases(10_000, 0)} & {c.seed for c in suite.cases(10_000, 1)}
+
+
+def test_recordings_to_train_on_share_no_seed_with_suites_or_the_recipe():
+    suite = find_suite("household-small")
+    seeds = {case.seed for seed in (0, 49) for case in suite.cases(10_000, seed, training=True)}
+    assert min(seeds) >= RECORDED
+    assert max(seeds) < HELD_OUT
+    assert SEEDS_PER_ROUND * (Recipe.model_fields["student_rounds"].metadata[0].max_length + 1) <= RECORDED
+    with pytest.raises(ValueError, match="seed=50 with training seeds must be below 50"):
+        suite.cases(1, 50, training=True)
 
 
 def test_more_episodes_begin_with_the_same_ones():

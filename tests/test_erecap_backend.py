@@ -125,6 +125,8 @@ def test_backends_of_one_model_share_it(model_dir):
         ("erecap", {"selector": "magic"}, "learned, random, recency"),
         ("erecap", {}, "pruner=DIR"),
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
+        ("erecap", {"pruner": "/nowhere", "selector": "random"}, "means nothing to selector=random"),
+        ("erecap", {"seed": "3", "selector": "recency"}, "only selector=random takes it"),
         ("baseline", {"dtype": "int4"}, "float32 or bfloat16"),
         ("baseline", {"device": "cuda:9"}, "is not there"),
         ("baseline", {"device": "toaster"}, "is not known"),

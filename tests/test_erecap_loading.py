@@ -1,6 +1,7 @@
 """Loading, devices and dtypes: defaults, sharing, and errors that say what to do."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ import torch
 from erecap import device as device_module
 from erecap import loading
 from erecap.architecture import UnsupportedModelError
+from erecap.backend import make_backend
 from erecap.device import OutOfMemoryError, default_dtype, explain_out_of_memory, resolve_device, resolve_dtype
 from erecap.loading import ModelNotFoundError, load_model
+from planner import BackendSpec
 
 CPU = torch.device("cpu")
 
@@ -41,8 +44,15 @@ def test_a_missing_model_says_what_to_give(tmp_path):
 
 def test_another_architecture_is_refused_before_its_weights_are_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(UnsupportedModelError, match=r"'gpt2' is not supported.*hf-generate"):
-        load_model(tmp_path, device="cpu")
+    for name in ("baseline", "erecap"):
+        with pytest.raises(UnsupportedModelError, match=r"'gpt2' is not supported.*hf-generate"):
+            make_backend(BackendSpec.parse(f"{name}?model={tmp_path}&device=cpu"))
+
+
+def test_a_directory_without_weights_says_what_to_give(tmp_path, model_dir):
+    shutil.copytree(model_dir, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ModelNotFoundError, match=r"no file named model\.safetensors.*give a directory"):
+        load_model(tmp_path / "model", device="cpu")
 
 
 def test_cpu_dtype_follows_the_processors_flags(monkeypatch):

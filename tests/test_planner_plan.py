@@ -61,11 +61,30 @@ def test_articles_make_no_difference(call, first, second):
         ("go_to kitchen", "goto kitchen"),
         ("pick up the red ball", "pickup red ball"),
         ("goto(kitchen)", "goto kitchen"),
+        ('goto "kitchen"', "goto kitchen"),
+        ('pickup "red ball" in kitchen', "pickup red ball in kitchen"),
+        ("```pickup red ball```", "pickup red ball"),
+        ("goto janet's room", "goto janet's room"),
         ("put the red ball  next to  the box in", "put red ball next to box in"),
     ],
 )
 def test_other_words_for_a_skill(text, skill):
     assert parse_skill(text).text == skill
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("put red ball in kitchen in blue box in hall", ("red ball in kitchen", "blue box in hall")),
+        ("put red ball in kitchen in blue box", ("red ball in kitchen", "blue box")),
+        ("put red ball in blue box in hall", ("red ball", "blue box in hall")),
+        ("put red box in kitchen in blue box in hall", ("red box in kitchen", "blue box in hall")),
+        ("put red ball in hall", ("red ball", "hall")),
+        ("put red ball in kitchen next to blue key in hall", ("red ball in kitchen", "blue key in hall")),
+    ],
+)
+def test_both_things_may_have_their_room(text, args):
+    assert parse_skill(text).args == args
 
 
 @given(st.text(max_size=80))
@@ -89,6 +108,8 @@ def test_any_text_is_a_plan_or_an_error_and_a_plan_stays_what_it_is(text):
         ("put red ball on box", "put takes two arguments"),
         ("put in box", "put takes two arguments"),
         ("First, goto kitchen", "unknown skill 'first,'"),
+        ("goto kitchen, then pickup red ball", "',' is in no name"),
+        ("goto kitchen;explore", "';' is in no name"),
     ],
 )
 @pytest.mark.parametrize("before", [0, 2])

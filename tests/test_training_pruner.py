@@ -8,14 +8,17 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from erecap.identity import identify
+from erecap.prefilling import prefill
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.selectors import LearnedSelector
+from erecap.tokenization import TokenizedPrompt
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate
 from erecap.training.loop import Hooks
 from erecap.training.pruner import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses, soft_forward, train_pruner
 from erecap.training.saliency import SaliencySet, collect_saliency, saliency
-from erecap.training.softmask import MaskConfig, SoftMask, prunable
+from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
 
 STAGES = (1, 3)
 QUIET = MaskConfig(noise=False)
@@ -38,81 +41,112 @@ def pruner(model: Qwen2ForCausalLM) -> TokenPruner:
     return TokenPruner(identify(model), STAGES)
 
 
+def last_replans(batch: Batch) -> Replans:
+    """The last replan of every row; each row's plan is its last tokens."""
+    turns = batch.turns.amax(1)
+    plans = (batch.turns == turns[:, None]) & (batch.weights >= 1)
+    starts = plans.long().argmax(1)
+    plan = (torch.arange(batch.turns.shape[1]) >= starts[:, None]) & (batch.weights >= 1)
+    return Replans(Batch(batch.input_ids, plan.float(), batch.turns, batch.lengths, batch.indices), starts, turns)
+
+
+def test_a_replan_is_cut_after_its_plan_and_only_that_plan_is_a_target(episode: EpisodeMaker):
+    batch = collate([episode(0), episode(1, turns=2)])
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(40):
+        replans = draw_replans(batch)
+        for row, (prompt, turn) in enumerate(zip(replans.prompts.tolist(), replans.turns.tolist(), strict=True)):
+            assert prompt == 8 + turn * 11 + 8
+            assert replans.batch.weights[row].nonzero().flatten().tolist() == [prompt, prompt + 1, prompt + 2]
+            assert int(replans.batch.lengths[row]) == prompt + 3 <= replans.batch.input_ids.shape[1]
+            seen.add((row, turn))
+    assert seen == {(0, 1), (0, 2), (0, 3), (1, 1)}
+
+
+def test_an_episode_of_one_replan_has_no_target(episode: EpisodeMaker):
+    replans = draw_replans(collate([episode(0, turns=1), episode(1, turns=2)]))
+    assert not replans.batch.weights[0].any()
+    assert not SoftMask(replans, schedule(), QUIET).prunable[0].any()
+
+
+def test_a_plan_that_was_asked_for_twice_is_answered_once(episode: EpisodeMaker):
+    one = episode(0, turns=2)
+    weights, turns = one.weights.copy(), one.turns.copy()
+    weights[-10:-8] = 1.0  # an earlier plan of the same turn
+    replans = draw_replans(collate([Sequence(one.input_ids, weights, turns)]))
+    assert replans.batch.weights[0].nonzero().flatten().tolist() == [len(one) - 10, len(one) - 9]
+
+
 def test_own_turn_protected_head_and_tail_are_never_masked(episode: EpisodeMaker):
     rules = PruneSchedule((PruneStage(1, 0.5),), head=10, tail_min=16)
-    batch = collate([episode(0), episode(1, turns=2)])
-    candidates = prunable(batch, rules)
-    ends = {1: 8 + 22, 3: 8 + 44}
-    assert not candidates[:, 0].any()
-    assert candidates[0, 3].nonzero().flatten().tolist() == list(range(10, ends[3] - 16))
-    assert candidates[1, 1].nonzero().flatten().tolist() == list(range(10, ends[1] - 16))
-    assert not candidates[1, 2:].any()
+    mask = SoftMask(last_replans(collate([episode(0), episode(1, turns=2)])), rules, MaskConfig())
+    prompt = 8 + 33 + 8
+    assert mask.prunable[0].nonzero().flatten().tolist() == list(range(10, prompt - 16))
+    mask.apply(torch.randn(mask.alive.shape), 0)
+    assert (mask.log_keep[~mask.prunable] == 0).all()
 
 
 def test_bias_is_zero_or_log_probability_and_never_looks_ahead(episode: EpisodeMaker):
-    batch = collate([episode(0)])
-    mask = SoftMask(batch, schedule(), MaskConfig())
-    mask.apply(torch.randn(batch.turns.shape), 0.5)
-    bias, turns = mask.bias()[0, 0], batch.turns[0]
+    mask = SoftMask(last_replans(collate([episode(0)])), schedule(), MaskConfig())
+    mask.apply(torch.randn(mask.alive.shape), 0)
+    bias = mask.bias()[0, 0]
     future = torch.ones_like(bias, dtype=torch.bool).triu(1)
     assert (bias[future] <= -1e9).all()
-    own = (turns[None] >= turns[:, None]) | (turns[None] < 0)
-    assert (bias[own & ~future] == 0).all()
     assert (bias[~future] <= 0).all()
-    assert (bias[~own & ~future] < 0).any()
+    # a dropped token is dropped for every query behind it, of whatever turn
+    columns = bias.masked_fill(future, 0).amin(0)
+    assert torch.equal(columns[mask.prunable[0]] < 0, torch.ones(int(mask.prunable[0].sum()), dtype=torch.bool))
 
 
-def test_as_many_are_kept_as_the_engine_would_keep(episode: EpisodeMaker):
-    batch, rules = collate([episode(0)]), schedule(0.8)
-    mask, alive = SoftMask(batch, rules, MaskConfig()), []
-    forced = mask.ends - mask.candidates.sum(-1)
-    for stage in rules.stages:
-        mask.apply(torch.randn(batch.turns.shape), stage.keep)
-        alive.append(mask.alive.sum(-1) + forced)
-    for turn in range(4):
-        prompt = batch.turns[0, : mask.ends[0, turn]].numpy()
-        counts = stage_counts(rules, (prompt == turn) | (prompt < 0))
-        assert [int(a[0, turn]) for a in alive] == [c.kept for c in counts]
+SHRINKING_TAIL = PruneSchedule(tuple(PruneStage(layer, 0.7) for layer in STAGES), tail_min=2, tail_share=0.4)
+
+
+@pytest.mark.parametrize("rules", [schedule(0.8), SHRINKING_TAIL])
+def test_as_many_are_kept_as_the_engine_would_keep(episode: EpisodeMaker, rules: PruneSchedule):
+    replans = last_replans(collate([episode(0), episode(1, turns=2)]))
+    mask = SoftMask(replans, rules, MaskConfig())
+    counts = []
+    for row in range(2):
+        turns, turn = replans.batch.turns[row, : replans.prompts[row]].numpy(), int(replans.turns[row])
+        counts.append(stage_counts(rules, (turns == turn) | (turns < 0)))
+    for stage in range(len(rules.stages)):
+        mask.apply(torch.randn(mask.alive.shape), stage)
+        assert mask.alive.sum(-1).tolist() == [row[stage].kept for row in counts]
 
 
 def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
-    batch = collate([episode(0), episode(1, turns=2)])
-    hidden = soft_forward(model, pruner, batch, schedule(1.0), MaskConfig()).hidden
-    wanted = model.model(batch.input_ids, use_cache=False).last_hidden_state
-    real = torch.arange(hidden.shape[1]) < batch.lengths[:, None]
+    replans = last_replans(collate([episode(0), episode(1, turns=2)]))
+    hidden = soft_forward(model, pruner, replans, schedule(1.0), MaskConfig()).hidden
+    wanted = model.model(replans.batch.input_ids, use_cache=False).last_hidden_state
+    real = torch.arange(hidden.shape[1]) < replans.batch.lengths[:, None]
     torch.testing.assert_close(hidden[real], wanted[real], atol=1e-4, rtol=1e-4)
 
 
-def test_a_verdict_of_drop_hides_the_token_from_later_turns(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
-    batch = collate([episode(0)])
-    soft = soft_forward(model, pruner, batch, schedule(0.4), QUIET).hidden
-    plain = model.model(batch.input_ids, use_cache=False).last_hidden_state
-    first_turn = batch.turns[0] <= 0
-    torch.testing.assert_close(soft[:, first_turn], plain[:, first_turn], atol=1e-4, rtol=1e-4)
-    assert (soft - plain)[:, ~first_turn].abs().max() > 1e-2
-
-
-def test_what_comes_later_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
-    whole, part = episode(0), 8 + 2 * 11
-    begin = Sequence(whole.input_ids[:part], whole.weights[:part], whole.turns[:part])
-    first, second = (soft_forward(model, pruner, collate([s]), schedule(), QUIET).hidden for s in (whole, begin))
-    torch.testing.assert_close(first[:, :part], second, atol=1e-5, rtol=1e-4)
+def test_hard_verdicts_are_the_engine(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
+    replans, rules = last_replans(collate([episode(0)])), schedule(0.4)
+    length, turn = int(replans.prompts[0]), int(replans.turns[0])
+    soft = soft_forward(model, pruner, replans, rules, MaskConfig(noise=False, straight_through=True)).hidden
+    turns = replans.batch.turns[0, :length].numpy()
+    prompt = TokenizedPrompt.from_ids(replans.batch.input_ids[0, :length].numpy(), (turns == turn) | (turns < 0))
+    result = prefill(model, prompt, rules, LearnedSelector(pruner, rules))
+    torch.testing.assert_close(model.lm_head(soft[0, length - 1]), result.logits[0], atol=1e-4, rtol=1e-4)
 
 
 def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     short, long = episode(0, turns=3), episode(1, turns=5)
-    both, alone = collate([short, long]), collate([short])
+    both, alone = last_replans(collate([short, long])), last_replans(collate([short]))
     forward, single = (soft_forward(model, pruner, b, schedule(), QUIET) for b in (both, alone))
     torch.testing.assert_close(forward.hidden[:1, : len(short)], single.hidden, atol=1e-5, rtol=1e-4)
-    row = Batch(both.input_ids[:1], both.weights[:1], both.turns[:1], both.lengths[:1], (0,))
-    padded = soft_forward(model, pruner, row, schedule(), QUIET)
-    target = saliency(model, alone, STAGES)[:, 0].numpy()
-    for one, other in ((padded, single),):
-        torch.testing.assert_close(lm_loss(model, one, row), lm_loss(model, other, alone), atol=1e-5, rtol=1e-5)
-        torch.manual_seed(1)
-        first = pruner_losses(one, [target], 2)
-        torch.manual_seed(1)
-        torch.testing.assert_close(first, pruner_losses(other, [target], 2), atol=1e-5, rtol=1e-5)
+    rows = both.batch
+    row = Batch(rows.input_ids[:1], rows.weights[:1], rows.turns[:1], rows.lengths[:1], (0,))
+    padded = soft_forward(model, pruner, Replans(row, both.prompts[:1], both.turns[:1]), schedule(), QUIET)
+    target = saliency(model, collate([short]), STAGES)[:, 0].numpy()
+    torch.testing.assert_close(lm_loss(model, padded, row), lm_loss(model, single, alone.batch), atol=1e-5, rtol=1e-5)
+    torch.manual_seed(1)
+    first = pruner_losses(padded, [target], 2)
+    torch.manual_seed(1)
+    torch.testing.assert_close(first, pruner_losses(single, [target], 2), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("term", ["lm", "mse", "rank"])
@@ -123,9 +157,10 @@ def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
     torch.manual_seed(0)
     batch = collate([episode(0), episode(1)])
     target = saliency(model, batch, STAGES).numpy()
-    forward = soft_forward(model, pruner, batch, schedule(0.8), MaskConfig(straight_through=straight_through))
+    replans = last_replans(batch)
+    forward = soft_forward(model, pruner, replans, schedule(0.8), MaskConfig(straight_through=straight_through))
     mse, rank = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
-    {"lm": lm_loss(model, forward, batch), "mse": mse, "rank": rank}[term].backward()
+    {"lm": lm_loss(model, forward, replans.batch), "mse": mse, "rank": rank}[term].backward()
     # the last bias shifts all scores alike, which neither a ranking nor a threshold between scores sees
     for name, parameter in pruner.named_parameters():
         if not (name.endswith("out.bias") and term != "mse"):
@@ -200,7 +235,10 @@ def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: Toke
     config, other = TrainConfig(steps=1), PruneSchedule((PruneStage(2, 0.5),))
     with pytest.raises(ValueError, match=r"stages differ: schedule \(2,\)"):
         train_pruner(model, pruner, Batches(data, 128), collected, other, config, tmp_path)
-    with pytest.raises(ValueError, match="saliency of 2 sequences for 1"):
+    with pytest.raises(ValueError, match=r"saliency is of other episodes .* 2 of them.* 1\)"):
         train_pruner(model, pruner, Batches(SequenceList([episode(0)]), 128), collected, schedule(), config, tmp_path)
+    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path)
+    with pytest.raises(ValueError, match=r"run of other settings .*schedule"):
+        train_pruner(model, pruner, Batches(data, 128), collected, schedule(0.5), config, tmp_path)
     with pytest.raises(ValueError, match="not all 0"):
         PrunerLoss(lm=0, mse=0, rank=0)

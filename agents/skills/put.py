@@ -42,6 +42,8 @@ def _is_free(belief: Belief, cell: Cell) -> bool:
 def _into(belief: Belief, box: Thing) -> SkillRun:
     if box.kind != BOX:
         return failed(f"{box.name} is no box")
+    if not belief.unique_names:  # a BabyAI level, whose boxes vanish when they are opened
+        return failed(f"{box.name} cannot be filled")
     reached = yield from walk_beside(belief, box.cell)
     if not reached:
         return no_way(belief, {box.cell})

@@ -7,9 +7,10 @@ from typing import Annotated
 import structlog
 import typer
 
+from agents.episode_log import read_episodes
 from agents.loop import AgentConfig
-from benchmarks.backends import BackendFactory, parse_specs
-from benchmarks.closed_loop import ClosedLoop
+from benchmarks.backends import EXPERT, BackendFactory, parse_specs
+from benchmarks.closed_loop import STEPS_FILE, ClosedLoop, step_limits
 from benchmarks.commands.outcome import carry_out
 from benchmarks.compare import Comparison
 from benchmarks.gif import record_gif
@@ -23,7 +24,10 @@ def run(
     suite: Annotated[str | None, typer.Option(help="Suite to play; `erecap suites` lists them.")] = None,
     env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes; the suite's own number by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Which held-out block of seeds to play.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which block of seeds to play.")] = 0,
+    training_seeds: Annotated[
+        bool, typer.Option("--training-seeds", help="Play seeds that no suite uses otherwise, to record what may be trained on.")
+    ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
@@ -33,13 +37,14 @@ def run(
     The expert plays the same episodes too, since SPL compares with its steps.
     """
     chosen = _choose(suite, env)
-    loop = ClosedLoop(chosen, tuple(parse_specs(backend)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())
+    count = chosen.episodes if episodes is None else episodes
+    loop = ClosedLoop(chosen, tuple(parse_specs(backend)), count, seed, AgentConfig(), training_seeds)
     if len(loop.backends) != 1:
         raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
-    if gif is not None:
-        _record(loop, gif)
-    directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{seed}"
+    directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{'training-' if training_seeds else ''}{seed}"
     carry_out(Comparison("run", loop, directory, workers, replay_prompts=0))
+    if gif is not None:
+        _record(loop, directory / STEPS_FILE, gif)
 
 
 def _choose(suite: str | None, env: str | None) -> Suite:
@@ -48,9 +53,10 @@ def _choose(suite: str | None, env: str | None) -> Suite:
     return suite_of_env(env) if env is not None else find_suite(suite or "smoke")
 
 
-def _record(loop: ClosedLoop, gif: Path) -> None:
-    """Play the first episode once for its pictures; the run that follows records it as any other."""
-    job = loop.jobs(loop.backends[0], {})[0]
+def _record(loop: ClosedLoop, steps: Path, gif: Path) -> None:
+    """Play the first episode once more for its pictures, within the limit that the run gave it."""
+    expert = [end for (backend, *_), end in read_episodes(steps).items() if backend == EXPERT]
+    job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
     episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)
 

@@ -63,13 +63,13 @@ def write_card(
         kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         vocabulary=config.vocab_size,
-        rounds=recipe.dagger_rounds,
+        rounds=len(recipe.student_rounds),
         scores="\n".join(table),
         tokens=sum(r["tokens"] for r in last.values()) / 1e6,
         hours=sum(r["elapsed_s"] for r in last.values()) / 3600,
         machine=machine,
         max_tokens=recipe.max_tokens,
-        recipe=recipe.model_dump_json(exclude={"expert_sources", "student_sources"}),
+        recipe=recipe.model_dump_json(exclude={"expert_sources", "student_rounds"}),
     )
     write_atomically(out / "README.md", text)
     write_atomically(out / "loss.png", loss_plot(log))

@@ -16,11 +16,10 @@ from benchmarks.files import write_atomically
 from benchmarks.planner_recipe.config import Source
 from planner import Entry, PlannerBackend
 
-CHUNK = 40
-MAX_REPLANS = 50
+MAX_REPLANS = 40
 """An episode that has not ended by then teaches nothing new."""
 SEEDS_PER_ROUND = 50_000
-"""Training seeds lie below 1,000,000: round r uses those from r times this number."""
+"""The recipe's seeds lie below 500,000 (``suites.RECORDED``): round r uses those from r times this number."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,19 @@ MakeBackend = Callable[[str], PlannerBackend]
 def chunks(
     sources: Sequence[Source], out: Path, *, round_: int, noise: float, corrections: int, student: str, share: float
 ) -> list[Chunk]:
-    """The chunks of one round: every source has seeds of its own, below those of the suites."""
+    """The chunks of one round: every source has seeds of its own, below those of the suites.
+
+    Raises ``ValueError`` for a source with more episodes than it has seeds.
+    """
     found: list[Chunk] = []
+    seeds = SEEDS_PER_ROUND // max(len(sources), 1)
     for number, source in enumerate(sources):
-        base = round_ * SEEDS_PER_ROUND + number * (SEEDS_PER_ROUND // max(len(sources), 1))
-        for start in range(0, source.episodes, CHUNK):
+        if source.episodes > seeds:
+            raise ValueError(f"{source.episodes} episodes of {source.env_id} exceed its {seeds} seeds of a round: ask for fewer")
+        base = round_ * SEEDS_PER_ROUND + number * seeds
+        for start in range(0, source.episodes, source.chunk):
             name = f"{source.env_id.replace('/', '-')}-{source.verbosity}-{base + start}.jsonl"
-            count = min(CHUNK, source.episodes - start)
+            count = min(source.chunk, source.episodes - start)
             found.append(Chunk(source, base + start, count, noise, corrections, student, share, out / name))
     return found
 

@@ -6,13 +6,14 @@ from envs import LEVELS, Verbosity
 
 
 class Source(BaseModel):
-    """So many episodes of one environment."""
+    """So many episodes of one environment, ``chunk`` of which one worker plays in a row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     env_id: str
     episodes: int = Field(ge=0)
     verbosity: Verbosity = "terse"
+    chunk: int = Field(default=40, ge=1)
 
 
 def _levels(episodes: int) -> tuple[Source, ...]:
@@ -28,11 +29,43 @@ EXPERT_SOURCES = (
     Source(env_id="ERecap/HouseholdLong-v0", episodes=400, verbosity="verbose"),
     *_levels(400),
 )
-STUDENT_SOURCES = (
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=160),
-    Source(env_id="ERecap/HouseholdRecall-v0", episodes=160),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=40, verbosity="verbose"),
-    *_levels(40),
+
+
+class StudentRound(BaseModel):
+    """One round of DAgger: what the student plays, how many of the expert's other plans per episode are learned, for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: tuple[Source, ...]
+    corrections: int = Field(default=1, ge=0)
+    minutes: float = Field(default=9, gt=0)
+
+
+def _level(name: str, chunk: int = 40) -> Source:
+    return Source(env_id=LEVELS[name], episodes=40, chunk=chunk)
+
+
+# The first round shows where the student is caught: in long households, before a full box or a locked door. The second stays there.
+STUDENT_ROUNDS = (
+    StudentRound(
+        sources=(
+            Source(env_id="ERecap/HouseholdSmall-v0", episodes=160),
+            Source(env_id="ERecap/HouseholdRecall-v0", episodes=160),
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=16, verbosity="verbose", chunk=8),
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=32, chunk=8),
+            Source(env_id="ERecap/Household-v0", episodes=80, chunk=20),
+            *(_level(name) for name in ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")),
+        ),
+    ),
+    StudentRound(
+        sources=(
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=16, verbosity="verbose", chunk=4),
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=32, chunk=8),
+            Source(env_id="ERecap/Household-v0", episodes=40, chunk=10),
+            _level("BossLevel", chunk=10),
+        ),
+        corrections=8,
+    ),
 )
 
 
@@ -47,15 +80,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
-    student_sources: tuple[Source, ...] = STUDENT_SOURCES
+    student_rounds: tuple[StudentRound, ...] = Field(STUDENT_ROUNDS, max_length=9)
     lessons: int = Field(5000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
-    corrections: int = Field(1, ge=0)
+    corrections: int = Field(default=1, ge=0)
     rehearsal: int = Field(8, ge=1)
-    dagger_rounds: int = Field(2, ge=0)
     train_minutes: float = Field(50, gt=0)
-    dagger_minutes: float = Field(10, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)

@@ -39,17 +39,18 @@ def evaluate_suite(
     loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed, AgentConfig())
     play(loop, BackendFactory(1 if workers > 1 else None), out / suite, workers, on_episode)
     played = read_episodes(out / suite / STEPS_FILE)
-    student = [played[spec, case.env_id, case.seed] for case in loop.cases]
-    expert = [played[EXPERT, case.env_id, case.seed] for case in loop.cases]
+    both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]
+    pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode whose worker died twice is missing
+    student, expert = [s for s, _ in pairs], [e for _, e in pairs]
     interval: Interval = wilson_interval(sum(e.success for e in student), len(student))
     success, best = mean([float(e.success) for e in student]), mean([float(e.success) for e in expert])
     return SuiteScore(
         suite=suite,
-        episodes=episodes,
+        episodes=len(pairs),
         success=success,
         success_ci95=interval,
         expert_success=best,
         of_expert=success / best if best else 0.0,
-        spl=mean([spl(s.success, e.env_steps, s.env_steps) for s, e in zip(student, expert, strict=True)]),
+        spl=mean([spl(s.success, e.env_steps, s.env_steps) for s, e in pairs]),
         parse_errors=sum(e.parse_errors for e in student),
     )

@@ -1,6 +1,7 @@
 """The whole recipe, from nothing to a planner with its card."""
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def _claim(recipe: Recipe, out: Path) -> None:
 def score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
     """Closed loop on one suite."""
     reporter.begin(f"evaluate: {suite}", 2 * episodes)
-    return evaluate_suite(suite, model, episodes, out / "evaluation", workers, lambda episode: reporter.advance())
+    weights = sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]  # scores belong to weights, not to a path
+    played = out / "evaluation" / weights
+    return evaluate_suite(suite, model, episodes, played, workers, lambda episode: reporter.advance())
 
 
 def finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -> Path:
@@ -53,5 +56,5 @@ def finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -
         if (trained / name).exists():
             shutil.copy(trained / name, planner / name)
     parameters = sum(p.numel() for p in model.parameters())
-    write_card(planner, recipe, model.config, parameters, training_log(out, recipe.dagger_rounds), scores, machine().cpu)
+    write_card(planner, recipe, model.config, parameters, training_log(out, len(recipe.student_rounds)), scores, machine().cpu)
     return planner

@@ -22,6 +22,7 @@ from erecap.training.sequences import (
     SequenceList,
     SequenceSet,
     ShardedSequences,
+    digest,
     write_shard,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "SequenceSet",
     "ShardedSequences",
     "collate",
+    "digest",
     "encode_episode",
     "length_curriculum",
     "write_shard",

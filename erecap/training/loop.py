@@ -4,6 +4,7 @@ It knows nothing of what is trained: a step function turns a batch into a loss a
 to hooks and to the run's log.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,10 @@ class _Window:
 
 
 class TrainLoop:
-    """One run in one directory. Construct (which resumes), then ``run``."""
+    """One run in one directory. Construct (which resumes), then ``run``.
+
+    ``settings`` names what the run's result depends on beside its batches: a checkpoint with others is refused with ``ValueError``.
+    """
 
     def __init__(
         self,
@@ -73,9 +77,11 @@ class TrainLoop:
         out_dir: Path,
         resume: bool = True,
         hooks: Hooks | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.module, self.step_function, self.batches = module, step, batches
         self.config, self.out_dir, self.hooks = config, out_dir, hooks or Hooks()
+        self.settings = json.loads(json.dumps(settings or {}))
         self.device = next(module.parameters()).device
         self.step = self.tokens = 0
         self.elapsed_s = 0.0
@@ -142,9 +148,14 @@ class TrainLoop:
         window = {"metrics": self.window.metrics.sums, "tokens": self.window.tokens, "seconds": self.window.seconds}
         counts = {"step": self.step, "tokens": self.tokens, "elapsed_s": self.elapsed_s, "window": window}
         states = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "batches")}
-        save_checkpoint(self.out_dir, {**states, **counts, "rng": torch.get_rng_state()})
+        save_checkpoint(self.out_dir, {**states, **counts, "settings": self.settings, "rng": torch.get_rng_state()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        saved = state.get("settings", {})
+        differing = [name for name in {**saved, **self.settings} if saved.get(name) != self.settings.get(name)]
+        if differing:
+            both = "; ".join(f"{name}: {saved.get(name)} there, {self.settings.get(name)} here" for name in differing)
+            raise ValueError(f"{self.out_dir} holds a run of other settings ({both}): use another directory, or delete it")
         for name in ("module", "optimizer", "batches"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]

@@ -1,11 +1,11 @@
 """Train the token pruner: the language model stays frozen, the stages' MLPs learn which tokens later plans can do without.
 
 Seed method (SDTP, arXiv 2504.04514): loss = lm * LM loss under soft masks + mse * squared error to the normalised saliency +
-rank * logistic ranking loss over sampled pairs. The LM loss counts plan tokens of replans from the second on: the first prompt has
+rank * logistic ranking loss over sampled pairs. Each step plays one replan per episode, from the second on: the first prompt has
 nothing to prune.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,13 +19,13 @@ from erecap.identity import identify
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.training.config import TrainConfig
-from erecap.training.data import PLAN_WEIGHT, Batch, Batches
+from erecap.training.data import Batch, Batches, digest
 from erecap.training.frozen import frozen, layer_forward
 from erecap.training.loop import Hooks, Metrics, StepRecord, TrainLoop
 from erecap.training.loss import weighted_loss
 from erecap.training.saliency import SaliencySet
 from erecap.training.sequences import Float32
-from erecap.training.softmask import MaskConfig, SoftMask
+from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
 
 _SALIENCY_FLOOR = 1e-8
 
@@ -56,16 +56,16 @@ class PrunerForward:
 
 
 def soft_forward(
-    model: PreTrainedModel, pruner: TokenPruner, batch: Batch, schedule: PruneSchedule, config: MaskConfig
+    model: PreTrainedModel, pruner: TokenPruner, replans: Replans, schedule: PruneSchedule, config: MaskConfig
 ) -> PrunerForward:
     """Run a frozen model with soft verdicts after each stage; gradients reach the pruner through the attention bias only.
 
     A stage scores the detached stream, so that a later stage's loss does not train an earlier stage's scorer. Layers after the
     first stage are recomputed in the backward pass, which keeps one layer's attention weights in memory at a time.
     """
-    parts = decoder_parts(model)
+    parts, batch = decoder_parts(model), replans.batch
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
-    mask, bias, scores = SoftMask(batch, schedule, config), None, []
+    mask, bias, scores = SoftMask(replans, schedule, config), None, []
     stream, pruner_dtype = parts.embed(batch.input_ids), next(pruner.parameters()).dtype
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
     for number, layer in enumerate(parts.layers):
@@ -76,18 +76,16 @@ def soft_forward(
         if number in stage_after:
             stage = stage_after[number]
             scores.append(pruner(stream.detach().to(pruner_dtype), stage))
-            mask.apply(scores[-1], schedule.stages[stage].keep)
+            mask.apply(scores[-1], stage)
             bias = mask.bias()
     return PrunerForward(parts.norm(stream), tuple(scores), mask)
 
 
 def lm_loss(model: PreTrainedModel, forward: PrunerForward, batch: Batch) -> Tensor:
-    """Mean cross entropy of the plan tokens of replans that have something to prune; 0 where a batch has none."""
-    targets = (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
-    if not targets[:, 1:].any():
+    """Mean cross entropy of the replans' plan tokens; 0 where a batch has none."""
+    if not batch.weights.any():
         return forward.hidden.new_zeros(())
-    later = Batch(batch.input_ids, targets.float(), batch.turns, batch.lengths, batch.indices)
-    return weighted_loss(forward.hidden, model.get_output_embeddings().weight, later).loss  # type: ignore[no-untyped-call]
+    return weighted_loss(forward.hidden, model.get_output_embeddings().weight, batch).loss  # type: ignore[no-untyped-call]
 
 
 def normalised(saliency: Tensor) -> Tensor:
@@ -118,7 +116,7 @@ def pruner_losses(forward: PrunerForward, saliency: list[Float32], pairs_per_tok
     """Mean over rows and stages of squared error and ranking loss, over tokens that have saliency."""
     terms = []
     for row, values in enumerate(saliency):
-        targets = normalised(torch.from_numpy(values)).to(forward.hidden.device)
+        targets = normalised(torch.from_numpy(values)).to(forward.hidden.device)[:, : forward.hidden.shape[1]]
         known = ~targets[0].isnan()
         if known.sum() < 2:
             continue
@@ -147,22 +145,25 @@ def train_pruner(
 
     ``batches`` deal the sequences that ``saliency`` was collected from. Records hold lm, mse and rank (unweighted), their weighted
     sum loss, and kept_share (of prunable tokens, after the last stage), beside what ``train_planner`` logs; checkpoints and resume
-    are as there. The model's weights are never changed. Raises ``ValueError`` where pruner, schedule, saliency and model do
-    not fit.
+    are as there. The model's weights are never changed. Raises ``ValueError`` where pruner, schedule, saliency, data
+    and model do not fit, or where ``out_dir`` holds a run of other settings.
     """
     weights, mask_config = loss or PrunerLoss(), mask or MaskConfig()
     _check(model, pruner, batches, saliency, schedule)
+    parts = {"schedule": asdict(schedule), "loss": asdict(weights), "mask": asdict(mask_config), "training": config.record()}
+    settings = {"model": pruner.identity.checksum, "data": saliency.data, **parts}
 
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
-        forward = soft_forward(model, pruner, batch, schedule, mask_config)
-        lm = lm_loss(model, forward, batch)
+        replans = draw_replans(batch)
+        forward = soft_forward(model, pruner, replans, schedule, mask_config)
+        lm = lm_loss(model, forward, replans.batch)
         mse, rank = pruner_losses(forward, [saliency[i] for i in batch.indices], weights.pairs_per_token)
         terms: Metrics = {"lm": (lm.detach(), 1), "mse": (mse.detach(), 1), "rank": (rank.detach(), 1)}
         total = weights.lm * lm + weights.mse * mse + weights.rank * rank
         return total, {**terms, "kept_share": forward.mask.kept_share()}
 
     with frozen(model):
-        records = TrainLoop(pruner, step, batches, config, Path(out_dir), resume, hooks).run()
+        records = TrainLoop(pruner, step, batches, config, Path(out_dir), resume, hooks, settings).run()
     pruner.save_pretrained(Path(out_dir) / "pruner")
     return records
 
@@ -173,5 +174,9 @@ def _check(model: PreTrainedModel, pruner: TokenPruner, batches: Batches, salien
     if not stages == pruner.stages == saliency.stages:
         both = f"schedule {stages}, pruner {pruner.stages}, saliency {saliency.stages}"
         raise ValueError(f"stages differ: {both}: make them the same")
-    if len(saliency) != len(batches.sequences):
-        raise ValueError(f"saliency of {len(saliency)} sequences for {len(batches.sequences)}: collect it from the same sequences")
+    data = digest(batches.sequences)
+    if saliency.data != data:
+        raise ValueError(
+            f"the saliency is of other episodes (checksum {saliency.data}, {len(saliency)} of them) than these (checksum {data}, "
+            f"{len(batches.sequences)}): give the same data, number, length and seed as for the saliency, or collect it again"
+        )

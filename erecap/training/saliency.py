@@ -28,11 +28,11 @@ from transformers import PreTrainedModel
 from erecap.architecture import decoder_parts
 from erecap.identity import ModelIdentity, identify
 from erecap.training.checkpoint import write_atomically
-from erecap.training.data import PLAN_WEIGHT, Batch, SequenceSet, collate
+from erecap.training.data import PLAN_WEIGHT, Batch, SequenceSet, collate, digest
 from erecap.training.frozen import frozen, layer_forward
 from erecap.training.loss import weighted_loss
 
-FORMAT = "erecap-saliency-1"
+FORMAT = "erecap-saliency-2"
 _NO_REPLAN = -2
 LOSS = "cross entropy of plan tokens, mean per replan"
 
@@ -141,6 +141,7 @@ def _metadata(
     settings = {"replans": replans, "seed": seed, "shard_size": shard_size, "sequences": len(sequences)}
     model = asdict(identity) | {"name": ""}
     described = {"format": FORMAT, "loss": LOSS, "model": model, "stages": list(stages), "settings": settings}
+    described["data"] = digest(sequences)
     return {key: json.dumps(value) for key, value in described.items()}
 
 
@@ -187,7 +188,7 @@ class SaliencySet:
         saved = ModelIdentity(**metadata["model"])
         if metadata["format"] != FORMAT or not saved.matches(model):
             raise ValueError(f"{path} is of {saved.describe()}, the model is {model.describe()}: collect saliency for this model")
-        self.stages = tuple(metadata["stages"])
+        self.stages, self.data = tuple(metadata["stages"]), metadata["data"]
         values, offsets, ids = (file.get_tensor(name) for name in ("saliency", "offsets", "ids"))  # type: ignore[no-untyped-call]
         for row, index in enumerate(ids.tolist()):
             self._rows[index] = values[:, offsets[row] : offsets[row + 1]]

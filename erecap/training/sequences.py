@@ -5,6 +5,7 @@ predicted from nothing and its weight is never used. The planner's own tokens we
 weight also tells the two apart.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceABC
@@ -74,6 +75,16 @@ class SequenceList:
 
     def __getitem__(self, index: int) -> Sequence:
         return self._sequences[index]
+
+
+def digest(sequences: SequenceSet) -> str:
+    """A checksum of every token, weight and turn: what was computed from one set is not used with another."""
+    checksum = hashlib.sha256()
+    for index in range(len(sequences)):
+        sequence = sequences[index]
+        for values in (sequence.input_ids, sequence.weights, sequence.turns):
+            checksum.update(np.ascontiguousarray(values).tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:

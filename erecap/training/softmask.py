@@ -3,22 +3,23 @@
 Hard pruning takes dropped tokens away as KEYS of later layers. Softly: a token that is kept with probability m gets log(m) added to
 its attention logits in the layers after the stage (0 for 1, -inf for 0); the residual stream is never scaled.
 
-Whole episodes are trained on at once, so the bias depends on the query too. A query that belongs to replan t sees softened what
-the engine could have dropped in that replan's prompt: tokens of earlier turns, outside the head and the tail that the schedule
-guards. Its own turn (the latest observation) and protected tokens it sees whole. How many are kept follows from the schedule, per
-replan: the verdict compares a token's noisy score with the value that the schedule's share of the CURRENT length leaves above it.
+One replan per episode is played at a time, as the engine plays it: its prompt, what the schedule guards in it, as many kept at each
+stage as the engine keeps. What the replan drops is dropped for every query of the deeper layers, earlier turns' tokens included.
+The verdict compares a token's noisy score with the value that the stage's count leaves above it.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from erecap.schedule import PruneSchedule
-from erecap.training.data import Batch
+from erecap.schedule import PruneSchedule, forced_stages, stage_counts
+from erecap.training.data import ALWAYS_KEPT, PLAN_WEIGHT, Batch
 
 _FORBIDDEN = -1e9
+_NO_TURN = -2
 
 
 @dataclass(frozen=True)
@@ -36,66 +37,86 @@ class MaskConfig:
             raise ValueError(f"temperature={self.temperature} and sharpness={self.sharpness} must be positive")
 
 
-def turn_ends(turns: Tensor, lengths: Tensor) -> Tensor:
-    """int64 [rows, turns]: one past the last token of each turn, 0 for a turn that a row does not have."""
-    rows, length = turns.shape
-    position = torch.arange(length, device=turns.device)
-    real = (position < lengths[:, None]) & (turns >= 0)
-    ends = torch.zeros(rows, int(turns.max().clamp_min(0)) + 1, dtype=torch.int64, device=turns.device)
-    return ends.scatter_reduce(1, turns.clamp_min(0), torch.where(real, position + 1, 0), "amax")
+@dataclass(frozen=True)
+class Replans:
+    """One replan per row. ``batch`` ends with the longest replan's plan and its weights are 1 on plan tokens and 0 elsewhere;
+    ``prompts``, int64 [rows], are the lengths of the prompts that the plans answer, ``turns``, int64 [rows], their turns.
+
+    A row without a replan that could drop something has no plan tokens, and ``_NO_TURN``.
+    """
+
+    batch: Batch
+    prompts: Tensor
+    turns: Tensor
 
 
-def prunable(batch: Batch, schedule: PruneSchedule) -> Tensor:
-    """bool [rows, turns, length]: whether the engine may drop the token from the prompt of that turn's replan."""
-    ends = turn_ends(batch.turns, batch.lengths)
-    position = torch.arange(batch.turns.shape[1], device=ends.device)
-    tail = torch.clamp_min((ends * schedule.tail_share + 0.5).long(), schedule.tail_min)
-    number = torch.arange(ends.shape[1], device=ends.device)
-    earlier = (batch.turns[:, None] >= 0) & (batch.turns[:, None] < number[:, None])
-    return earlier & (position >= schedule.head) & (position < (ends - tail)[..., None])
+def draw_replans(batch: Batch) -> Replans:
+    """Draw one replan per row from its turns after the first that have a plan to imitate, by torch's global generator."""
+    targets = (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
+    spans = [_draw_span(row, turns) for row, turns in zip(targets.cpu(), batch.turns.cpu(), strict=True)]
+    longest, device = max(end for _, end, _ in spans), batch.turns.device
+    starts, ends, numbers = (torch.tensor(column, device=device) for column in zip(*spans, strict=True))
+    column = torch.arange(longest, device=device)
+    inside, plan = column < ends[:, None], (column >= starts[:, None]) & (column < ends[:, None])
+    turns = torch.where(inside, batch.turns[:, :longest], ALWAYS_KEPT)
+    cut = Batch(batch.input_ids[:, :longest], plan.float(), turns, ends, batch.indices)
+    return Replans(cut, starts, numbers)
+
+
+def _draw_span(targets: Tensor, turns: Tensor) -> tuple[int, int, int]:
+    """(first token, one past the last, turn) of one row's drawn plan."""
+    found = torch.unique(turns[targets])
+    if not len(found):
+        return 1, 1, _NO_TURN
+    turn = int(found[torch.randint(len(found), ())])
+    places = (targets & (turns == turn)).nonzero().flatten()
+    gaps = (places.diff() > 1).nonzero().flatten()  # a plan that could not be read is followed by another in the same turn
+    last = places[gaps[0]] if len(gaps) else places[-1]
+    return int(places[0]), int(last) + 1, turn
 
 
 class SoftMask:
-    """The verdicts of one batch, stage by stage."""
+    """The verdicts of one batch of replans, stage by stage."""
 
-    def __init__(self, batch: Batch, schedule: PruneSchedule, config: MaskConfig) -> None:
-        self.batch, self.schedule, self.config = batch, schedule, config
-        self.candidates = prunable(batch, schedule)
-        self.alive = self.candidates
-        self.ends = turn_ends(batch.turns, batch.lengths)
-        self.log_keep = torch.zeros(self.candidates.shape, device=batch.turns.device)
+    def __init__(self, replans: Replans, schedule: PruneSchedule, config: MaskConfig) -> None:
+        self.config, shape, device = config, replans.batch.turns.shape, replans.batch.turns.device
+        forced, kept = np.full(shape, len(schedule.stages), np.int64), []
+        for row, (turns, prompt, turn) in enumerate(
+            zip(replans.batch.turns.cpu().numpy(), replans.prompts.tolist(), replans.turns.tolist(), strict=True)
+        ):
+            protected = (turns[:prompt] < 0) | (turns[:prompt] == turn) | (turn == _NO_TURN)
+            forced[row, :prompt] = forced_stages(schedule, protected)
+            kept.append([count.kept for count in stage_counts(schedule, protected)])
+        self.forced, self.kept = torch.from_numpy(forced).to(device), torch.tensor(kept, device=device)
+        self.alive = torch.arange(shape[1], device=device) < replans.prompts[:, None]
+        self.prunable = self.alive & (self.forced < len(schedule.stages))
+        self.log_keep = torch.zeros(shape, device=device)
 
-    def apply(self, scores: Tensor, keep: float) -> None:
-        """Take a stage's scores, float [rows, length], and its share to keep of what is left."""
-        logits = self._noisy(scores * self.config.sharpness)[:, None].expand(self.candidates.shape)
-        margin = (logits - _threshold(logits.detach(), self.alive, self._quota(keep))) / self.config.temperature
+    def apply(self, scores: Tensor, stage: int) -> None:
+        """Take the scores of the ``stage``-th stage, float [rows, length]."""
+        candidates = self.alive & (self.forced <= stage)
+        quota = self.kept[:, stage] - (self.alive & ~candidates).sum(-1)
+        logits = self._noisy(scores * self.config.sharpness)
+        margin = (logits - _threshold(logits.detach(), candidates, quota)) / self.config.temperature
         # clamped: below this a key is as good as gone, and gradients stay finite
         verdict = functional.logsigmoid(margin).clamp_min(-30.0)
         if self.config.straight_through:
             hard = torch.where(margin > 0, 0.0, -30.0)
             verdict = verdict + (hard - verdict).detach()
-        self.log_keep = self.log_keep + torch.where(self.candidates, verdict, 0.0)
-        self.alive = self.alive & (margin.detach() > 0)
+        self.log_keep = self.log_keep + torch.where(candidates, verdict, 0.0)
+        self.alive = self.alive & ~(candidates & (margin.detach() <= 0))
 
     def bias(self) -> Tensor:
-        """float [rows, 1, length, length]: log keep probabilities for each query's turn, and no look ahead."""
-        length = self.batch.turns.shape[1]
+        """float [rows, 1, length, length]: log keep probability of each key, and no look ahead."""
+        length = self.log_keep.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=self.log_keep.device).triu(1)
-        # protected tokens as queries come before everything that may be dropped, or are read as turn 0, which sees all
-        rows = [row.index_select(0, turn.clamp_min(0)) for row, turn in zip(self.log_keep, self.batch.turns, strict=True)]
-        return torch.stack(rows).masked_fill(future, _FORBIDDEN)[:, None]
+        return self.log_keep[:, None, None, :].masked_fill(future, _FORBIDDEN)
 
     def kept_share(self) -> tuple[Tensor, Tensor]:
         """(sum, count) over replans that could drop something: share of their prunable tokens that are alive."""
-        total = self.candidates.sum(-1)
-        share = self.alive.sum(-1)[total > 0] / total[total > 0]
+        total = self.prunable.sum(-1)
+        share = (self.prunable & self.alive).sum(-1)[total > 0] / total[total > 0]
         return share.sum(), (total > 0).sum()
-
-    def _quota(self, keep: float) -> Tensor:
-        """int64 [rows, turns]: how many of the prunable tokens that are left a replan keeps at this stage."""
-        forced = self.ends - self.candidates.sum(-1)
-        current = forced + self.alive.sum(-1)
-        return ((current * keep + 0.5).long() - forced).clamp_min(0)
 
     def _noisy(self, logits: Tensor) -> Tensor:
         """Plus the difference of two Gumbel variables, which is logistic; drawn on the CPU, so that a seed means one thing."""
@@ -105,12 +126,11 @@ class SoftMask:
         return logits + torch.logit(uniform).to(logits.device)
 
 
-def _threshold(logits: Tensor, alive: Tensor, quota: Tensor) -> Tensor:
-    """float [rows, turns, 1]: the value that ``quota`` of the tokens alive exceed, midway between the last in and the first out."""
-    ordered = logits.masked_fill(~alive, -torch.inf).sort(-1, descending=True).values
-    count = alive.sum(-1)
+def _threshold(logits: Tensor, candidates: Tensor, quota: Tensor) -> Tensor:
+    """float [rows, 1]: the value that ``quota`` of the candidates exceed, midway between the last in and the first out."""
+    ordered = logits.masked_fill(~candidates, -torch.inf).sort(-1, descending=True).values
     last_in = ordered.gather(-1, (quota - 1).clamp_min(0)[..., None])
     first_out = ordered.gather(-1, quota.clamp_max(ordered.shape[-1] - 1)[..., None])
-    nothing, everything = (quota == 0)[..., None], (quota >= count)[..., None]
+    nothing, everything = (quota == 0)[..., None], (quota >= candidates.sum(-1))[..., None]
     middle = torch.where(nothing, last_in + 1.0, (last_in + first_out) / 2)
     return torch.where(everything, ordered.new_tensor(-1e4), middle)

@@ -1,0 +1,59 @@
+"""What the pruner is trained on: recorded runs of training seeds, one backend, the plans that could be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from agents.records import EpisodeRecord, TranscriptRecord
+from benchmarks.pruner_recipe import Choice, choose
+from benchmarks.suites import HELD_OUT, RECORDED
+from erecap.training.data import PLAN_WEIGHT
+
+END = {
+    "success": True,
+    "subgoals_done": 1,
+    "subgoals_total": 1,
+    "env_steps": 2,
+    "max_steps": 9,
+    "replans": 2,
+    "skills": 2,
+    "parse_errors": 0,
+    "reward": 1.0,
+    "end": "success",
+    "wall_s": 0.1,
+}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Write:
+    def write(backends: tuple[str, ...] = ("baseline",), seed: int = RECORDED, plan: str = "explore") -> Path:
+        texts = [("task", "1. open door"), ("observation", "Goal: open door"), ("plan", "explore")]
+        texts += [("observation", "explore: ok"), ("plan", plan)]
+        lines = []
+        for name in backends:
+            key = {"backend": name, "env_id": "E", "seed": seed}
+            records = [TranscriptRecord(**key, index=i, entry=kind, text=text) for i, (kind, text) in enumerate(texts)]
+            lines += [record.model_dump_json() for record in (*records, EpisodeRecord(**key, **END))]
+        (tmp_path / "steps.jsonl").write_text("\n".join(lines) + "\n")
+        return tmp_path
+
+    return write
+
+
+def test_one_backend_is_read(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
+    path = run_dir(("expert", "baseline", "erecap?keep=0.5"))
+    assert len(choose(Choice((path,)), tokenizer)) == 1
+
+
+def test_a_plan_that_could_not_be_read_is_no_target(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
+    readable, broken = (choose(Choice((run_dir(plan=plan),)), tokenizer)[0] for plan in ("explore", "fly away"))
+    turns = [set(s.turns[s.weights >= PLAN_WEIGHT].tolist()) for s in (readable, broken)]
+    assert turns == [{0, 1}, {0}]
+
+
+def test_held_out_episodes_are_refused(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
+    with pytest.raises(ValueError, match=r"held-out seed 1000000.*erecap run --training-seeds"):
+        choose(Choice((run_dir(seed=HELD_OUT),)), tokenizer)
