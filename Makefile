@@ -40,8 +40,8 @@ format: $(READY)
 
 # Pruned against unpruned on the bundled planner, under 10 minutes on 2 cores; `make demo` again goes on where it was stopped.
 demo: $(READY)
-	$(BIN)/erecap compare --suite household-small --backends '$(DEMO_BACKENDS)' --episodes 10 --out runs/demo-small
-	$(BIN)/erecap compare --suite household-long --backends '$(DEMO_BACKENDS)' --episodes 2 --replay-prompts 12 --out runs/demo-long
+	$(BIN)/erecap compare --suite household-small --backends '$(DEMO_BACKENDS)' --episodes 20 --out runs/demo-small
+	$(BIN)/erecap compare --suite household-long --backends '$(DEMO_BACKENDS)' --episodes 4 --replay-prompts 24 --out runs/demo-long
 
 clean:
 	rm -rf .venv build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

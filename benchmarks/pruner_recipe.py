@@ -39,7 +39,7 @@ class Choice:
 
     data: tuple[Path, ...]
     samples: int = 256
-    max_length: int = 2048
+    max_length: int = 4608
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ def saliency(
     data: Annotated[list[Path], typer.Option(help="Run directories, or shards directories of train-planner.")],
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
     num_samples: Annotated[int, typer.Option(help="Episodes, chosen at random.")] = 256,
-    max_length: Annotated[int, typer.Option(help="Longest episode in tokens.")] = 2048,
+    max_length: Annotated[int, typer.Option(help="Longest episode in tokens.")] = 4608,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of the result; started again, it goes on from what is there.")] = Path(
         "runs/saliency"

@@ -21,7 +21,7 @@ def train_pruner(
     mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency.")] = 1.0,
     rank: Annotated[float, typer.Option(help="Weight of the ranking loss.")] = 1.0,
     num_samples: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 256,
-    max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 2048,
+    max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 4608,
     seed: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from its checkpoint.")] = Path(
         "runs/pruner"
