@@ -53,7 +53,7 @@ def make_env(env_id: str, render_mode: str | None = None, max_steps: int | None 
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps} must be at least 1: leave it out for the environment's own limit")
     env_id = LEVELS.get(env_id, env_id)
-    if env_id not in {*HOUSEHOLDS, *LEVELS.values()}:
+    if env_id not in gym.registry:
         raise ValueError(f"environment {env_id!r} is unknown: choose from {', '.join([*HOUSEHOLDS, *LEVELS.values()])}")
     limit = {} if max_steps is None else {"max_steps": max_steps}
     env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **limit, **parameters)

@@ -38,7 +38,7 @@ def household(seed=0, **parameters):
         ({"rows": 4}, "less than or equal to 3"),
         ({"room_size": 4}, "greater than or equal to 5"),
         ({"objects": 0}, "greater than or equal to 1"),
-        ({"max_steps": 0}, "greater than or equal to 1"),
+        ({"max_steps": 0}, "max_steps=0 must be at least 1"),
         ({"verbosity": "chatty"}, "'terse' or 'verbose'"),
         ({"color": "red"}, "Extra inputs are not permitted"),
         ({"disturbances": {"door_closes": 1.5}}, "less than or equal to 1"),

@@ -37,6 +37,7 @@ of up to {max_tokens} tokens. Recipe: `{recipe}`
 ## Use
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
 model, tokenizer = (cls.from_pretrained("erecap/bundled/planner") for cls in (AutoModelForCausalLM, AutoTokenizer))
 ```
 or `erecap run --backend baseline --suite household-small`. Prompts have the form that `planner.build_prompt` gives them.
