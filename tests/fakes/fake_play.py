@@ -127,10 +127,11 @@ class Dying:
 
 
 def interrupting_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:
-    """Seed 3 sends Ctrl-C to the parent of its worker and hangs."""
+    """Seed 3 sends Ctrl-C to the parent of its worker and hangs; again where the parent lost it (in a callback of the interpreter)."""
     if job.seed == 3:
         os.kill(os.getppid(), signal.SIGINT)
-        threading.Event().wait()
+        while not threading.Event().wait(10):
+            os.kill(os.getppid(), signal.SIGINT)
     return fake_episode(job, backend, config, sink)
 
 
