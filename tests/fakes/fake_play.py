@@ -127,7 +127,7 @@ class Dying:
 
 
 def interrupting_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:
-    """Seed 3 sends Ctrl-C to the parent of its worker and hangs; again where the parent lost it (in a callback of the interpreter)."""
+    """Seed 3 sends Ctrl-C to the parent of its worker and hangs; again where the parent lost it (inside a callback)."""
     if job.seed == 3:
         os.kill(os.getppid(), signal.SIGINT)
         while not threading.Event().wait(10):
