@@ -111,9 +111,7 @@ class Belief:
         changed = (old != codes).any(axis=1)
         self.room[xs, ys] = np.where(rooms >= 0, rooms, self.room[xs, ys])
         self.seen_at[xs, ys] = self.step
-        if (
-            self.here < 0
-        ):  # an episode may begin in a doorway, which belongs to no room: the agent counts as in the one that it sees
+        if self.here < 0:  # an episode may begin in a doorway, which is in no room: the agent counts as in the one that it sees
             self.here = next(iter(self._rooms_around(self.cell)), int(rooms.max()))
         if self.start is None:
             self.start = (self.cell, self.direction, self.here)

@@ -8,7 +8,7 @@ from benchmarks.openai_backend import OpenAIBackend
 from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
 
 EXPERT = "expert"
-_WARM_UP = Prompt((Segment("user", "warm up", False),))
+_WARM_UP = Prompt((Segment("user", "warm up"),))
 
 
 def _expert(spec: BackendSpec) -> PlannerBackend:

@@ -1,11 +1,11 @@
 """What a backend that runs a model in this process can say of it: weights, dtype, device, and the ceiling of a pruned prefill."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from agents.runner import MakeBackend
+from benchmarks.files import checksum
 from planner import BackendSpec, Generation, PlannerBackend
 
 
@@ -36,7 +36,7 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "device": str(loaded.device),
     }
     weights = _pruner_weights(spec, backend)
-    return facts if weights is None else {**facts, "pruner": hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}
+    return facts if weights is None else {**facts, "pruner": checksum(weights)}
 
 
 def _pruner_weights(spec: str, backend: HasModel) -> Path | None:

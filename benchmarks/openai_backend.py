@@ -61,11 +61,9 @@ class OpenAIBackend:
                 stream=True,
                 stream_options={"include_usage": True},
             )
-        except openai.BadRequestError as error:
-            if "context" not in f"{error.code} {error}".lower():
-                raise RemoteBackendError(f"model {self.model!r}: {error}") from error
-            raise PromptTooLongError(f"model {self.model!r}: {error}") from error
         except openai.OpenAIError as error:
+            if isinstance(error, openai.BadRequestError) and "context" in f"{error.code} {error}".lower():
+                raise PromptTooLongError(f"model {self.model!r}: {error}") from error
             raise RemoteBackendError(f"model {self.model!r}: {error}; check base_url, model and that the server runs") from error
 
 

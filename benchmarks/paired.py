@@ -54,7 +54,7 @@ class ReplayRow(BaseModel):
 
 def spread_over_lengths(prompts: Sequence[RecordedPrompt], limit: int) -> list[RecordedPrompt]:
     """At most ``limit`` prompts, evenly spread over the prompts sorted by length, both ends included."""
-    ordered = sorted(prompts, key=lambda p: (p.prompt_tokens, p.env_id, p.seed, p.replan))
+    ordered = sorted(prompts, key=lambda p: (p.prompt_tokens, *p.key))
     if len(ordered) <= limit:
         return ordered
     return [ordered[i] for i in np.linspace(0, len(ordered) - 1, limit).round().astype(int)]
@@ -73,10 +73,10 @@ def replay(
     Prompts that ``path`` already has for all of the backends are skipped. Each backend answers the longest prompt once before
     anything is timed. Raises ``ValueError`` for a malformed ``path``, and whatever the backends raise.
     """
-    wanted = {(p.env_id, p.seed, p.replan) for p in prompts}
+    wanted = {p.key for p in prompts}
     rows = [row for row in read_rows(path) if row.key in wanted and set(backends) <= set(row.measured)]
     measured = {row.key for row in rows}
-    todo = [p for p in prompts if (p.env_id, p.seed, p.replan) not in measured]
+    todo = [p for p in prompts if p.key not in measured]
     for _ in rows:
         on_prompt()
     if not todo:

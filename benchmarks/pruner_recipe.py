@@ -81,8 +81,8 @@ def _transcripts(steps: Path) -> Iterator[Sample]:
             "with `erecap run --training-seeds`"
         )
     backend = choose_reference(sorted({record.backend for record in records}))
-    records = [record for record in records if record.backend == backend]
-    for _, group in groupby(records, key=lambda record: (record.backend, record.env_id, record.seed)):
+    chosen = (record for record in records if record.backend == backend)
+    for _, group in groupby(chosen, key=lambda record: (record.env_id, record.seed)):
         entries = tuple(Entry(record.entry, record.text) for record in group)
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:

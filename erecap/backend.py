@@ -58,11 +58,6 @@ class _Answer:
         self._text_tokens.append(token)
         self._lines.put(token)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the end token has come."""
-        return self._ended
-
     def text(self) -> str:
         """The whole text; nothing more will come."""
         self._close_text()
@@ -115,7 +110,6 @@ class _LocalBackend(ABC):
             raise PromptTooLongError(str(error)) from error
         with self._out_of_memory(len(tokenized)):
             cost = self._run(tokenized, sampling, answer)
-        truncated = not answer.ended
         return Generation(
             text=answer.text(),
             prompt_tokens=len(tokenized),
@@ -129,7 +123,7 @@ class _LocalBackend(ABC):
             tokenize_s=tokenize_s,
             kv_bytes=cost.kv_bytes,
             peak_memory_bytes=peak_memory_bytes(self.loaded.device),
-            truncated=truncated,
+            truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
             token_ids=tuple(answer.tokens),
         )
 

@@ -99,7 +99,6 @@ def _resolve(source: str | Path | None) -> str:
 
 
 def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    read_config(name)
     with _not_found(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")

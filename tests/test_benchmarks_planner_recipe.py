@@ -12,7 +12,7 @@ from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from benchmarks.backends import BackendFactory
 from benchmarks.planner_recipe.collect import Chunk, ChunkStats, chunks, collect, play_chunk, read_samples, read_stats
-from benchmarks.planner_recipe.config import Recipe, Source, StudentRound
+from benchmarks.planner_recipe.config import Recipe, Round, Source
 from benchmarks.planner_recipe.dataset import encode, make_tokenizer, messages
 from benchmarks.planner_recipe.pipeline import run_recipe
 from benchmarks.suites import HELD_OUT
@@ -97,7 +97,7 @@ def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):
     recipe = Recipe()
     found = [
         seed
-        for round_ in range(len(recipe.student_rounds) + 1)
+        for round_ in range(len(recipe.rounds))
         for chunk in _chunks(recipe, round_, tmp_path)
         for seed in range(chunk.first_seed, chunk.first_seed + chunk.episodes)
     ]
@@ -106,7 +106,7 @@ def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):
 
 
 def _chunks(recipe: Recipe, round_: int, out: Path) -> list[Chunk]:
-    sources = recipe.student_rounds[round_ - 1].sources if round_ else recipe.expert_sources
+    sources = recipe.rounds[round_].sources
     return chunks(sources, out, round_=round_, noise=0.1, corrections=1, student="", share=0.0)
 
 
@@ -139,7 +139,7 @@ def test_long_episodes_are_cut_and_corrections_that_would_lose_their_plan_left_o
 def test_the_recipe_runs_from_nothing_and_goes_on_where_it_stopped(tmp_path: Path):
     recipe = Recipe(
         expert_sources=(Source(env_id="PutNext", episodes=8),),
-        student_rounds=(StudentRound(sources=(Source(env_id="PutNext", episodes=1),), minutes=0.01),),
+        student_rounds=(Round(sources=(Source(env_id="PutNext", episodes=1),), minutes=0.01),),
         train_minutes=0.02,
         held_out_episodes=0,
     )

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 def carry_out(comparison: Comparison) -> None:
-    """Run ``comparison`` and print its results; exit code 130 where Ctrl-C ended it, 1 where episodes were lost with workers."""
+    """Run ``comparison`` and print its results; exit code 130 where they are incomplete (after Ctrl-C, or where workers died)."""
     factory = BackendFactory(threads_per_worker(comparison.workers))
     summary = run_comparison(comparison, factory, Progress(comparison.loop), make_here=BackendFactory())
     _print(summary)

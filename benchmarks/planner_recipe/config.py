@@ -31,8 +31,8 @@ EXPERT_SOURCES = (
 )
 
 
-class StudentRound(BaseModel):
-    """One round of DAgger: what the student plays, how many of the expert's other plans per episode are learned, for how long."""
+class Round(BaseModel):
+    """What is played, how many of the expert's other plans per episode are learned, for how long."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,7 @@ def _level(name: str, chunk: int = 40) -> Source:
 
 # The first round shows where the student is caught: in long households, before a full box or a locked door. The second stays there.
 STUDENT_ROUNDS = (
-    StudentRound(
+    Round(
         sources=(
             Source(env_id="ERecap/HouseholdSmall-v0", episodes=160),
             Source(env_id="ERecap/HouseholdRecall-v0", episodes=160),
@@ -57,7 +57,7 @@ STUDENT_ROUNDS = (
             *(_level(name) for name in ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")),
         ),
     ),
-    StudentRound(
+    Round(
         sources=(
             Source(env_id="ERecap/HouseholdLong-v0", episodes=16, verbosity="verbose", chunk=4),
             Source(env_id="ERecap/HouseholdLong-v0", episodes=32, chunk=8),
@@ -80,7 +80,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
-    student_rounds: tuple[StudentRound, ...] = Field(STUDENT_ROUNDS, max_length=9)
+    student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=9)
     lessons: int = Field(5000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
@@ -95,3 +95,9 @@ class Recipe(BaseModel):
     vocabulary: int = Field(2048, ge=300)
     seed: int = Field(0, ge=0)
     held_out_episodes: int = Field(40, ge=0)
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The expert's round, which is round 0, then the student's (DAgger)."""
+        expert = Round(sources=self.expert_sources, corrections=self.corrections, minutes=self.train_minutes)
+        return expert, *self.student_rounds

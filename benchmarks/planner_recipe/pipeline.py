@@ -1,13 +1,13 @@
 """The whole recipe, from nothing to a planner with its card."""
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.files import checksum
 from benchmarks.planner_recipe.card import write_card
 from benchmarks.planner_recipe.config import Recipe
 from benchmarks.planner_recipe.evaluation import SUITE_NAMES, SuiteScore, evaluate_suite
@@ -42,8 +42,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
 def score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
     """Closed loop on one suite."""
     reporter.begin(f"evaluate: {suite}", 2 * episodes)
-    weights = sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]  # scores belong to weights, not to a path
-    played = out / "evaluation" / weights
+    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores belong to weights, not to a path
     return evaluate_suite(suite, model, episodes, played, workers, lambda episode: reporter.advance())
 
 

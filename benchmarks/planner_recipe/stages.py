@@ -48,10 +48,10 @@ class Stages:
 
     def run(self) -> Path:
         """All stages; the directory of the trained model."""
-        for round_ in range(len(self.recipe.student_rounds) + 1):
+        for round_ in range(len(self.recipe.rounds)):
             if not self.is_trained(round_):
                 self.train(round_, self.demonstrations(round_))
-        return self.model_dir(len(self.recipe.student_rounds))
+        return self.model_dir(len(self.recipe.rounds) - 1)
 
     def is_trained(self, round_: int) -> bool:
         """Whether the round's model is finished."""
@@ -61,13 +61,13 @@ class Stages:
         """Play the round's episodes: the expert's first, the student's (labelled by the expert) afterwards."""
         recipe = self.recipe
         student = f"baseline?model={self.model_dir(round_ - 1)}" if round_ else ""
-        played = recipe.student_rounds[round_ - 1] if round_ else None
+        played = recipe.rounds[round_]
         todo = chunks(
-            played.sources if played else recipe.expert_sources,
+            played.sources,
             self.root / f"round{round_}",
             round_=round_,
             noise=0.0 if round_ else recipe.noise,
-            corrections=played.corrections if played else recipe.corrections,
+            corrections=played.corrections,
             student=student,
             share=recipe.student_share if round_ else 0.0,
         )
@@ -98,7 +98,7 @@ class Stages:
         if round_:
             shards += self.sequences(0, self._paths(0)[:: recipe.rehearsal], tokenizer).paths
         data = ShardedSequences(shards)
-        minutes = recipe.student_rounds[round_ - 1].minutes if round_ else recipe.train_minutes
+        minutes = recipe.rounds[round_].minutes
         curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.6)
         batches = Batches(data, recipe.token_budget, seed=recipe.seed + round_, curriculum=curriculum)
         config = TrainConfig(

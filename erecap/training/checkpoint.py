@@ -33,6 +33,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(partial, path)
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What a file on disk says otherwise than the run that reads it, for a message; empty where they agree."""
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    return "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys)
+
+
 class StepLog:
     """The run's log. Opened for a resumed run, it drops what was logged after the checkpoint that the run goes on from."""
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from erecap.training.sequences import (
     ALWAYS_KEPT,
+    NO_REPLAN,
     PLAN_WEIGHT,
     Int64,
     Sequence,
@@ -28,6 +29,7 @@ from erecap.training.sequences import (
 
 __all__ = [
     "ALWAYS_KEPT",
+    "NO_REPLAN",
     "PLAN_WEIGHT",
     "Batch",
     "Batches",
@@ -39,6 +41,7 @@ __all__ = [
     "collate",
     "digest",
     "encode_episode",
+    "later_plans",
     "length_curriculum",
     "write_shard",
 ]
@@ -131,6 +134,11 @@ class Batch:
         """The batch on ``device``."""
         ids, weights, turns, lengths = (t.to(device) for t in (self.input_ids, self.weights, self.turns, self.lengths))
         return Batch(ids, weights, turns, lengths, self.indices)
+
+
+def later_plans(batch: Batch) -> torch.Tensor:
+    """bool [rows, length]: tokens of plans to imitate that follow an earlier turn. The first prompt has nothing to prune."""
+    return (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
 
 
 def collate(sequences: SequenceABC[Sequence], indices: SequenceABC[int] = (), pad_id: int = 0) -> Batch:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from erecap.training.checkpoint import StepLog, load_checkpoint, save_checkpoint
+from erecap.training.checkpoint import StepLog, differences, load_checkpoint, save_checkpoint
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches
 
@@ -151,10 +151,8 @@ class TrainLoop:
         save_checkpoint(self.out_dir, {**states, **counts, "settings": self.settings, "rng": torch.get_rng_state()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        saved = state.get("settings", {})
-        differing = [name for name in {**saved, **self.settings} if saved.get(name) != self.settings.get(name)]
-        if differing:
-            both = "; ".join(f"{name}: {saved.get(name)} there, {self.settings.get(name)} here" for name in differing)
+        both = differences(state.get("settings", {}), self.settings)
+        if both:
             raise ValueError(f"{self.out_dir} holds a run of other settings ({both}): use another directory, or delete it")
         for name in ("module", "optimizer", "batches"):
             getattr(self, name).load_state_dict(state[name])

@@ -27,13 +27,12 @@ from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
 from erecap.identity import ModelIdentity, identify
-from erecap.training.checkpoint import write_atomically
-from erecap.training.data import PLAN_WEIGHT, Batch, SequenceSet, collate, digest
+from erecap.training.checkpoint import differences, write_atomically
+from erecap.training.data import NO_REPLAN, PLAN_WEIGHT, Batch, SequenceSet, collate, digest, later_plans
 from erecap.training.frozen import frozen, layer_forward
 from erecap.training.loss import weighted_loss
 
 FORMAT = "erecap-saliency-2"
-_NO_REPLAN = -2
 LOSS = "cross entropy of plan tokens, mean per replan"
 
 Float32 = npt.NDArray[np.float32]
@@ -76,15 +75,15 @@ def _stage_hidden(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int]
 
 
 def _sample_replans(batch: Batch, replans: int, seed: int) -> list[Tensor]:
-    """Per pass one replan per row, int64 [rows], from turn 1 on and with plan targets; ``_NO_REPLAN`` where a row has no more."""
+    """Per pass one replan per row, int64 [rows], from turn 1 on and with plan targets; ``NO_REPLAN`` where a row has no more."""
     picks = []
-    for row, index in enumerate(batch.indices):
-        later = torch.unique(batch.turns[row][(batch.weights[row] >= PLAN_WEIGHT) & (batch.turns[row] >= 1)]).cpu().numpy()
+    for turns, targets, index in zip(batch.turns, later_plans(batch), batch.indices, strict=True):
+        later = torch.unique(turns[targets]).cpu().numpy()
         rng = np.random.default_rng([seed, index])
         earlier = rng.permutation(later[:-1])[: replans - 1]
         picks.append([*later[-1:].tolist(), *earlier.tolist()])
     passes = max(len(row) for row in picks)
-    padded = [[*row, *[_NO_REPLAN] * (passes - len(row))] for row in picks]
+    padded = [[*row, *[NO_REPLAN] * (passes - len(row))] for row in picks]
     return [torch.tensor([row[k] for row in padded], device=batch.turns.device) for k in range(passes)]
 
 
@@ -146,10 +145,8 @@ def _metadata(
 
 
 def _check_metadata(path: Path, wanted: dict[str, str]) -> None:
-    found = safe_open(path, framework="numpy").metadata()  # type: ignore[no-untyped-call]
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    if differing:
-        both = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} here" for key in differing)
+    both = differences(safe_open(path, framework="numpy").metadata(), wanted)  # type: ignore[no-untyped-call]
+    if both:
         raise ValueError(f"{path} is of another run ({both}): use another directory, or delete it")
 
 

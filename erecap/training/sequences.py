@@ -22,6 +22,8 @@ from erecap.training.checkpoint import write_atomically
 
 PLAN_WEIGHT = 1.0
 ALWAYS_KEPT = -1
+NO_REPLAN = -2
+"""The turn of a replan that a row does not have."""
 FORMAT = "erecap-sequences-1"
 
 Int32 = npt.NDArray[np.int32]

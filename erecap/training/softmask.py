@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from erecap.schedule import PruneSchedule, forced_stages, stage_counts
-from erecap.training.data import ALWAYS_KEPT, PLAN_WEIGHT, Batch
+from erecap.training.data import ALWAYS_KEPT, NO_REPLAN, Batch, later_plans
 
 _FORBIDDEN = -1e9
-_NO_TURN = -2
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Replans:
     """One replan per row. ``batch`` ends with the longest replan's plan and its weights are 1 on plan tokens and 0 elsewhere;
     ``prompts``, int64 [rows], are the lengths of the prompts that the plans answer, ``turns``, int64 [rows], their turns.
 
-    A row without a replan that could drop something has no plan tokens, and ``_NO_TURN``.
+    A row without a replan that could drop something has no plan tokens, and ``NO_REPLAN``.
     """
 
     batch: Batch
@@ -52,8 +51,7 @@ class Replans:
 
 def draw_replans(batch: Batch) -> Replans:
     """Draw one replan per row from its turns after the first that have a plan to imitate, by torch's global generator."""
-    targets = (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
-    spans = [_draw_span(row, turns) for row, turns in zip(targets.cpu(), batch.turns.cpu(), strict=True)]
+    spans = [_draw_span(row, turns) for row, turns in zip(later_plans(batch).cpu(), batch.turns.cpu(), strict=True)]
     longest, device = max(end for _, end, _ in spans), batch.turns.device
     starts, ends, numbers = (torch.tensor(column, device=device) for column in zip(*spans, strict=True))
     column = torch.arange(longest, device=device)
@@ -67,7 +65,7 @@ def _draw_span(targets: Tensor, turns: Tensor) -> tuple[int, int, int]:
     """(first token, one past the last, turn) of one row's drawn plan."""
     found = torch.unique(turns[targets])
     if not len(found):
-        return 1, 1, _NO_TURN
+        return 1, 1, NO_REPLAN
     turn = int(found[torch.randint(len(found), ())])
     places = (targets & (turns == turn)).nonzero().flatten()
     gaps = (places.diff() > 1).nonzero().flatten()  # a plan that could not be read is followed by another in the same turn
@@ -84,7 +82,7 @@ class SoftMask:
         for row, (turns, prompt, turn) in enumerate(
             zip(replans.batch.turns.cpu().numpy(), replans.prompts.tolist(), replans.turns.tolist(), strict=True)
         ):
-            protected = (turns[:prompt] < 0) | (turns[:prompt] == turn) | (turn == _NO_TURN)
+            protected = (turns[:prompt] < 0) | (turns[:prompt] == turn) | (turn == NO_REPLAN)
             forced[row, :prompt] = forced_stages(schedule, protected)
             kept.append([count.kept for count in stage_counts(schedule, protected)])
         self.forced, self.kept = torch.from_numpy(forced).to(device), torch.tensor(kept, device=device)
