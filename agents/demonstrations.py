@@ -1,8 +1,8 @@
 """Episodes labelled by the expert: what a planner is trained on.
 
 Whoever plays (the expert, the expert with noise, or a student: DAgger, Ross et al. 2011), the expert says at every replan what it
-would do from the same belief. Where the played plan differs, it stays in the context and is not to be imitated, and the expert's
-plan becomes a sample of its own that ends there.
+would do from the same belief. Where the played plan differs, it stays in the context with the expert's as its label, and the
+expert's plan becomes a sample of its own that ends there.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +20,16 @@ from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sam
 
 @dataclass(frozen=True)
 class Sample:
-    """A history and, per plan entry in it, whether it is the expert's (and so to be imitated)."""
+    """A history and, per plan entry in it, the plan of the expert; ``None`` where nothing is to be learned."""
 
     entries: tuple[Entry, ...]
-    imitate: tuple[bool, ...]
+    labels: tuple[str | None, ...]
+
+    @property
+    def imitate(self) -> tuple[bool, ...]:
+        """Per plan entry, whether it is the expert's, and so to be imitated as it stands."""
+        played = (entry.text for entry in self.entries if entry.kind == "plan")
+        return tuple(text == label for text, label in zip(played, self.labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,14 @@ def demonstrate(job: EpisodeJob, labeller: Labeller, config: AgentConfig) -> Dem
     episode = run_episode(job, labeller, config, records.append)
     entries = tuple(Entry(r.entry, r.text) for r in records if isinstance(r, TranscriptRecord))
     plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
-    agreed = tuple(entries[index].text == label for index, label in zip(plans, labeller.labels, strict=True))
-    whole = Sample(entries[: plans[-1] + 1], agreed) if plans else None
-    samples = tuple(_corrections(entries, plans, labeller.labels, agreed))
-    return Demonstration(((whole,) if whole else ()) + samples, episode, len(plans), sum(agreed))
+    if not plans:
+        return Demonstration((), episode, 0, 0)
+    whole = Sample(entries[: plans[-1] + 1], tuple(labeller.labels))
+    return Demonstration((whole, *_corrections(whole, plans)), episode, len(plans), sum(whole.imitate))
 
 
-def _corrections(entries: tuple[Entry, ...], plans: list[int], labels: list[str], agreed: tuple[bool, ...]) -> Iterator[Sample]:
+def _corrections(whole: Sample, plans: list[int]) -> Iterator[Sample]:
     """For each plan that the expert would have made otherwise: the history up to it, with the expert's plan at the end."""
-    for number, (index, label) in enumerate(zip(plans, labels, strict=True)):
-        if not agreed[number]:
-            yield Sample((*entries[:index], Entry("plan", label)), (*(False for _ in plans[:number]), True))
+    for number, (index, label, imitate) in enumerate(zip(plans, whole.labels, whole.imitate, strict=True)):
+        if not imitate and label is not None:
+            yield Sample((*whole.entries[:index], Entry("plan", label)), (*(None for _ in plans[:number]), label))

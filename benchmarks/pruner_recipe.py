@@ -86,7 +86,9 @@ def _transcripts(steps: Path) -> Iterator[Sample]:
         entries = tuple(Entry(record.entry, record.text) for record in group)
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:
-            yield Sample(entries[: plans[-1] + 1], tuple(_readable(entries[index].text) for index in plans))
+            yield Sample(
+                entries[: plans[-1] + 1], tuple(t if _readable(t) else None for t in (entries[index].text for index in plans))
+            )
 
 
 def _readable(plan: str) -> bool:

@@ -9,10 +9,21 @@ from envs.config import DisturbanceRates, Verbosity
 
 _ENTRY = "envs.household:HouseholdEnv"
 RECALL_RATES = DisturbanceRates.none().model_copy(update={"skill_fails": 0.02})
+TROUBLED_RATES = DisturbanceRates(
+    door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005
+)
 HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/Household-v0": {},
     "ERecap/HouseholdQuiet-v0": {"disturbances": DisturbanceRates.none()},
     "ERecap/HouseholdSmall-v0": {"objects": 5, "subgoals": 3},
+    "ERecap/HouseholdTroubled-v0": {  # crowded and restless: full boxes, blocked ways, things that are gone, in short episodes
+        "cols": 2,
+        "objects": 8,
+        "boxes": 3,
+        "subgoals": 5,
+        "kinds": ("bring", "next_to", "inside", "inside", "inside", "unlock"),
+        "disturbances": TROUBLED_RATES,
+    },
     "ERecap/HouseholdLong-v0": {
         "rows": 3,
         "objects": 8,

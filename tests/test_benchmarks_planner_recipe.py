@@ -58,7 +58,7 @@ def test_each_correction_ends_in_the_experts_plan_and_imitates_nothing_else():
     assert corrections
     for sample in corrections:
         assert sample.imitate[-1]
-        assert not any(sample.imitate[:-1])
+        assert set(sample.labels[:-1]) <= {None}
         assert sample.entries[-1].kind == "plan"
         assert sample.entries[:-1] == whole.entries[: len(sample.entries) - 1]
         assert sample.entries[-1].text != whole.entries[len(sample.entries) - 1].text
@@ -91,6 +91,14 @@ def test_training_messages_are_the_prompts_of_the_episode():
     prompt = build_prompt(History(sample.entries))
     assert found == [(segment.role, segment.text) for segment in prompt.segments]
     assert [m.get("train") for m in messages(sample) if m["role"] == "assistant"] == list(sample.imitate)
+
+
+def test_wrong_plans_carry_the_experts_where_they_are_corrected_in_place():
+    whole = demonstration()[0]
+    found = [(m["train"], m.get("label")) for m in messages(whole, in_place=True) if m["role"] == "assistant"]
+    assert found == [(right, None if right else label) for right, label in zip(whole.imitate, whole.labels, strict=True)]
+    assert not all(whole.imitate)
+    assert not any("label" in m for m in messages(whole))
 
 
 def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):

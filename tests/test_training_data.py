@@ -1,5 +1,6 @@
 """Sequences from chat messages, their files, and batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_plans_weigh_one_with_their_closing_token_and_untrained_ones_nothing(tok
     assert set(np.unique(sequence.weights)) == {np.float32(0), np.float32(0.3), np.float32(1)}
 
 
+@pytest.mark.parametrize(
+    ("label", "right", "target"),
+    [("goto kitchen\ndrop", "goto kitchen\n", "drop"), ("goto kitchen", "goto kitchen", "<|im_end|>"), ("explore", "", "explore")],
+)
+def test_a_wrong_plan_is_trained_up_to_where_it_parts_from_its_label(
+    tokenizer: PreTrainedTokenizerFast, label: str, right: str, target: str
+):
+    wrong = [*EPISODE[:3], {**EPISODE[3], "train": False, "label": label}]
+    sequence, plain = encode_episode(tokenizer, wrong), encode_episode(tokenizer, EPISODE[:4])
+    trained = np.flatnonzero(sequence.weights == 1)
+    assert sequence.input_ids.tolist() == plain.input_ids.tolist()
+    assert np.flatnonzero(sequence.targets != sequence.input_ids).tolist() == trained[-1:].tolist()
+    wanted = tokenizer.decode(sequence.targets[trained].tolist())
+    assert wanted.startswith(right)
+    assert target.startswith(wanted[len(right) :])
+    assert len(wanted) > len(right)
+
+
+def test_a_label_that_was_played_changes_nothing(tokenizer: PreTrainedTokenizerFast):
+    labelled = [*EPISODE[:3], {**EPISODE[3], "label": EPISODE[3]["content"]}]
+    sequence, plain = encode_episode(tokenizer, labelled), encode_episode(tokenizer, EPISODE[:4])
+    assert sequence.targets.tolist() == plain.input_ids.tolist()
+    assert sequence.weights.tolist() == plain.weights.tolist()
+
+
 def test_turns_count_replans_and_mark_protected_messages(tokenizer: PreTrainedTokenizerFast):
     sequence = encode_episode(tokenizer, EPISODE)
     start, end = "<|im_start|>", "<|im_end|>\n"
@@ -71,12 +97,13 @@ def test_turns_count_replans_and_mark_protected_messages(tokenizer: PreTrainedTo
 
 def test_shards_give_back_what_was_written(tmp_path: Path):
     sequences = [make(n, seed=n) for n in (5, 9, 2, 30)]
+    sequences[1] = replace(sequences[1], corrected=sequences[1].input_ids + 1)
     write_shard(tmp_path / "a.safetensors", sequences[:3])
     write_shard(tmp_path / "b.safetensors", sequences[3:])
     stored = ShardedSequences([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
     assert stored.lengths.tolist() == [5, 9, 2, 30]
     for index, wanted in enumerate(sequences):
-        for name in ("input_ids", "weights", "turns"):
+        for name in ("input_ids", "weights", "turns", "targets"):
             assert np.array_equal(getattr(stored[index], name), getattr(wanted, name))
     assert not list(tmp_path.glob("*.partial"))
 
@@ -126,7 +153,7 @@ def test_padding_is_marked():
 
 
 def test_bad_sequences_are_refused():
-    with pytest.raises(ValueError, match="three vectors of one length"):
+    with pytest.raises(ValueError, match="vectors of one length"):
         Sequence(np.zeros(3, np.int32), np.zeros(2, np.float32), np.zeros(3, np.int32))
     with pytest.raises(ValueError, match="at least 2 tokens"):
         make(1)

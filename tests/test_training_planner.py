@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from erecap.training.config import TrainConfig
-from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate, length_curriculum
+from erecap.training.data import Batches, Sequence, SequenceList, collate, length_curriculum
 from erecap.training.planner import batch_loss, evaluate, planner_config, train_planner
 
 
@@ -54,12 +55,23 @@ def test_loss_is_the_weighted_mean_of_the_stock_model_s():
     assert parts.plan_correct.item() == (logits.argmax(-1) == batch.input_ids[0, 1:])[plan].sum().item()
 
 
+def test_a_corrected_token_is_learned_in_its_place():
+    model, sequence = tiny_model(), copy_task(1)[0]
+    wanted = sequence.input_ids.copy()
+    wanted[-1] = 15 if wanted[-1] != 15 else 14
+    corrected = replace(sequence, corrected=wanted, weights=np.eye(len(sequence), dtype=np.float32)[-1])
+    logits = model(torch.from_numpy(sequence.input_ids[None].astype(np.int64))).logits[0, -2]
+    expected = functional.cross_entropy(logits, torch.tensor(int(wanted[-1])))
+    assert batch_loss(model, collate([corrected]), "float32").loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_padding_changes_neither_loss_nor_gradient():
     def gradient(pad: int) -> tuple[float, torch.Tensor]:
         model, data = tiny_model(), copy_task(3)
         batch = collate([data[0], data[1]])
-        wide = [functional.pad(t, (0, pad), value=v) for t, v in ((batch.input_ids, 5), (batch.weights, 0.0), (batch.turns, -1))]
-        loss = batch_loss(model, Batch(*wide, batch.lengths, batch.indices), "float32").loss
+        fill = {"input_ids": 5, "targets": 5, "weights": 0.0, "turns": -1}
+        wide = {name: functional.pad(getattr(batch, name), (0, pad), value=value) for name, value in fill.items()}
+        loss = batch_loss(model, replace(batch, **wide), "float32").loss
         loss.backward()
         return loss.item(), model.model.layers[0].mlp.up_proj.weight.grad
 

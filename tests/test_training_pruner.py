@@ -1,6 +1,7 @@
 """Training the pruner: soft masks, the three loss terms, a tiny run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def last_replans(batch: Batch) -> Replans:
     plans = (batch.turns == turns[:, None]) & (batch.weights >= 1)
     starts = plans.long().argmax(1)
     plan = (torch.arange(batch.turns.shape[1]) >= starts[:, None]) & (batch.weights >= 1)
-    return Replans(Batch(batch.input_ids, plan.float(), batch.turns, batch.lengths, batch.indices), starts, turns)
+    return Replans(replace(batch, weights=plan.float()), starts, turns)
 
 
 def test_a_replan_is_cut_after_its_plan_and_only_that_plan_is_a_target(episode: EpisodeMaker):
@@ -139,7 +140,7 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, e
     forward, single = (soft_forward(model, pruner, b, schedule(), QUIET) for b in (both, alone))
     torch.testing.assert_close(forward.hidden[:1, : len(short)], single.hidden, atol=1e-5, rtol=1e-4)
     rows = both.batch
-    row = Batch(rows.input_ids[:1], rows.weights[:1], rows.turns[:1], rows.lengths[:1], (0,))
+    row = Batch(*(t[:1] for t in (rows.input_ids, rows.weights, rows.turns, rows.targets, rows.lengths)), (0,))
     padded = soft_forward(model, pruner, Replans(row, both.prompts[:1], both.turns[:1]), schedule(), QUIET)
     target = saliency(model, collate([short]), STAGES)[:, 0].numpy()
     torch.testing.assert_close(lm_loss(model, padded, row), lm_loss(model, single, alone.batch), atol=1e-5, rtol=1e-5)

@@ -115,7 +115,7 @@ def _chosen(samples: Sequence[Sample], rng: np.random.Generator, corrections: in
 
 
 def _dump(sample: Sample) -> str:
-    return json.dumps({"entries": [[e.kind, e.text] for e in sample.entries], "imitate": list(sample.imitate)})
+    return json.dumps({"entries": [[e.kind, e.text] for e in sample.entries], "labels": list(sample.labels)})
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
@@ -123,7 +123,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     for line in path.read_text().splitlines():
         record = json.loads(line)
         if "entries" in record:
-            yield Sample(tuple(Entry(kind, text) for kind, text in record["entries"]), tuple(record["imitate"]))
+            yield Sample(tuple(Entry(kind, text) for kind, text in record["entries"]), tuple(record["labels"]))
 
 
 def read_stats(path: Path) -> ChunkStats:

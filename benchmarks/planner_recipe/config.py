@@ -32,12 +32,17 @@ EXPERT_SOURCES = (
 
 
 class Round(BaseModel):
-    """What is played, how many of the expert's other plans per episode are learned, for how long."""
+    """What is played, how many of the expert's other plans per episode become samples of their own, for how long is trained.
+
+    ``in_place``: where the student's plan parts from the expert's, its whole episode teaches the expert's token at that place. One
+    sequence so corrects every plan of an episode, where a sample of its own corrects one; but only the plan's first wrong token.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: tuple[Source, ...]
     corrections: int = Field(default=1, ge=0)
+    in_place: bool = False
     minutes: float = Field(default=9, gt=0)
 
 
@@ -45,7 +50,8 @@ def _level(name: str, chunk: int = 40) -> Source:
     return Source(env_id=LEVELS[name], episodes=40, chunk=chunk)
 
 
-# The first round shows where the student is caught: in long households, before a full box or a locked door. The second stays there.
+# The first round shows where the student is caught: in long households, before a full box or a locked door. The second stays there,
+# and so does the third, which corrects every plan. The fourth brings such states by the dozen, in houses where much goes wrong.
 STUDENT_ROUNDS = (
     Round(
         sources=(
@@ -65,6 +71,25 @@ STUDENT_ROUNDS = (
             _level("BossLevel", chunk=10),
         ),
         corrections=8,
+    ),
+    Round(
+        sources=(
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=24, verbosity="verbose", chunk=4),
+            Source(env_id="ERecap/HouseholdLong-v0", episodes=64, chunk=4),
+            Source(env_id="ERecap/Household-v0", episodes=40, chunk=10),
+            _level("BossLevel", chunk=10),
+        ),
+        corrections=2,
+        in_place=True,
+        minutes=12,
+    ),
+    Round(
+        sources=(
+            Source(env_id="ERecap/HouseholdTroubled-v0", episodes=160, chunk=20),
+            Source(env_id="ERecap/HouseholdTroubled-v0", episodes=12, verbosity="verbose", chunk=12),
+        ),
+        in_place=True,
+        minutes=16,
     ),
 )
 

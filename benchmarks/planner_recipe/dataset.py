@@ -20,15 +20,20 @@ from planner import History, build_prompt, system_text
 TOKENIZER_CHUNKS = 3
 
 
-def messages(sample: Sample) -> list[dict[str, Any]]:
-    """The sample as chat messages with the flags that ``encode_episode`` takes; exactly the prompts of the episode, in a row."""
+def messages(sample: Sample, in_place: bool = False) -> list[dict[str, Any]]:
+    """The sample as chat messages with the flags that ``encode_episode`` takes; exactly the prompts of the episode, in a row.
+
+    ``in_place``: plans that are not the expert's carry the expert's as their label.
+    """
     found: list[dict[str, Any]] = []
-    imitate = iter(sample.imitate)
+    plans = iter(zip(sample.imitate, sample.labels, strict=True))
     segments = build_prompt(History(sample.entries)).segments
     for kind, segment in zip(("system", *(entry.kind for entry in sample.entries)), segments, strict=True):
         message: dict[str, Any] = {"role": segment.role, "content": segment.text, "protected": kind in ("system", "task")}
         if kind == "plan":
-            message["train"] = next(imitate)
+            message["train"], label = next(plans)
+            if in_place and label is not None and not message["train"]:
+                message["label"] = label
         found.append(message | ({"same_turn": True} if kind == "feedback" else {}))
     return found
 
@@ -59,14 +64,22 @@ def _texts(chunks: Sequence[Path]) -> Iterator[str]:
 
 
 def encode(
-    chunks: Sequence[Path], tokenizer: PreTrainedTokenizerBase, out: Path, max_tokens: int, on_chunk: Callable[[Path], None]
+    chunks: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    max_tokens: int,
+    on_chunk: Callable[[Path], None],
+    in_place: bool = False,
 ) -> ShardedSequences:
-    """One shard per chunk. Episodes longer than ``max_tokens`` are cut there; a correction that would lose its plan is left out."""
+    """One shard per chunk. Episodes longer than ``max_tokens`` are cut there; a correction that would lose its plan is left out.
+
+    ``in_place``: whole episodes teach the expert's plan where the played one parts from it.
+    """
     shards: list[Path] = []
     for path in chunks:
         shard = out / f"{path.stem}.safetensors"
         if not shard.exists():
-            sequences = [cut for sample in read_samples(path) if (cut := _encode(tokenizer, sample, max_tokens)) is not None]
+            sequences = [cut for sample in read_samples(path) if (cut := _encode(tokenizer, sample, max_tokens, in_place))]
             write_shard(shard, sequences)
         shards.append(shard)
         on_chunk(path)
@@ -82,10 +95,10 @@ def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, ou
     return shard
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, max_tokens: int) -> TokenSequence | None:
-    sequence = encode_episode(tokenizer, messages(sample))
+def _encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, max_tokens: int, in_place: bool) -> TokenSequence | None:
+    sequence = encode_episode(tokenizer, messages(sample, in_place))
     if len(sequence) <= max_tokens:
         return sequence
-    if not any(sample.imitate[:-1]):
+    if not any(label is not None for label in sample.labels[:-1]):
         return None
-    return TokenSequence(sequence.input_ids[:max_tokens], sequence.weights[:max_tokens], sequence.turns[:max_tokens])
+    return sequence.cut(max_tokens)

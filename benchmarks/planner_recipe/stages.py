@@ -86,7 +86,8 @@ class Stages:
     def sequences(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> ShardedSequences:
         """The round's tokens."""
         self.reporter.begin(f"round {round_}: encode", len(paths))
-        return encode(paths, tokenizer, self.root / f"shards{round_}", self.recipe.max_tokens, lambda path: self.reporter.advance())
+        shards, in_place = self.root / f"shards{round_}", self.recipe.rounds[round_].in_place
+        return encode(paths, tokenizer, shards, self.recipe.max_tokens, lambda path: self.reporter.advance(), in_place)
 
     def train(self, round_: int, paths: list[Path]) -> None:
         """Train on the round's demonstrations; later rounds go on from the last model, on every student and part of the expert."""

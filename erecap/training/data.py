@@ -7,7 +7,7 @@ inference prompt of the episode is a prefix of it. ``Batches`` deals sequences o
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceABC
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from erecap.training.sequences import (
     ALWAYS_KEPT,
     NO_REPLAN,
     PLAN_WEIGHT,
+    Float32,
+    Int32,
     Int64,
     Sequence,
     SequenceList,
@@ -47,8 +49,9 @@ __all__ = [
 ]
 
 Message = Mapping[str, Any]
-"""``role`` and ``content`` as for a chat template; optional flags, all bool: ``train`` (assistant; default true), ``protected``
-(never pruned; default: system messages), ``same_turn`` (this message does not begin a new turn though a plan came before it)."""
+"""``role`` and ``content`` as for a chat template; optional flags: ``train`` (assistant; default true), ``protected``
+(never pruned; default: system messages), ``same_turn`` (this message does not begin a new turn though a plan came before it); and
+``label``, the plan that an assistant message should have been."""
 
 Curriculum = Callable[[float], int]
 
@@ -59,22 +62,37 @@ def encode_episode(
     """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
 
     Assistant messages weigh ``PLAN_WEIGHT``, closing ``<|im_end|>`` included; one with ``train: False`` (a wrong plan that stays in
-    the context but must not be imitated) weighs ``untrained_weight``; everything else ``other_weight``. Raises ``ValueError`` where
-    the template changes a message's text, or where a plan does not begin at a token of its own.
+    the context but must not be imitated) weighs ``untrained_weight``; everything else ``other_weight``. A wrong plan with a
+    ``label`` is trained up to the token at which the two part, whose target is the label's. Raises ``ValueError`` where the
+    template changes a message's text, or where a plan does not begin at a token of its own.
     """
     text, heads, spans = _render(tokenizer, messages)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = np.asarray(encoding["input_ids"], dtype=np.int32)
     starts = np.asarray(encoding["offset_mapping"], dtype=np.int64)[:, 0]
     weights = np.full(len(ids), other_weight, dtype=np.float32)
-    turns = np.zeros(len(ids), dtype=np.int32)
+    turns, targets = np.zeros(len(ids), dtype=np.int32), ids.copy()
     # a message begins at the special token before its role
     begins = [0, *(int(np.searchsorted(starts, head)) - 1 for head in heads[1:])]
     for message, begin, turn, span in zip(messages, begins, _turns(messages), spans, strict=True):
         turns[begin:] = turn
         if message["role"] == "assistant":
-            weights[_plan_tokens(starts, *span)] = PLAN_WEIGHT if message.get("train", True) else untrained_weight
-    return Sequence(ids, weights, turns)
+            plan = _plan_tokens(starts, *span)
+            weights[plan] = PLAN_WEIGHT if message.get("train", True) else untrained_weight
+            if "label" in message:
+                label = tokenizer(message["label"], add_special_tokens=False)["input_ids"]
+                _correct(targets[plan], weights[plan], [*label, ids[plan][-1]])
+    return Sequence(ids, weights, turns, targets)
+
+
+def _correct(targets: Int32, weights: Float32, label: SequenceABC[int]) -> None:
+    """Make the label's token the target where the plan's tokens first differ from it; up to there the plan is the label's.
+
+    Both end in the closing token, so that neither is the other's beginning.
+    """
+    parts = next((i for i, (played, wanted) in enumerate(zip(targets, label, strict=False)) if played != wanted), None)
+    if parts is not None:
+        targets[parts], weights[: parts + 1] = label[parts], PLAN_WEIGHT
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message]) -> tuple[str, list[int], list[tuple[int, int]]]:
@@ -114,7 +132,7 @@ def _turns(messages: SequenceABC[Message]) -> list[int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences: ``input_ids`` int64, ``weights`` float32, ``turns`` int64, all [rows, length].
+    """Right-padded sequences: ``input_ids`` int64, ``weights`` float32, ``turns`` int64, ``targets`` int64, all [rows, length].
 
     ``lengths`` int64 [rows]; padding has weight 0 and turn ``ALWAYS_KEPT``. ``indices`` are the rows' numbers in the set.
     """
@@ -122,6 +140,7 @@ class Batch:
     input_ids: torch.Tensor
     weights: torch.Tensor
     turns: torch.Tensor
+    targets: torch.Tensor
     lengths: torch.Tensor
     indices: tuple[int, ...]
 
@@ -132,8 +151,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        ids, weights, turns, lengths = (t.to(device) for t in (self.input_ids, self.weights, self.turns, self.lengths))
-        return Batch(ids, weights, turns, lengths, self.indices)
+        names = ("input_ids", "weights", "turns", "targets", "lengths")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def later_plans(batch: Batch) -> torch.Tensor:
@@ -145,13 +164,14 @@ def collate(sequences: SequenceABC[Sequence], indices: SequenceABC[int] = (), pa
     """Pad sequences on the right to the longest. Causal attention never looks right, so that padding changes no real token."""
     lengths = torch.tensor([len(s) for s in sequences])
     shape = (len(sequences), int(lengths.max()))
-    ids = torch.full(shape, pad_id, dtype=torch.int64)
+    ids, targets = (torch.full(shape, pad_id, dtype=torch.int64) for _ in range(2))
     weights, turns = torch.zeros(shape), torch.full(shape, ALWAYS_KEPT, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.from_numpy(sequence.input_ids.astype(np.int64))
+        targets[row, : len(sequence)] = torch.from_numpy(sequence.targets.astype(np.int64))
         weights[row, : len(sequence)] = torch.from_numpy(sequence.weights)
         turns[row, : len(sequence)] = torch.from_numpy(sequence.turns.astype(np.int64))
-    return Batch(ids, weights, turns, lengths, tuple(indices) or tuple(range(len(sequences))))
+    return Batch(ids, weights, turns, targets, lengths, tuple(indices) or tuple(range(len(sequences))))
 
 
 def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curriculum:

@@ -38,7 +38,7 @@ def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
     tokens are those of weight ``PLAN_WEIGHT``. Raises ``ValueError`` for a batch in which every target has weight 0.
     """
     wanted = batch.weights[:, 1:] > 0
-    targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
+    targets, weights = batch.targets[:, 1:][wanted], batch.weights[:, 1:][wanted]
     if not len(targets):
         raise ValueError(f"sequences {batch.indices} have no target of nonzero weight: leave them out")
     rows = hidden[:, :-1][wanted]

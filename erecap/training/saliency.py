@@ -13,7 +13,7 @@ for predicting themselves. Tokens that no sampled replan follows have no salienc
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceABC
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _replan_loss(model: PreTrainedModel, final: Tensor, batch: Batch, chosen: Te
     wanted = (batch.turns == chosen[:, None]) & (batch.weights >= PLAN_WEIGHT)
     weights = wanted / wanted.sum(1, keepdim=True).clamp_min(1)
     # weighted_loss divides by the sum of weights, which is the number of rows that have a replan
-    shares = Batch(batch.input_ids, weights, batch.turns, batch.lengths, batch.indices)
+    shares = replace(batch, weights=weights)
     return weighted_loss(final, model.get_output_embeddings().weight, shares).loss * weights.sum()  # type: ignore[no-untyped-call]
 
 

@@ -1,8 +1,8 @@
-"""Training sequences: one episode as token ids with a weight per target token, and their files.
+"""Training sequences: one episode as token ids with a target and a weight per token, and their files.
 
-Weights belong to TARGETS: ``weights[i]`` weighs the prediction of ``input_ids[i]`` from the tokens before it; the first token is
-predicted from nothing and its weight is never used. The planner's own tokens weigh ``PLAN_WEIGHT``, all others less, so that the
-weight also tells the two apart.
+Weights belong to TARGETS: ``weights[i]`` weighs the prediction of ``targets[i]`` from the tokens before place i; the first token is
+predicted from nothing and its weight is never used. A target is the token itself, but for a token that should have been another.
+The planner's own tokens weigh ``PLAN_WEIGHT``, all others less, so that the weight also tells the two apart.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ PLAN_WEIGHT = 1.0
 ALWAYS_KEPT = -1
 NO_REPLAN = -2
 """The turn of a replan that a row does not have."""
-FORMAT = "erecap-sequences-1"
+FORMAT = "erecap-sequences-2"
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -36,22 +36,34 @@ class Sequence:
     """One episode.
 
     ``input_ids`` int32 [n]; ``weights`` float32 [n], of the target tokens; ``turns`` int32 [n]: the number of the replan that a
-    token is read for first (a turn is observation + plan), or ``ALWAYS_KEPT`` for tokens that may never be pruned.
+    token is read for first (a turn is observation + plan), or ``ALWAYS_KEPT`` for tokens that may never be pruned; ``corrected``
+    int32 [n]: the targets, ``None`` where they are the tokens themselves.
     """
 
     input_ids: Int32
     weights: Float32
     turns: Int32
+    corrected: Int32 | None = None
 
     def __post_init__(self) -> None:
-        shapes = {self.input_ids.shape, self.weights.shape, self.turns.shape}
+        shapes = {self.input_ids.shape, self.targets.shape, self.weights.shape, self.turns.shape}
         if len(shapes) != 1 or self.input_ids.ndim != 1:
-            raise ValueError(f"input_ids, weights and turns have shapes {shapes}: give three vectors of one length")
+            raise ValueError(f"input_ids, targets, weights and turns have shapes {shapes}: give vectors of one length")
         if len(self.input_ids) < 2:
             raise ValueError(f"a sequence of {len(self.input_ids)} tokens predicts nothing: give at least 2 tokens")
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def targets(self) -> Int32:
+        """int32 [n]: what is to be predicted at each place."""
+        return self.input_ids if self.corrected is None else self.corrected
+
+    def cut(self, length: int) -> "Sequence":
+        """Its first ``length`` tokens."""
+        corrected = None if self.corrected is None else self.corrected[:length]
+        return Sequence(self.input_ids[:length], self.weights[:length], self.turns[:length], corrected)
 
 
 class SequenceSet(Protocol):
@@ -80,17 +92,17 @@ class SequenceList:
 
 
 def digest(sequences: SequenceSet) -> str:
-    """A checksum of every token, weight and turn: what was computed from one set is not used with another."""
+    """A checksum of every token, target, weight and turn: what was computed from one set is not used with another."""
     checksum = hashlib.sha256()
     for index in range(len(sequences)):
         sequence = sequences[index]
-        for values in (sequence.input_ids, sequence.weights, sequence.turns):
+        for values in (sequence.input_ids, sequence.targets, sequence.weights, sequence.turns):
             checksum.update(np.ascontiguousarray(values).tobytes())
     return checksum.hexdigest()[:16]
 
 
 def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
-    """Write sequences to one safetensors file: flat ``ids``, ``weights``, ``turns`` and ``offsets`` int64 [len + 1].
+    """Write sequences to one safetensors file: flat ``ids``, ``targets``, ``weights``, ``turns`` and ``offsets`` int64 [len + 1].
 
     Atomic: the file appears under its name only when it is complete. Raises ``ValueError`` for an empty shard.
     """
@@ -99,6 +111,7 @@ def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
     offsets = np.cumsum([0, *(len(s) for s in sequences)]).astype(np.int64)
     tensors: dict[str, npt.NDArray[Any]] = {
         "ids": np.concatenate([s.input_ids for s in sequences]).astype(np.int32),
+        "targets": np.concatenate([s.targets for s in sequences]).astype(np.int32),
         "weights": np.concatenate([s.weights for s in sequences]).astype(np.float32),
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
         "offsets": offsets,
@@ -127,8 +140,8 @@ class ShardedSequences:
         shard = bisect_right(self._starts, index) - 1
         row = index - int(self._starts[shard])
         start, end = (int(x) for x in self._offsets[shard][row : row + 2])
-        ids, weights, turns = (self._files[shard].get_slice(name)[start:end] for name in ("ids", "weights", "turns"))
-        return Sequence(ids, weights, turns)
+        file = self._files[shard]
+        return Sequence(*(file.get_slice(name)[start:end] for name in ("ids", "weights", "turns", "targets")))
 
 
 def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle

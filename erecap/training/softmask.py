@@ -57,7 +57,7 @@ def draw_replans(batch: Batch) -> Replans:
     column = torch.arange(longest, device=device)
     inside, plan = column < ends[:, None], (column >= starts[:, None]) & (column < ends[:, None])
     turns = torch.where(inside, batch.turns[:, :longest], ALWAYS_KEPT)
-    cut = Batch(batch.input_ids[:, :longest], plan.float(), turns, ends, batch.indices)
+    cut = Batch(batch.input_ids[:, :longest], plan.float(), turns, batch.targets[:, :longest], ends, batch.indices)
     return Replans(cut, starts, numbers)
 
 
