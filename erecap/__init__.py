@@ -4,6 +4,7 @@ Only ``erecap.backend`` knows the planner; everything else needs torch, transfor
 """
 
 from erecap.decoding import DecodeOptions, decode
+from erecap.dropin import PruneStats, pruned
 from erecap.identity import ModelIdentity, identify
 from erecap.prefilling import PrefillResult, prefill
 from erecap.pruner import TokenPruner
@@ -19,6 +20,7 @@ __all__ = [
     "PrefillResult",
     "PruneSchedule",
     "PruneStage",
+    "PruneStats",
     "Selector",
     "SelectorContext",
     "TokenPruner",
@@ -27,4 +29,5 @@ __all__ = [
     "identify",
     "make_selector",
     "prefill",
+    "pruned",
 ]

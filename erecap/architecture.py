@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-SUPPORTED_MODEL_TYPES = ("qwen2",)
-_SUPPORTED_ROPE = ("default", "linear", "yarn")
+from erecap.masks import ATTENTION_KINDS
+
+SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
+_SUPPORTED_ROPE = ("default", "linear", "yarn", "llama3")
 
 
 class UnsupportedModelError(ValueError):
@@ -17,27 +19,28 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class DecoderParts:
-    """Modules of a causal language model, in the order in which a token meets them."""
+    """Modules of a causal language model, in the order in which a token meets them; ``attention`` names its attention function."""
 
     embed: nn.Module
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     layers: tuple[nn.Module, ...]
     norm: nn.Module
     head: nn.Module
+    attention: str
 
 
 def check_config(config: PretrainedConfig) -> None:
-    """Raise ``UnsupportedModelError`` for an architecture on which the engine is not tested (Qwen2 and Qwen2.5 are)."""
+    """Raise ``UnsupportedModelError`` for an architecture on which the engine is not tested."""
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedModelError(
             f"model type {config.model_type!r} is not supported, the engine runs {', '.join(SUPPORTED_MODEL_TYPES)}: "
-            "use a Qwen2 or Qwen2.5 model, or the backend 'hf-generate', which prunes nothing"
+            "use a model of one of these, or the backend 'hf-generate', which prunes nothing"
         )
-    sliding = [index for index, kind in enumerate(config.layer_types) if kind != "full_attention"]
+    sliding = _sliding_layers(config)
     if sliding:
         raise UnsupportedModelError(
             f"layers {sliding} have sliding-window attention, and the engine needs full attention in every layer: "
-            "set use_sliding_window=false in the model's config"
+            "turn it off in the model's config (use_sliding_window=false, or sliding_window=null)"
         )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _SUPPORTED_ROPE:
@@ -47,22 +50,30 @@ def check_config(config: PretrainedConfig) -> None:
         )
 
 
-def decoder_parts(model: PreTrainedModel) -> DecoderParts:
-    """The parts of ``model``. Raises ``UnsupportedModelError`` where the engine cannot run it.
+def _sliding_layers(config: PretrainedConfig) -> list[int]:
+    """Layers that see a window only. Qwen configs say it layer by layer; Mistral's by one number for all."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return list(range(config.num_hidden_layers)) if getattr(config, "sliding_window", None) else []
+    return [index for index, kind in enumerate(kinds) if kind != "full_attention"]
 
-    The engine passes no mask and relies on the attention function to be causal for more than one query. `sdpa` is; `eager`
-    without a mask is bidirectional, so it is refused.
-    """
+
+def decoder_parts(model: PreTrainedModel) -> DecoderParts:
+    """The parts of ``model``. Raises ``UnsupportedModelError`` where the engine cannot run it."""
     check_config(model.config)
     attention = model.config._attn_implementation
-    if attention != "sdpa":
-        raise UnsupportedModelError(f"attention {attention!r} is not supported: load the model with attn_implementation='sdpa'")
+    if attention not in ATTENTION_KINDS:
+        raise UnsupportedModelError(
+            f"attention {attention!r} is not supported, the engine runs {', '.join(ATTENTION_KINDS)}: "
+            "load the model with attn_implementation='sdpa'"
+        )
     if model.training:
         raise UnsupportedModelError("the model is in training mode: call model.eval() first")
     parts: Any = model  # transformers' accessors are untyped
     decoder = parts.get_decoder()
     layers = tuple(decoder.layers[: model.config.num_hidden_layers])
-    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, parts.get_output_embeddings())
+    head = parts.get_output_embeddings()
+    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, head, attention)
 
 
 class ContextLengthError(ValueError):

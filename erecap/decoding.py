@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.architecture import DecoderParts, check_length, decoder_parts
+from erecap.masks import attention_mask
 from erecap.prefilling import PrefillResult, run_layer
 
 
@@ -74,7 +75,7 @@ class DecodeSteps:
         rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
         for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
             visible = None if mask is None else mask[..., : width + step + 1]
-            hidden = run_layer(layer, hidden, visible, self._cache, rope)
+            hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
 
 

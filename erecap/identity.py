@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import align_module_device
 from transformers import PreTrainedModel
 
 _CONFIG_KEYS = (
@@ -18,6 +20,7 @@ _CONFIG_KEYS = (
     "num_key_value_heads",
 )
 _SAMPLES_PER_TENSOR = 16
+_ADAPTER, _ADAPTED = ".lora_", ".base_layer."
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,25 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
     """The identity of ``model``; ``name`` defaults to the hub id or the directory's name, never a whole path.
 
     Samples are rounded to bfloat16 before they are hashed, so that the same weights in float32 and in bfloat16 are one model.
+    Weights that accelerate has put off to disk or host memory are fetched one module at a time. LoRA adapters (PEFT) are not looked
+    at: a model with one is its base model, whose pruner fits it as far as the adapter leaves hidden states alike.
     """
     digest = hashlib.sha256(json.dumps({key: getattr(model.config, key) for key in _CONFIG_KEYS}).encode())
     for key, weight in sorted(model.named_parameters()):
-        flat = weight.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to(torch.bfloat16).float().cpu()
-        digest.update(key.encode() + sample.numpy().tobytes())
+        if _ADAPTER in key:
+            continue
+        owner, _, _ = key.rpartition(".")
+        with align_module_device(model.get_submodule(owner)) if weight.is_meta else nullcontext():
+            digest.update(key.replace(_ADAPTED, ".").encode() + _sample(model.get_parameter(key)))
     config = model.config
     return ModelIdentity(
         name or _readable_name(config.name_or_path or ""), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size
     )
+
+
+def _sample(weight: torch.Tensor) -> bytes:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to(torch.bfloat16).float().cpu().numpy().tobytes()
 
 
 def _readable_name(name_or_path: str) -> str:

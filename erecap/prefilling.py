@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from erecap.architecture import DecoderParts, check_length, decoder_parts
 from erecap.layout import PrefillLayout, lay_out
+from erecap.masks import attention_mask
 from erecap.schedule import PruneSchedule
 from erecap.selection import top_k
 from erecap.selectors.base import Selector
@@ -47,7 +48,7 @@ class PrefillResult:
 
 
 @dataclass
-class _Stream:
+class Stream:
     """The tokens on their way through the layers. ``rope`` is (cos, sin) of ``positions``, each ``(batch or 1, n, head_dim)``."""
 
     hidden: Tensor
@@ -82,13 +83,13 @@ def prefill(
     parts = decoder_parts(model)
     _check(rows, schedule, selector, model)
     layout = lay_out(rows, schedule, model.device)
-    cache, stream = DynamicCache(config=model.config), _enter(parts, layout)
-    stages = _run_layers(parts, stream, cache, layout, schedule, selector)
+    cache, stream = DynamicCache(config=model.config), enter(parts, layout, parts.embed(layout.ids))
+    stages = run_layers(parts, stream, cache, layout, schedule, selector)
     return PrefillResult(
         cache=cache,
         logits=_last_logits(parts, stream, layout),
         stages=stages,
-        layer_tokens=_layer_tokens(layout, schedule, len(parts.layers)),
+        layer_tokens=tokens_per_layer(layout, schedule, len(parts.layers)),
         next_positions=layout.prompt_lengths,
         kv_bytes=cache_bytes(cache),
     )
@@ -112,28 +113,29 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
         check_length(model.config, len(row))
 
 
-def _enter(parts: DecoderParts, layout: PrefillLayout) -> _Stream:
-    """Embed the prompts. Rotary embeddings are computed here once; stages only pick from them."""
-    hidden = parts.embed(layout.ids)
-    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(layout.ids.shape)
-    return _Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions))
+def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
+    """Embedded prompts, ``(batch, n, hidden_size)``. Rotary embeddings are computed here once; stages only pick from them."""
+    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
+    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions))
 
 
-def _run_layers(
+def run_layers(
     parts: DecoderParts,
-    stream: _Stream,
+    stream: Stream,
     cache: DynamicCache,
     layout: PrefillLayout,
     schedule: PruneSchedule,
     selector: Selector | None,
 ) -> tuple[KeptTokens, ...]:
+    """Take ``stream`` through all layers into ``cache``, dropping tokens at the stages; what survived each."""
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
-    kept = []
+    kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
     for number, layer in enumerate(parts.layers):
-        stream.hidden = run_layer(layer, stream.hidden, None, cache, stream.rope)
+        stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
         if number in stage_after and selector is not None:
             stage = stage_after[number]
             _prune(stream, layout, stage, selector)
+            mask = attention_mask(parts.attention, None, stream.hidden)
             kept.append(KeptTokens(number, stream.positions, layout.lengths_after(stage)))
     return tuple(kept)
 
@@ -141,14 +143,14 @@ def _run_layers(
 def run_layer(
     layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache, rope: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """One decoder layer. ``mask`` is bool ``(batch, 1, queries, keys)``, True = may look; None = causal.
+    """One decoder layer; ``mask`` as ``attention_mask`` made it.
 
     No position ids: rotary embeddings come ready, and flash attention takes positions with gaps for packed sequences.
     """
     return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _prune(stream: _Stream, layout: PrefillLayout, stage: int, selector: Selector) -> None:
+def _prune(stream: Stream, layout: PrefillLayout, stage: int, selector: Selector) -> None:
     """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included."""
     if not layout.drops(stage):
         return
@@ -166,7 +168,7 @@ def _rows(table: Tensor, flat: Tensor, batch: int) -> Tensor:
     return table.flatten(0, 1).index_select(0, flat).view(batch, -1, *table.shape[2:])
 
 
-def _last_logits(parts: DecoderParts, stream: _Stream, layout: PrefillLayout) -> Tensor:
+def _last_logits(parts: DecoderParts, stream: Stream, layout: PrefillLayout) -> Tensor:
     """Logits of each row's last position only: for a long prompt the others would cost as much as several layers."""
     if layout.even(len(layout.lengths) - 2):
         last = stream.hidden[:, -1]
@@ -175,7 +177,8 @@ def _last_logits(parts: DecoderParts, stream: _Stream, layout: PrefillLayout) ->
     return parts.head(parts.norm(last)).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _layer_tokens(layout: PrefillLayout, schedule: PruneSchedule, num_layers: int) -> tuple[tuple[int, ...], ...]:
+def tokens_per_layer(layout: PrefillLayout, schedule: PruneSchedule, num_layers: int) -> tuple[tuple[int, ...], ...]:
+    """``[row][layer]``: how many tokens of the row enter the layer."""
     entering, stage = [layout.prompt_lengths], -1
     after = [s.after_layer for s in schedule.stages]
     for layer in range(num_layers - 1):

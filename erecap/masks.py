@@ -1,0 +1,32 @@
+"""Attention masks in the form that each of transformers' attention functions takes."""
+
+import torch
+from torch import Tensor
+
+ATTENTION_KINDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """What a decoder layer is handed for ``visible``, bool ``(batch, 1, queries, keys)``, True = may look; ``None`` = causal.
+
+    `sdpa` and flash attention are causal without a mask; `eager` is bidirectional without one, and adds what it is given. Raises
+    ``ValueError`` for flash attention with anything but plain causality.
+    """
+    if kind == "sdpa":
+        return visible
+    if kind == "eager":
+        if visible is None and hidden.shape[1] == 1:
+            return None
+        seen = causal(hidden.shape[1], hidden.shape[1], hidden.device) if visible is None else visible
+        return torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+    if visible is not None:
+        raise ValueError(
+            f"attention {kind!r} cannot run rows of different lengths here: send prompts one by one, or load the model with "
+            "attn_implementation='sdpa'"
+        )
+    return None
+
+
+def causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """The last ``queries`` of ``keys`` tokens look at themselves and what is before them: bool ``(1, 1, queries, keys)``."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]

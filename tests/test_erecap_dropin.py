@@ -1,0 +1,362 @@
+"""Pruning stock models: every family against the masked reference, and all that `generate` can do on top."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    StaticCache,
+    TextStreamer,
+    pipeline,
+)
+
+import erecap
+from erecap.architecture import UnsupportedModelError
+from erecap.identity import identify
+from erecap.prefilling import prefill
+from erecap.pruner import TokenPruner
+from erecap.reference import reference
+from erecap.schedule import PruneSchedule, PruneStage
+from erecap.selectors import LearnedSelector, RandomSelector
+from erecap.tokenization import TokenizedPrompt
+
+SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
+FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "mistral": MistralConfig}
+GREEDY = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+
+
+def make(family: str = "qwen2", attention: str = "sdpa", dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:
+    sizes = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "initializer_range": 64**-0.5,
+        "tie_word_embeddings": False,
+        "sliding_window": None,
+    }
+    torch.manual_seed(0)
+    config = FAMILIES[family](**(sizes | changes))
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval().requires_grad_(False)
+
+
+def scorer(model: PreTrainedModel, schedule: PruneSchedule = SCHEDULE) -> TokenPruner:
+    torch.manual_seed(1)
+    return TokenPruner(identify(model), tuple(stage.after_layer for stage in schedule.stages)).eval()
+
+
+def ids_of(length: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(length).integers(3, 320, (1, length)))
+
+
+def left_padded(*lengths: int) -> dict[str, torch.Tensor]:
+    width = max(lengths)
+    ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        ids[row, width - length :], mask[row, width - length :] = ids_of(length)[0], 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def greedy(model: PreTrainedModel, inputs: dict[str, torch.Tensor], tokens: int = 32, **more: object) -> torch.Tensor:
+    width = inputs["input_ids"].shape[1]
+    return model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, **(GREEDY | more))[:, width:]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("length", [1, 90])
+def test_each_family_agrees_with_the_masked_reference(family: str, attention: str, length: int):
+    model, ids = make(family, attention), ids_of(length)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE) as stats:
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=33, output_logits=True, return_dict_in_generate=True, **GREEDY
+        )
+    tokens = made.sequences[0, length:].tolist()
+    masked = make(family)  # the reference masks, which sdpa takes as it is
+    wanted = reference(masked, TokenizedPrompt.from_ids(ids[0].numpy()), tokens[:-1], SCHEDULE, LearnedSelector(pruner, SCHEDULE))
+    torch.testing.assert_close(torch.cat(made.logits), wanted.logits, atol=1e-4, rtol=0)
+    assert tokens == wanted.logits.argmax(-1).tolist()
+    for kept, expected in zip(stats.prefills[0].kept, wanted.kept, strict=length > 1):
+        assert kept[0].tolist() == list(expected)
+
+
+def test_stats_say_what_was_kept():
+    model = make()
+    with erecap.pruned(model, scorer(model), SCHEDULE) as stats:
+        greedy(model, left_padded(100, 60), 4)
+        greedy(model, left_padded(50), 4)
+    first, second = stats.prefills
+    counts = [[len(row) for row in stage] for stage in first.kept]
+    assert counts == [[60, 36], [36, 22]]
+    assert first.layer_tokens == ((100, 100, 60, 60, 36, 36), (60, 60, 36, 36, 22, 22))
+    assert all(int(stage[1].min()) >= 40 for stage in first.kept)
+    assert second.layer_tokens == ((50, 50, 30, 30, 18, 18),)
+    assert second.kv_bytes == sum(2 * tokens * 2 * 16 * 4 for tokens in second.layer_tokens[0])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("lengths", [(90, 90), (120, 1, 47, 119)])
+def test_a_left_padded_batch_gives_what_its_rows_give_alone(attention: str, lengths: tuple[int, ...]):
+    model = make(attention=attention)
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        together = greedy(model, left_padded(*lengths))
+        alone = torch.cat([greedy(model, left_padded(length)) for length in lengths])
+    assert together.tolist() == alone.tolist()
+
+
+def test_without_stages_tokens_are_the_stock_ones():
+    model, inputs = make(), left_padded(80, 33)
+    stock = greedy(model, inputs)
+    with erecap.pruned(model, None, PruneSchedule.none()):
+        assert greedy(model, inputs).tolist() == stock.tolist()
+
+
+def test_pruned_tokens_are_not_the_stock_ones_and_everything_is_restored():
+    model, inputs = make(), left_padded(120)
+    stock, before = greedy(model, inputs), dict(model.get_decoder().__dict__)
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        assert greedy(model, inputs).tolist() != stock.tolist()
+    assert model.get_decoder().__dict__ == before
+    assert greedy(model, inputs).tolist() == stock.tolist()
+
+
+def test_an_exception_restores_too():
+    model, inputs = make(), left_padded(120)
+    stock = greedy(model, inputs)
+    with pytest.raises(KeyError), erecap.pruned(model, scorer(model), SCHEDULE):
+        raise KeyError
+    assert greedy(model, inputs).tolist() == stock.tolist()
+
+
+def test_two_models_are_pruned_at_once():
+    first, second = make(), make("llama")
+    inputs = left_padded(100)
+    with erecap.pruned(second, scorer(second), SCHEDULE):
+        alone = greedy(second, inputs).tolist()
+    with erecap.pruned(first, scorer(first), SCHEDULE) as one, erecap.pruned(second, scorer(second), SCHEDULE) as two:
+        greedy(first, inputs)
+        assert greedy(second, inputs).tolist() == alone
+    assert (len(one.prefills), len(two.prefills)) == (1, 1)
+
+
+def test_a_model_is_not_pruned_twice():
+    model = make()
+    pruner = scorer(model)
+    with (
+        erecap.pruned(model, pruner, SCHEDULE),
+        pytest.raises(ValueError, match="pruned already"),
+        erecap.pruned(model, pruner, SCHEDULE),
+    ):
+        pass
+
+
+def test_beams_of_a_batch_are_the_beams_of_its_rows():
+    model = make()
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        together = greedy(model, left_padded(100, 41), 12, num_beams=3)
+        alone = torch.cat([greedy(model, left_padded(length), 12, num_beams=3) for length in (100, 41)])
+        single = greedy(model, left_padded(100, 41), 12)
+    assert together.tolist() == alone.tolist()
+    assert together.tolist() != single.tolist()
+
+
+def test_beam_scores_are_the_reference_s():
+    model, ids = make(), ids_of(80)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE):
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=8,
+            num_beams=3,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **GREEDY,
+        )
+    tokens = made.sequences[0, 80:].tolist()
+    wanted = reference(model, TokenizedPrompt.from_ids(ids[0].numpy()), tokens[:-1], SCHEDULE, LearnedSelector(pruner, SCHEDULE))
+    score = wanted.logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum() / len(tokens)
+    assert made.sequences_scores.item() == pytest.approx(score.item(), abs=1e-4)
+
+
+def test_sampling_is_seeded_as_ever():
+    model, inputs = make(), left_padded(100)
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        torch.manual_seed(5)
+        first = greedy(model, inputs, do_sample=True, temperature=1.0)
+        torch.manual_seed(5)
+        again = greedy(model, inputs, do_sample=True, temperature=1.0)
+        other = greedy(model, inputs, do_sample=True, temperature=1.0)
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_streaming_and_pipelines(tokenizer, make_model, capsys):
+    model = make_model(6)
+    text = "You are in the hall. You see a red ball, a blue box. " * 3
+    with erecap.pruned(model, scorer(model), SCHEDULE) as stats:
+        inputs = tokenizer(text, return_tensors="pt")
+        made = model.generate(**inputs, max_new_tokens=8, streamer=TextStreamer(tokenizer, skip_prompt=True), **GREEDY)
+        wanted = tokenizer.decode(made[0, inputs["input_ids"].shape[1] :])
+        pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+        answer = pipe(text, max_new_tokens=8, do_sample=False, return_full_text=False)[0]["generated_text"]
+    assert capsys.readouterr().out.strip() == wanted.strip()
+    assert len(stats.prefills) == 2
+    assert stats.prefills[1].layer_tokens[0][-1] < stats.prefills[1].layer_tokens[0][0]
+    assert tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).startswith(answer[:4])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs(dtype: torch.dtype):
+    model = make(dtype=dtype)
+    with erecap.pruned(model, scorer(make()), SCHEDULE, selector=RandomSelector()) as stats:
+        made = greedy(model, left_padded(90, 40), 8, output_logits=True, return_dict_in_generate=False)
+    assert made.shape == (2, 8)
+    assert stats.prefills[0].layer_tokens[0][-1] < 90
+
+
+def test_a_forward_gives_the_survivors_states_in_their_places():
+    model, ids = make(), ids_of(90)
+    selector = RandomSelector(3)
+    with erecap.pruned(model, None, SCHEDULE, selector) as stats:
+        logits = model(ids).logits
+    kept = stats.prefills[0].kept[-1][0]
+    dropped = torch.ones(90, dtype=torch.bool)
+    dropped[kept] = False
+    assert logits.shape == (1, 90, 320)
+    assert logits[0, dropped].isnan().all()
+    assert not logits[0, kept].isnan().any()
+    wanted = prefill(model, TokenizedPrompt.from_ids(ids[0].numpy()), SCHEDULE, selector).logits
+    torch.testing.assert_close(logits[:, -1], wanted)
+
+
+def test_a_conversation_goes_on_from_the_pruned_cache():
+    model, ids = make(), ids_of(100)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE) as stats:
+        first = model(ids[:, :90], use_cache=True)
+        logits = model(ids[:, 90:], cache=first.cache).logits
+    wanted = reference(
+        model, TokenizedPrompt.from_ids(ids[0, :90].numpy()), ids[0, 90:].tolist(), SCHEDULE, LearnedSelector(pruner, SCHEDULE)
+    )
+    torch.testing.assert_close(logits[0], wanted.logits[1:], atol=1e-4, rtol=0)
+    assert len(stats.prefills) == 1
+
+
+def test_a_lora_model_is_pruned_with_its_base_model_s_pruner():
+    peft = pytest.importorskip("peft")
+    base, inputs = make(), left_padded(90, 40)
+    pruner = scorer(base)
+    with erecap.pruned(base, pruner, SCHEDULE):
+        plain = greedy(base, inputs)
+    adapted = peft.get_peft_model(make(), peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
+    with erecap.pruned(adapted, pruner, SCHEDULE):
+        changed = greedy(adapted, inputs)
+        with adapted.disable_adapter():
+            assert greedy(adapted, inputs).tolist() == plain.tolist()
+    assert changed.tolist() != plain.tolist()
+    merged = adapted.merge_and_unload()
+    with erecap.pruned(merged, None, SCHEDULE, LearnedSelector(pruner, SCHEDULE)):
+        assert greedy(merged, inputs).tolist() == changed.tolist()
+
+
+def test_layers_may_lie_on_disk(tmp_path: Path):
+    model, inputs = make(), left_padded(90, 40)
+    model.save_pretrained(tmp_path)
+    parts = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), "cpu")
+    places = parts | {f"model.layers.{number}": "disk" if number in (2, 3) else "cpu" for number in range(6)}
+    split = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "off", dtype=torch.float32)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE):
+        wanted = greedy(model, inputs)
+    with erecap.pruned(split, pruner, SCHEDULE):
+        assert greedy(split, inputs).tolist() == wanted.tolist()
+
+
+@pytest.mark.slow
+def test_compiled_layers_change_no_token():
+    model, inputs = make(), left_padded(90, 40)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE):
+        wanted = greedy(model, inputs)
+        for layer in model.get_decoder().layers:
+            layer.compile(backend="eager", dynamic=True)
+        assert greedy(model, inputs).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("compile_whole", [lambda m: torch.compile(m, backend="eager"), lambda m: m.compile(backend="eager") or m])
+def test_a_model_compiled_as_a_whole_is_refused(compile_whole):
+    model = compile_whole(make())
+    with pytest.raises(UnsupportedModelError, match="one by one"), erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        pass
+
+
+def test_unsupported_models_are_refused_before_any_computation():
+    sliding = make("mistral", sliding_window=16)
+    with pytest.raises(UnsupportedModelError, match="sliding"), erecap.pruned(sliding, None, SCHEDULE, RandomSelector()):
+        pass
+    training = make().train()
+    with pytest.raises(UnsupportedModelError, match="training mode"), erecap.pruned(training, None, SCHEDULE, RandomSelector()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m(ids_of(50), cache=StaticCache(m.config, max_cache_len=64)), "unequal lengths"),
+        (lambda m: m(ids_of(50), output_hidden_states=True), "output_hidden_states"),
+        (lambda m: m(ids_of(50), attention_mask=torch.tensor([[1] * 40 + [0] * 10])), "pad on the left"),
+        (lambda m: m(ids_of(50), attention_mask=torch.zeros(1, 50, dtype=torch.long)), "no token"),
+        (lambda m: m(ids_of(600)), "600"),
+        (lambda m: m.generate(ids_of(4).repeat(1, 12), prompt_lookup_num_tokens=3, max_new_tokens=20, **GREEDY), "cropped"),
+    ],
+)
+def test_what_cannot_work_is_refused(call, words):
+    model = make()
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()), pytest.raises(ValueError, match=words):
+        call(model)
+
+
+def test_a_cache_from_outside_is_refused():
+    model, ids = make(), ids_of(60)
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :50], cache=cache)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()), pytest.raises(ValueError, match="outside of this"):
+        model(ids[:, 50:], cache=cache)
+
+
+@pytest.mark.parametrize("layers", [1, 6])
+def test_a_cache_that_was_cropped_into_its_prompt_is_refused(layers: int):
+    model, ids = make(), ids_of(60)
+    cache = DynamicCache(config=model.config)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        model(ids[:, :50], cache=cache)
+        for layer in cache.layers[:layers]:
+            layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
+        with pytest.raises(ValueError, match="cropped"):
+            model(ids[:, 50:], cache=cache)
+
+
+def test_schedule_pruner_and_model_must_fit():
+    model, other = make(), make("llama")
+    with (
+        pytest.raises(ValueError, match="does not fit"),
+        erecap.pruned(model, None, PruneSchedule((PruneStage(9, 0.5),)), RandomSelector()),
+    ):
+        pass
+    with pytest.raises(ValueError, match="nothing scores"), erecap.pruned(model, None, SCHEDULE):
+        pass
+    with pytest.raises(ValueError, match="checksum"), erecap.pruned(model, scorer(other), SCHEDULE):
+        pass
