@@ -76,7 +76,7 @@ def measure_prefill(
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1: a median needs a measurement")
     schedule = PruneSchedule.for_depth(model.config.num_hidden_layers, keep)
-    scorer, identity = make_selector(selector, SelectorContext(schedule, pruner)), identify(model)
+    scorer, identity = make_selector(selector, SelectorContext(schedule, pruner, model=model)), identify(model)
     return PrefillReport(
         model=identity.name,
         model_checksum=identity.checksum,

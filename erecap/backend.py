@@ -260,7 +260,7 @@ def _erecap(options: Mapping[str, str]) -> PlannerBackend:
                 "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
             )
         pruner = load_pruner(options.get("pruner"), loaded)
-    return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed)))
+    return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed, loaded.model)))
 
 
 def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:

@@ -154,7 +154,7 @@ def _prune(stream: Stream, layout: PrefillLayout, stage: int, selector: Selector
     """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included."""
     if not layout.drops(stage):
         return
-    scores, forced = selector.score(stream.hidden, stream.positions, stage), stream.forced > stage
+    scores, forced = selector.score(stream.hidden, stream.positions, stage, layout.lengths[stage]), stream.forced > stage
     keep = max(layout.lengths_after(stage))
     if layout.even(stage - 1) and layout.even(stage):
         stream.keep(top_k(scores, forced, keep))

@@ -42,7 +42,8 @@ def reference(
     for number, layer in enumerate(parts.layers):
         hidden = layer(hidden, _mask(alive, length, ids), position_embeddings=rope)
         if number in stages:
-            scores = selector.score(hidden[:, alive], positions[:, alive], stages[number])[0].tolist()
+            lengths = torch.tensor([len(alive)], device=ids.device)
+            scores = selector.score(hidden[:, alive], positions[:, alive], stages[number], lengths)[0].tolist()
             alive = _survivors(alive, scores, prompt.protected.tolist(), schedule, stages[number])
             kept.append(tuple(alive))
     logits = parts.head(parts.norm(hidden[0, length - 1 :])).float()

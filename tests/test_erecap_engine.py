@@ -98,7 +98,7 @@ def test_a_prefill_decodes_once(make_model):
 
 def test_a_stage_that_drops_nothing_is_not_scored(make_model):
     class Untouchable:
-        def score(self, hidden, positions, stage_index):
+        def score(self, hidden, positions, stage_index, lengths):
             raise AssertionError("scored")
 
     assert prefill(make_model(8), prompt_of(20), SCHEDULE, Untouchable()).layer_tokens == ((20,) * 8,)
@@ -114,7 +114,7 @@ def test_bfloat16_runs_and_gives_float32_logits(make_model):
     ("change", "message"),
     [
         (lambda m: m.train(), "training mode"),
-        (lambda m: setattr(m.config, "_attn_implementation", "eager"), "attn_implementation='sdpa'"),
+        (lambda m: setattr(m.config, "_attn_implementation", "flex_attention"), "attn_implementation='sdpa'"),
         (lambda m: setattr(m.config, "layer_types", ["sliding_attention"] * 4), "sliding-window"),
         (lambda m: setattr(m.config, "rope_parameters", {"rope_type": "dynamic"}), "rope type 'dynamic'"),
     ],

@@ -26,7 +26,7 @@ def prompt_of(length: int, protect: float = 0.0) -> TokenizedPrompt:
 def selector_for(name: str, model, schedule: PruneSchedule) -> Selector:
     torch.manual_seed(7)
     pruner = TokenPruner(identify(model), [stage.after_layer for stage in schedule.stages]).requires_grad_(False)
-    return make_selector(name, SelectorContext(schedule, pruner, seed=3))
+    return make_selector(name, SelectorContext(schedule, pruner, seed=3, model=model))
 
 
 @torch.inference_mode()

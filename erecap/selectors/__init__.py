@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from erecap.selectors.attention import AttentionSelector
 from erecap.selectors.base import Selector, SelectorContext
+from erecap.selectors.key_norm import KeyNormSelector
 from erecap.selectors.learned import LearnedSelector
 from erecap.selectors.random_scores import RandomSelector
 from erecap.selectors.recency import RecencySelector
@@ -11,9 +13,21 @@ SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
     "learned": LearnedSelector.from_context,
     "random": RandomSelector.from_context,
     "recency": RecencySelector.from_context,
+    "key-norm": KeyNormSelector.from_context,
+    "attention": AttentionSelector.from_context,
 }
 
-__all__ = ["SELECTORS", "LearnedSelector", "RandomSelector", "RecencySelector", "Selector", "SelectorContext", "make_selector"]
+__all__ = [
+    "SELECTORS",
+    "AttentionSelector",
+    "KeyNormSelector",
+    "LearnedSelector",
+    "RandomSelector",
+    "RecencySelector",
+    "Selector",
+    "SelectorContext",
+    "make_selector",
+]
 
 
 def make_selector(name: str, context: SelectorContext) -> Selector:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
@@ -11,21 +12,23 @@ from erecap.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class SelectorContext:
-    """What the selectors in the registry are made from: the schedule, a pruner if there is one, a seed."""
+    """What the selectors in the registry are made from: the schedule, a pruner if there is one, a seed, the model to be pruned."""
 
     schedule: PruneSchedule
     pruner: TokenPruner | None = None
     seed: int = 0
+    model: PreTrainedModel | None = None
 
 
 class Selector(Protocol):
     """Scores the tokens that have reached a stage; the engine keeps the highest."""
 
-    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Scores, float32 ``(batch, n)``, higher = keep.
 
         ``hidden`` is the residual stream that leaves the stage's layer, ``(batch, n, hidden_size)``; ``positions`` are the tokens'
-        original positions, int64 ``(batch, n)``; ``stage_index`` counts the schedule's stages from 0. A token's score must not
-        depend on the rest of the batch or on padding, and computing it must not wait for the device.
+        original positions, int64 ``(batch, n)``; ``stage_index`` counts the schedule's stages from 0; ``lengths``, int64
+        ``(batch,)``, are the rows' true lengths, what is behind them is padding. A token's score must not depend on other rows or
+        on padding, and computing it must not wait for the device.
         """
         ...

@@ -29,6 +29,6 @@ class LearnedSelector:
             )
         return cls(context.pruner, context.schedule)
 
-    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
         return self._pruner(hidden, self._mlps[stage_index])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped

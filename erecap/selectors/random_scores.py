@@ -22,7 +22,7 @@ class RandomSelector:
         """Uses the context's seed."""
         return cls(context.seed)
 
-    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
         stream = _signed(self._seed * _FACTORS[1] + (stage_index + 1) * _FACTORS[2])
         bits = _mixed(positions * _signed(_FACTORS[0]) + stream)

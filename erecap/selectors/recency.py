@@ -14,6 +14,6 @@ class RecencySelector:
         """Needs nothing from the context."""
         return cls()
 
-    def score(self, hidden: Tensor, positions: Tensor, stage_index: int) -> Tensor:
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
         return positions.to(torch.float32)

@@ -1,0 +1,25 @@
+"""Keep tokens whose keys are short: short keys attract attention (Devoto et al. 2024, arXiv 2406.11430). Needs no training."""
+
+from torch import Tensor
+
+from erecap.schedule import PruneSchedule
+from erecap.selectors.base import SelectorContext
+from erecap.selectors.projections import Projections
+
+
+class KeyNormSelector:
+    """The score is minus the norm of the token's key in the layer after the stage, averaged over KV heads."""
+
+    def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
+        self._projections = projections
+        self._layers = [stage.after_layer + 1 for stage in schedule.stages]
+
+    @classmethod
+    def from_context(cls, context: SelectorContext) -> "KeyNormSelector":
+        """Reads the context's model. Raises ``ValueError`` where it has none."""
+        return cls(Projections.of(context, "key-norm"), context.schedule)
+
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
+        """See ``Selector.score``."""
+        keys = self._projections.keys(hidden, self._layers[stage_index])
+        return -keys.float().norm(dim=-1).mean(-1)

@@ -1,0 +1,47 @@
+"""Queries and keys that a layer will make of hidden states: what training-free selectors look at."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from erecap.architecture import DecoderParts, decoder_parts
+from erecap.selectors.base import SelectorContext
+
+
+class Projections:
+    """The input norms and projections of a decoder's layers (Qwen2, Qwen3, Llama and Mistral name them alike)."""
+
+    def __init__(self, parts: DecoderParts) -> None:
+        self._parts = parts
+
+    @classmethod
+    def of(cls, context: SelectorContext, selector: str) -> "Projections":
+        """Those of the context's model. Raises ``ValueError`` where it has none."""
+        if context.model is None:
+            raise ValueError(f"the selector {selector!r} reads the model's projections and got no model: give one in the context")
+        return cls(decoder_parts(context.model))
+
+    def keys(self, hidden: Tensor, layer: int) -> Tensor:
+        """Keys before rotation, ``(batch, n, kv_heads, head_dim)``."""
+        return self._project(hidden, layer, "k")
+
+    def rotated_keys(self, hidden: Tensor, positions: Tensor, layer: int) -> Tensor:
+        """Keys at their positions, ``(batch, kv_heads, n, head_dim)``."""
+        return self._rotated(self.keys(hidden, layer), hidden, positions)
+
+    def queries(self, hidden: Tensor, positions: Tensor, layer: int) -> Tensor:
+        """Queries at their positions, ``(batch, heads, n, head_dim)``."""
+        return self._rotated(self._project(hidden, layer, "q"), hidden, positions)
+
+    def _project(self, hidden: Tensor, layer: int, which: str) -> Tensor:
+        module: Any = self._parts.layers[layer]
+        attention = module.self_attn
+        heads = getattr(attention, f"{which}_proj")(module.input_layernorm(hidden)).unflatten(-1, (-1, attention.head_dim))
+        norm = getattr(attention, f"{which}_norm", None)
+        return heads if norm is None else norm(heads)
+
+    def _rotated(self, heads: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = self._parts.rotary(hidden, positions)
+        turned, _ = apply_rotary_pos_emb(heads.transpose(1, 2), heads.transpose(1, 2)[:, :1], cos, sin)
+        return turned  # type: ignore[no-any-return]  # transformers' function is untyped
