@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import structlog
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -30,17 +31,25 @@ from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
 from erecap.training.pruner import PrunerLoss, train_pruner
 from erecap.training.saliency import SaliencySet, collect_saliency
+from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, read_hub, read_texts, refuse
 from planner import Entry, PlanParseError, parse_plan
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which episodes: ``samples`` of at most ``max_length`` tokens, chosen at random from ``data``."""
+    """Which episodes: ``samples`` of at most ``max_length`` tokens, chosen at random from ``data``.
+
+    Data: run directories, shards directories of ``train-planner``, ``.jsonl`` or ``.txt`` files, data sets on the hub. ``skip_bad``
+    leaves out the lines of texts that are no samples; they are an error otherwise.
+    """
 
     data: tuple[Path, ...]
     samples: int = 256
     max_length: int = 4608
     seed: int = 0
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.max_length < 2:
@@ -49,7 +58,11 @@ class Choice:
 
 def choose(choice: Choice, tokenizer: PreTrainedTokenizerBase) -> SequenceList:
     """The chosen episodes as token sequences. Raises ``ValueError`` where ``data`` holds no fitting episode."""
-    found = [s for path in choice.data for s in _read(path, tokenizer) if len(s) <= choice.max_length]
+    bad: list[BadLine] = []
+    on_bad = bad.append if choice.skip_bad else refuse
+    found = [s for path in choice.data for s in _read(path, tokenizer, choice.max_length, on_bad) if len(s) <= choice.max_length]
+    if bad:
+        log.warning("lines left out", count=len(bad), first=str(bad[0]))
     if not found:
         raise ValueError(
             f"no episode of at most {choice.max_length} tokens in {', '.join(map(str, choice.data))}: raise --max-length"
@@ -58,17 +71,20 @@ def choose(choice: Choice, tokenizer: PreTrainedTokenizerBase) -> SequenceList:
     return SequenceList([found[i] for i in sorted(order)])
 
 
-def _read(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenSequence]:
+def _read(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad: OnBad) -> Iterator[TokenSequence]:
     if (path / STEPS_FILE).is_file():
-        yield from (encode_episode(tokenizer, messages(sample)) for sample in _transcripts(path / STEPS_FILE))
-        return
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise ValueError(
-            f"{path} holds neither {STEPS_FILE} nor shards: give a run directory, or a shards directory of train-planner"
-        )
-    sequences = ShardedSequences(shards)
-    yield from (sequences[i] for i in range(len(sequences)))
+        return (encode_episode(tokenizer, messages(sample)) for sample in _transcripts(path / STEPS_FILE))
+    if shards := sorted(path.glob("*.safetensors")):
+        sequences = ShardedSequences(shards)
+        return (sequences[i] for i in range(len(sequences)))
+    if path.suffix in TEXT_SUFFIXES and path.is_file():
+        return read_texts(path, tokenizer, max_length, on_bad)
+    if not path.exists() and len(path.parts) == 2:
+        return read_hub(path.as_posix(), tokenizer, on_bad)
+    raise ValueError(
+        f"{path} holds neither {STEPS_FILE} nor shards: give a run directory, a shards directory of train-planner, or a file of "
+        f"texts ({' or '.join(TEXT_SUFFIXES)})"
+    )
 
 
 def _transcripts(steps: Path) -> Iterator[Sample]:

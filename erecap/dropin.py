@@ -150,7 +150,7 @@ def pruned(
     check_config(stock.config)
     schedule.check_depth(stock.config.num_hidden_layers)
     scorer = selector if selector is not None or not schedule.stages else _learned(pruner, stock, schedule)
-    decoder: Any = stock.get_decoder()
+    decoder: Any = stock.get_decoder()  # type: ignore[no-untyped-call]
     own = decoder.__dict__.get("forward")
     if isinstance(own, _PrunedDecoder):
         raise ValueError("the model is being pruned already: leave the first erecap.pruned(...) before the next")

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
+from erecap.masks import attention_mask
 from erecap.schedule import PruneSchedule, share_of
 from erecap.selectors.base import Selector
 from erecap.tokenization import TokenizedPrompt
@@ -40,7 +41,7 @@ def reference(
     stages = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     alive, kept = list(range(length)), []
     for number, layer in enumerate(parts.layers):
-        hidden = layer(hidden, _mask(alive, length, ids), position_embeddings=rope)
+        hidden = layer(hidden, attention_mask(parts.attention, _mask(alive, length, ids), hidden), position_embeddings=rope)
         if number in stages:
             lengths = torch.tensor([len(alive)], device=ids.device)
             scores = selector.score(hidden[:, alive], positions[:, alive], stages[number], lengths)[0].tolist()

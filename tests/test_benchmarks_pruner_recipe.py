@@ -57,3 +57,16 @@ def test_a_plan_that_could_not_be_read_is_no_target(run_dir: Write, tokenizer: P
 def test_held_out_episodes_are_refused(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
     with pytest.raises(ValueError, match=r"held-out seed 1000000.*erecap run --training-seeds"):
         choose(Choice((run_dir(seed=HELD_OUT),)), tokenizer)
+
+
+def test_files_of_texts_are_read_and_bad_lines_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"instruction": "Go", "response": "ok"}\n{"instruction": "Go"}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        choose(Choice((path,)), tokenizer)
+    assert len(choose(Choice((path,), skip_bad=True), tokenizer)) == 1
+
+
+def test_a_directory_without_episodes_says_what_is_wanted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"steps\.jsonl.*\.jsonl or \.txt"):
+        choose(Choice((tmp_path,)), tokenizer)

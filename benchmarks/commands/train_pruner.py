@@ -23,6 +23,7 @@ def train_pruner(
     num_samples: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 256,
     max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 4608,
     seed: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `erecap saliency`.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from its checkpoint.")] = Path(
         "runs/pruner"
     ),
@@ -37,7 +38,7 @@ def train_pruner(
     from erecap.training.pruner import PrunerLoss
 
     loaded = load_model(model, dtype="float32")
-    choice = recipe.Choice(tuple(data), num_samples, max_length, seed)
+    choice = recipe.Choice(tuple(data), num_samples, max_length, seed, skip_bad)
     config = TrainConfig(steps=steps, lr=lr, log_every=10, seed=seed)
     with StageProgress(Console(stderr=True)) as progress:
         progress.begin("train-pruner", steps)

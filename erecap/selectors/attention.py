@@ -40,6 +40,7 @@ class AttentionSelector:
 
 def _attention(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
     """float32 ``(batch, heads, window, n)``; query heads share the KV heads in runs, as in grouped-query attention."""
-    shared = queries.unflatten(1, (keys.shape[1], -1)).float()
-    logits = torch.einsum("bghwd,bgnd->bghwn", shared, keys.float()) * queries.shape[-1] ** -0.5
-    return logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
+    batch, heads, window, width = queries.shape
+    shared = queries.float().reshape(batch, keys.shape[1], -1, width)
+    logits: Tensor = (shared @ keys.float().transpose(-1, -2)).view(batch, heads, window, -1) * width**-0.5
+    return logits.masked_fill(~visible[:, None], -torch.inf).softmax(-1)

@@ -1,5 +1,6 @@
 """Keep tokens whose keys are short: short keys attract attention (Devoto et al. 2024, arXiv 2406.11430). Needs no training."""
 
+import torch
 from torch import Tensor
 
 from erecap.schedule import PruneSchedule
@@ -22,4 +23,5 @@ class KeyNormSelector:
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
         keys = self._projections.keys(hidden, self._layers[stage_index])
-        return -keys.float().norm(dim=-1).mean(-1)
+        norms: Tensor = torch.linalg.vector_norm(keys.float(), dim=-1)
+        return -norms.mean(-1)

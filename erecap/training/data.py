@@ -57,14 +57,19 @@ Curriculum = Callable[[float], int]
 
 
 def encode_episode(
-    tokenizer: PreTrainedTokenizerBase, messages: SequenceABC[Message], other_weight: float = 0.3, untrained_weight: float = 0.0
+    tokenizer: PreTrainedTokenizerBase,
+    messages: SequenceABC[Message],
+    other_weight: float = 0.3,
+    untrained_weight: float = 0.0,
+    answers_begin_turns: bool = False,
 ) -> Sequence:
     """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
 
     Assistant messages weigh ``PLAN_WEIGHT``, closing ``<|im_end|>`` included; one with ``train: False`` (a wrong plan that stays in
     the context but must not be imitated) weighs ``untrained_weight``; everything else ``other_weight``. A wrong plan with a
-    ``label`` is trained up to the token at which the two part, whose target is the label's. Raises ``ValueError`` where the
-    template changes a message's text, or where a plan does not begin at a token of its own.
+    ``label`` is trained up to the token at which the two part, whose target is the label's. With ``answers_begin_turns`` an
+    assistant message is not of the turn of what it answers, so that all before it may be pruned when it is given. Raises
+    ``ValueError`` where the template changes a message's text, or where a plan does not begin at a token of its own.
     """
     text, heads, spans = _render(tokenizer, messages)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -74,7 +79,7 @@ def encode_episode(
     turns, targets = np.zeros(len(ids), dtype=np.int32), ids.copy()
     # a message begins at the special token before its role
     begins = [0, *(int(np.searchsorted(starts, head)) - 1 for head in heads[1:])]
-    for message, begin, turn, span in zip(messages, begins, _turns(messages), spans, strict=True):
+    for message, begin, turn, span in zip(messages, begins, _turns(messages, answers_begin_turns), spans, strict=True):
         turns[begin:] = turn
         if message["role"] == "assistant":
             plan = _plan_tokens(starts, *span)
@@ -120,12 +125,13 @@ def _plan_tokens(starts: Int64, begin: int, end: int) -> slice:
     return slice(first, closing + 1)
 
 
-def _turns(messages: SequenceABC[Message]) -> list[int]:
+def _turns(messages: SequenceABC[Message], answers_begin_turns: bool) -> list[int]:
     turns, turn, answered = [], 0, False
     for message in messages:
-        if message["role"] != "assistant" and answered and not message.get("same_turn", False):
+        answers = message["role"] == "assistant"
+        if answers if answers_begin_turns else answered and not answers and not message.get("same_turn", False):
             turn += 1
-        answered = message["role"] == "assistant"
+        answered = answers
         turns.append(ALWAYS_KEPT if message.get("protected", message["role"] == "system") else turn)
     return turns
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
 from erecap.identity import identify
+from erecap.masks import attention_mask
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.training.config import TrainConfig
@@ -64,13 +65,15 @@ def soft_forward(
     first stage are recomputed in the backward pass, which keeps one layer's attention weights in memory at a time.
     """
     parts, batch = decoder_parts(model), replans.batch
+    if parts.attention not in ("sdpa", "eager"):
+        raise ValueError(f"attention {parts.attention!r} takes no soft mask: load the model with attn_implementation='sdpa'")
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     mask, bias, scores = SoftMask(replans, schedule, config), None, []
     stream, pruner_dtype = parts.embed(batch.input_ids), next(pruner.parameters()).dtype
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
     for number, layer in enumerate(parts.layers):
         if bias is None:
-            stream = layer_forward(layer, stream, rope, None)
+            stream = layer_forward(layer, stream, rope, attention_mask(parts.attention, None, stream))
         else:
             stream = checkpoint(layer_forward, layer, stream, rope, bias, use_reentrant=False)
         if number in stage_after:

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
 from erecap.identity import ModelIdentity, identify
+from erecap.masks import attention_mask
 from erecap.training.checkpoint import differences, write_atomically
 from erecap.training.data import NO_REPLAN, PLAN_WEIGHT, Batch, SequenceSet, collate, digest, later_plans
 from erecap.training.frozen import frozen, layer_forward
@@ -65,8 +66,9 @@ def _stage_hidden(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int]
     kept: list[Tensor] = []
     stream = parts.embed(batch.input_ids)
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
+    causal = attention_mask(parts.attention, None, stream)
     for number, layer in enumerate(parts.layers):
-        stream = layer_forward(layer, stream, rope, None)
+        stream = layer_forward(layer, stream, rope, causal)
         if number in stages:
             # the first stage begins the graph: nothing before it needs a gradient
             stream = stream if kept else stream.detach().requires_grad_()
