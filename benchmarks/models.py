@@ -56,4 +56,4 @@ def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
         return None
     from erecap.costs import ceiling  # see _pruner_weights
 
-    return ceiling(backend.loaded.model.config, answer.layer_tokens)
+    return ceiling(backend.loaded.model.config, answer.layer_tokens, answer.prompt_tokens)

@@ -31,7 +31,7 @@ from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
 from erecap.training.pruner import PrunerLoss, train_pruner
 from erecap.training.saliency import SaliencySet, collect_saliency
-from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, read_hub, read_texts, refuse
+from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
 from planner import Entry, PlanParseError, parse_plan
 
 log = structlog.get_logger()
@@ -85,6 +85,19 @@ def _read(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_ba
         f"{path} holds neither {STEPS_FILE} nor shards: give a run directory, a shards directory of train-planner, or a file of "
         f"texts ({' or '.join(TEXT_SUFFIXES)})"
     )
+
+
+def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refuse) -> Iterator[TokenSequence]:
+    """The sequences of a data set of instructions or chats on the hub, its split ``train``. Needs the extra ``data``."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ValueError(f"{name!r} is no file, and to read it from the hub needs: pip install 'erecap[data]'") from error
+    for number, record in enumerate(load_dataset(name, split="train"), 1):
+        try:
+            yield encode_chat(tokenizer, chat_of(record))
+        except ValueError as error:
+            on_bad(BadLine(name, number, str(error)))
 
 
 def _transcripts(steps: Path) -> Iterator[Sample]:

@@ -26,6 +26,7 @@ from erecap.tokenization import ChatTokenizer, TokenizedPrompt
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.prompt import Prompt
 from planner.spec import BackendSpec
+from planner.trimming import TRIMS
 
 Number = TypeVar("Number", int, float)
 
@@ -90,6 +91,9 @@ class _LocalBackend(ABC):
     also given alone. Each backend tokenizes for itself: a shared cache of tokens would favour whichever runs second.
     """
 
+    trim: Callable[[Prompt], Prompt] | None = None
+    """What is cut from a prompt's text before it is tokenized."""
+
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.chat = ChatTokenizer(loaded.tokenizer)
@@ -97,12 +101,14 @@ class _LocalBackend(ABC):
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer ``prompt``. Tokens count the end token; the text does not have it. ``on_line`` gets non-blank lines.
 
+        ``prompt_tokens`` are those of the whole prompt, also where ``trim`` cuts it, so that what was cut counts as dropped.
+
         Raises ``PromptTooLongError`` where prompt and answer exceed the model's positions, ``OutOfMemoryError`` where they
         exceed the GPU's memory.
         """
         answer = _Answer(self.chat, self.loaded.eos_ids, on_line)
         reset_peak_memory(self.loaded.device)
-        tokenized = self.chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
+        tokenized = self._encode(prompt if self.trim is None else self.trim(prompt))
         tokenize_s = answer.elapsed()
         try:
             check_length(self.loaded.model.config, len(tokenized), sampling.max_new_tokens)
@@ -112,7 +118,7 @@ class _LocalBackend(ABC):
             cost = self._run(tokenized, sampling, answer)
         return Generation(
             text=answer.text(),
-            prompt_tokens=len(tokenized),
+            prompt_tokens=len(tokenized if self.trim is None else self._encode(prompt)),
             new_tokens=len(answer.tokens),
             stage_tokens=cost.stage_tokens,
             layer_tokens=cost.layer_tokens,
@@ -126,6 +132,9 @@ class _LocalBackend(ABC):
             truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
             token_ids=tuple(answer.tokens),
         )
+
+    def _encode(self, prompt: Prompt) -> TokenizedPrompt:
+        return self.chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
 
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
@@ -211,19 +220,39 @@ class _TokenStreamer(BaseStreamer):
 class BackendFactory:
     """How a backend is made from its options, and which options it knows."""
 
-    make: Callable[[Mapping[str, str]], PlannerBackend]
+    make: Callable[[Mapping[str, str]], _LocalBackend]
     options: tuple[str, ...] = field(default=MODEL_OPTIONS)
 
 
 def make_backend(spec: BackendSpec) -> PlannerBackend:
-    """The backend that ``spec`` describes. Raises ``ValueError`` for an unknown name or option, or a value it cannot use."""
+    """The backend that ``spec`` describes. Raises ``ValueError`` for an unknown name or option, or a value it cannot use.
+
+    Every backend takes the options of ``planner.trimming``: ``last=K`` or ``mask=K``.
+    """
     factory = BACKENDS.get(spec.name)
     if factory is None:
         raise ValueError(f"backend {spec.name!r} is not known here: the engine's backends are {', '.join(BACKENDS)}")
-    unknown = [key for key in spec.options if key not in factory.options]
+    known = (*factory.options, *TRIMS)
+    unknown = [key for key in spec.options if key not in known]
     if unknown:
-        raise ValueError(f"backend {spec}: unknown option {', '.join(unknown)}; {spec.name} takes {', '.join(factory.options)}")
-    return factory.make(spec.options)
+        raise ValueError(f"backend {spec}: unknown option {', '.join(unknown)}; {spec.name} takes {', '.join(known)}")
+    trim = _trim(spec.options)
+    backend = factory.make({key: value for key, value in spec.options.items() if key not in TRIMS})
+    backend.trim = trim
+    return backend
+
+
+def _trim(options: Mapping[str, str]) -> Callable[[Prompt], Prompt] | None:
+    asked = [key for key in options if key in TRIMS]
+    if not asked:
+        return None
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} both cut the prompt: give one of them")
+    count = _number(options, asked[0], 8, int)
+    if count < 1:
+        raise ValueError(f"{asked[0]}={count} leaves no observation to plan from: give at least 1")
+    trim = TRIMS[asked[0]]
+    return lambda prompt: trim(prompt, count)
 
 
 def _load(options: Mapping[str, str]) -> LoadedModel:
@@ -236,15 +265,15 @@ def _load_supported(options: Mapping[str, str]) -> LoadedModel:
     return _load(options)
 
 
-def _baseline(options: Mapping[str, str]) -> PlannerBackend:
+def _baseline(options: Mapping[str, str]) -> _LocalBackend:
     return EngineBackend(_load_supported(options), PruneSchedule.none())
 
 
-def _hf_generate(options: Mapping[str, str]) -> PlannerBackend:
+def _hf_generate(options: Mapping[str, str]) -> _LocalBackend:
     return HFGenerateBackend(_load(options))
 
 
-def _erecap(options: Mapping[str, str]) -> PlannerBackend:
+def _erecap(options: Mapping[str, str]) -> _LocalBackend:
     keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
     name = options.get("selector", "learned")
     for option, selector in (("pruner", "learned"), ("seed", "random")):

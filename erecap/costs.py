@@ -46,16 +46,16 @@ def work_shares(layer_tokens: Sequence[int]) -> tuple[float, float]:
     return sum(layer_tokens) / (layers * full), pairs / (layers * causal_pairs(full))
 
 
-def ceiling(config: PretrainedConfig, layer_tokens: Sequence[int]) -> float:
+def ceiling(config: PretrainedConfig, layer_tokens: Sequence[int], prompt_tokens: int | None = None) -> float:
     """The most that a prefill can gain from its dropped tokens: ``(lin + attn) / (lin * m1 + attn * m2)``.
 
-    ``layer_tokens`` are the counts that really entered each layer (first: the whole prompt). Raises ``ValueError`` unless there is
-    one count per layer, all positive.
+    ``layer_tokens`` are the counts that really entered each layer; ``prompt_tokens`` the whole prompt, by default the first count.
+    Raises ``ValueError`` unless there is one count per layer, all positive.
     """
     if len(layer_tokens) != config.num_hidden_layers or min(layer_tokens, default=0) < 1:
         raise ValueError(
             f"layer_tokens={list(layer_tokens)} must hold one positive count for each of the {config.num_hidden_layers} layers: "
             "pass PrefillResult.layer_tokens"
         )
-    full = prefill_flops(config, [layer_tokens[0]] * len(layer_tokens))
+    full = prefill_flops(config, [prompt_tokens or layer_tokens[0]] * len(layer_tokens))
     return sum(full) / sum(prefill_flops(config, layer_tokens))

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
+from torch import nn
 from transformers import PreTrainedModel
 
 _CONFIG_KEYS = (
@@ -53,12 +55,23 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
         if _ADAPTER in key:
             continue
         owner, _, _ = key.rpartition(".")
-        with align_module_device(model.get_submodule(owner)) if weight.is_meta else nullcontext():
+        with _fetched(model.get_submodule(owner)) if weight.is_meta else nullcontext():
             digest.update(key.replace(_ADAPTED, ".").encode() + _sample(model.get_parameter(key)))
     config = model.config
     return ModelIdentity(
         name or _readable_name(config.name_or_path or ""), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size
     )
+
+
+@contextmanager
+def _fetched(module: nn.Module) -> Iterator[None]:
+    """The module with the weights that accelerate's hook on it brings back before each forward."""
+    hook: Any = module._hf_hook
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def _sample(weight: torch.Tensor) -> bytes:

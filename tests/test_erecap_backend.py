@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.models import ceiling_of
 from erecap.backend import BACKENDS, make_backend
 from erecap.loading import load_model
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from planner import BackendSpec, History, PlannerBackend, Prompt, Sampling, build_prompt
+from planner.trimming import TRIMS
 
 GREEDY = Sampling(max_new_tokens=40)
 
@@ -127,6 +129,9 @@ def test_backends_of_one_model_share_it(model_dir):
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
         ("erecap", {"pruner": "/nowhere", "selector": "random"}, "means nothing to selector=random"),
         ("erecap", {"seed": "3", "selector": "recency"}, "only selector=random takes it"),
+        ("baseline", {"last": "0"}, "last=0 leaves no observation"),
+        ("baseline", {"last": "3", "mask": "3"}, "give one of them"),
+        ("baseline", {"mask": "few"}, "mask='few' is not a number"),
         ("baseline", {"dtype": "int4"}, "float32 or bfloat16"),
         ("baseline", {"device": "cuda:9"}, "is not there"),
         ("baseline", {"device": "toaster"}, "is not known"),
@@ -135,3 +140,17 @@ def test_backends_of_one_model_share_it(model_dir):
 def test_bad_specs_say_what_is_wrong(model_dir, name, options, message):
     with pytest.raises(ValueError, match=message):
         make_backend(spec_of(name, model_dir, **options))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("cut", ["last", "mask"])
+def test_what_is_cut_from_the_text_counts_as_dropped(model_dir, pruner_dir, prompt, name, cut):
+    options = {"pruner": pruner_dir} if name == "erecap" else {}
+    whole = make_backend(spec_of("baseline", model_dir))
+    trimmed = make_backend(spec_of(name, model_dir, **options, **{cut: "2"}))
+    answer, shown = trimmed.generate(prompt, GREEDY), TRIMS[cut](prompt, 2)
+    assert answer.prompt_tokens == whole.generate(prompt, GREEDY).prompt_tokens
+    assert answer.layer_tokens[0] == whole.generate(shown, GREEDY).prompt_tokens < answer.prompt_tokens
+    assert answer.token_ids == make_backend(spec_of(name, model_dir, **options)).generate(shown, GREEDY).token_ids
+    assert answer.kept_share < 1.0
+    assert ceiling_of(trimmed, answer) > 1.0

@@ -66,19 +66,6 @@ def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, 
                 on_bad(BadLine(str(path), number, str(error)))
 
 
-def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refuse) -> Iterator[Sequence]:
-    """The sequences of a data set of instructions or chats on the hub, its split ``train``. Needs the extra ``data``."""
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ValueError(f"{name!r} is no file, and to read it from the hub needs: pip install 'erecap[data]'") from error
-    for number, record in enumerate(load_dataset(name, split="train"), 1):
-        try:
-            yield encode_chat(tokenizer, chat_of(record))
-        except ValueError as error:
-            on_bad(BadLine(name, number, str(error)))
-
-
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: list[Message]) -> Sequence:
     """A chat whose answers are to be learned from, each a turn of its own."""
     return encode_episode(tokenizer, chat, answers_begin_turns=True)
