@@ -124,13 +124,14 @@ def markdown(summary: Summary) -> str:
 def differences(summary: Summary) -> list[str]:
     """One sentence per backend on how it differs from the reference, on the same seeds."""
     return [
-        f"{name} - {summary.reference}: success {_points(p.success_diff, p.success_diff_ci95)}, "
-        f"SPL {_points(p.spl_diff, p.spl_diff_ci95)} points over {p.episodes} episodes; {p.prompts} prompts replayed"
+        f"{name} - {summary.reference}: success {points(p.success_diff, p.success_diff_ci95)}, "
+        f"SPL {points(p.spl_diff, p.spl_diff_ci95)} points over {p.episodes} episodes; {p.prompts} prompts replayed"
         for name, p in summary.paired.items()
     ]
 
 
-def _points(value: float, interval: tuple[float, float]) -> str:
+def points(value: float, interval: tuple[float, float]) -> str:
+    """A difference of shares, in percentage points, with its interval."""
     return f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.commands.ablate import ablate
 from benchmarks.commands.bench_prefill import bench_prefill
 from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
@@ -14,6 +15,7 @@ from benchmarks.commands.train_pruner import train_pruner
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "compare": compare,
+    "ablate": ablate,
     "bench-prefill": bench_prefill,
     "suites": suites,
     "backends": backends,

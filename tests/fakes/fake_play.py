@@ -48,7 +48,7 @@ class FakeModel:
 def fake_backend(spec: str) -> Any:
     """``baseline``, ``erecap?keep=...``, or anything else for an expert that is never asked."""
     name, _, keep = spec.partition("?keep=")
-    return FakeModel(float(keep or 1.0)) if name in ("baseline", "erecap", "hf-generate") else None
+    return FakeModel(float(keep.partition("&")[0] or 1.0)) if name in ("baseline", "erecap", "hf-generate") else None
 
 
 def fake_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:

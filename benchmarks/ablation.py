@@ -1,0 +1,104 @@
+"""How much of its context can a planner lose? A grid of suites and backends on the same held-out seeds, cell by cell.
+
+Each suite is one comparison in a directory of its own (and can be read as such); what is said here is read from their summaries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.loop import AgentConfig
+from benchmarks.backends import EXPERT
+from benchmarks.closed_loop import ClosedLoop
+from benchmarks.compare import Comparison
+from benchmarks.files import write_atomically
+from benchmarks.frontier import write_frontiers
+from benchmarks.report import NONE, percent, points, times
+from benchmarks.schema import BackendSummary, PairedSummary, Summary
+from benchmarks.suites import find_suite
+
+REFERENCE = "baseline"
+LADDER = tuple(f"erecap?keep={keep}&selector={name}" for name in ("learned", "random", "recency") for keep in (0.9, 0.7, 0.5, 0.3))
+OTHERS = tuple(f"erecap?keep={keep}&selector={name}" for name in ("attention", "key-norm") for keep in (0.7, 0.5))
+TEXT = tuple(f"baseline?{trim}={count}" for trim in ("last", "mask") for count in (8, 4))
+TABLE_FILE = "ablation.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Every cell of one suite: its backends besides the unpruned one, and the episodes of each."""
+
+    suite: str
+    episodes: int
+    backends: tuple[str, ...]
+
+
+PUBLISHED = (
+    Row("household-recall", 200, LADDER + OTHERS + TEXT),
+    Row("babyai", 200, LADDER + OTHERS + TEXT),
+    Row("household-long", 40, tuple(spec for spec in LADDER if "=0.7&" in spec or "=0.5&" in spec)),
+)
+"""The grid of the README."""
+
+
+def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | None) -> list[Row]:
+    """The published grid, or what is asked for instead of its suites, its backends, its numbers of episodes.
+
+    Raises ``ValueError`` for an unknown suite.
+    """
+    published = {row.suite: row for row in PUBLISHED}
+    rows = []
+    for name in suites or published:
+        row = published.get(name) or Row(name, find_suite(name).episodes, LADDER)
+        rows.append(Row(name, episodes or row.episodes, tuple(backends) or row.backends))
+    return rows
+
+
+def comparisons(rows: Sequence[Row], out: Path, seed: int, workers: int, replay_prompts: int) -> list[Comparison]:
+    """One comparison per suite, in ``out/SUITE``."""
+    made = []
+    for row in rows:
+        specs = (REFERENCE, *(spec for spec in row.backends if spec not in (REFERENCE, EXPERT)))
+        loop = ClosedLoop(find_suite(row.suite), specs, row.episodes, seed, AgentConfig())
+        made.append(Comparison("ablate", loop, out / row.suite, workers, replay_prompts))
+    return made
+
+
+def write_ablation(summaries: Sequence[Summary], out: Path) -> list[Path]:
+    """The table and, per suite, success against kept share and against TTFT; their paths."""
+    write_atomically(out / TABLE_FILE, markdown(summaries))
+    return [out / TABLE_FILE, *(path for summary in summaries for path in write_frontiers(summary, out))]
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """One table per suite."""
+    return "\n\n".join(_table(summary) for summary in summaries) + "\n"
+
+
+_HEAD = ("backend", "kept share", "tokens dropped", "success [95%]", "- unpruned [95%]", "SPL", "- unpruned [95%]", "TTFT speedup")
+
+
+def _table(summary: Summary) -> str:
+    lines = [_HEAD, ("---", *["---:"] * (len(_HEAD) - 1))]
+    lines += [_cells(name, cell, summary.paired.get(name)) for name, cell in summary.backends.items()]
+    title = f"**{summary.suite}**, {summary.backends[summary.reference].episodes} episodes" if summary.backends else summary.suite
+    unfinished = "" if summary.complete else " (incomplete)"
+    return f"{title}{unfinished}\n\n" + "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cells(name: str, cell: BackendSummary, paired: PairedSummary | None) -> tuple[str, ...]:
+    low, high = cell.success_ci95
+    success = f"{percent(cell.success_rate)} [{100 * low:.0f}, {100 * high:.0f}]"
+    if name == EXPERT or paired is None:
+        return (name, NONE, NONE, success, NONE, f"{cell.spl:.3f}", NONE, NONE)
+    dropped = f"{cell.dropped_tokens.p50:.0f}" if cell.dropped_tokens.max else "**none**"
+    return (
+        name,
+        percent(cell.kept_share),
+        dropped,
+        success,
+        points(paired.success_diff, paired.success_diff_ci95),
+        f"{cell.spl:.3f}",
+        points(paired.spl_diff, paired.spl_diff_ci95),
+        times(paired.ttft_speedup_p50),
+    )
