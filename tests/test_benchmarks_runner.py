@@ -1,5 +1,7 @@
 """Running episodes: resuming, worker processes, and what is left after a kill."""
 
+import signal
+
 import pytest
 
 from agents.episode_log import EpisodeLog, read_episodes, read_records
@@ -131,7 +133,15 @@ def test_an_episode_that_kills_two_workers_is_left_out(fakes, tmp_path):
     assert len(list(marks.iterdir())) == 2
 
 
-def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(fakes, tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a process started in the background may ignore it, and its children with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(fakes, tmp_path, ctrl_c):
     with pytest.raises(KeyboardInterrupt):
         play(fakes, tmp_path, count=6, workers=2, episode=fakes.interrupting_episode)
     finished = {seed for _, _, seed in read_episodes(tmp_path / "steps.jsonl")}
