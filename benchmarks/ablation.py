@@ -13,7 +13,7 @@ from benchmarks.closed_loop import ClosedLoop
 from benchmarks.compare import Comparison
 from benchmarks.files import write_atomically
 from benchmarks.frontier import write_frontiers
-from benchmarks.report import NONE, percent, points, times
+from benchmarks.report import NONE, percent, pipes, points, success, times
 from benchmarks.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.suites import find_suite
 
@@ -38,7 +38,7 @@ PUBLISHED = (
     Row("babyai", 200, LADDER + OTHERS + TEXT),
     Row("household-long", 40, tuple(spec for spec in LADDER if "=0.7&" in spec or "=0.5&" in spec)),
 )
-"""The grid of the README."""
+"""The grid that `erecap ablate` plays by default."""
 
 
 def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | None) -> list[Row]:
@@ -79,24 +79,22 @@ _HEAD = ("backend", "kept share", "tokens dropped", "success [95%]", "- unpruned
 
 
 def _table(summary: Summary) -> str:
-    lines = [_HEAD, ("---", *["---:"] * (len(_HEAD) - 1))]
-    lines += [_cells(name, cell, summary.paired.get(name)) for name, cell in summary.backends.items()]
+    body = [_cells(name, cell, summary.paired.get(name)) for name, cell in summary.backends.items()]
     title = f"**{summary.suite}**, {summary.backends[summary.reference].episodes} episodes" if summary.backends else summary.suite
     unfinished = "" if summary.complete else " (incomplete)"
-    return f"{title}{unfinished}\n\n" + "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{title}{unfinished}\n\n{pipes(_HEAD, body)}"
 
 
 def _cells(name: str, cell: BackendSummary, paired: PairedSummary | None) -> tuple[str, ...]:
-    low, high = cell.success_ci95
-    success = f"{percent(cell.success_rate)} [{100 * low:.0f}, {100 * high:.0f}]"
+    rate = success(name, cell, paired)
     if name == EXPERT or paired is None:
-        return (name, NONE, NONE, success, NONE, f"{cell.spl:.3f}", NONE, NONE)
+        return (name, NONE, NONE, rate, NONE, f"{cell.spl:.3f}", NONE, NONE)
     dropped = f"{cell.dropped_tokens.p50:.0f}" if cell.dropped_tokens.max else "**none**"
     return (
         name,
         percent(cell.kept_share),
         dropped,
-        success,
+        rate,
         points(paired.success_diff, paired.success_diff_ci95),
         f"{cell.spl:.3f}",
         points(paired.spl_diff, paired.spl_diff_ci95),

@@ -1,6 +1,5 @@
 """What success costs: plots of success against kept share and against time to first token, one line per way of choosing."""
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.backends import EXPERT
 from benchmarks.files import write_atomically
-from benchmarks.plots import COLORS, LINES, MARKERS
+from benchmarks.plots import COLORS, LINES, MARKERS, png
 from benchmarks.schema import BackendSummary, Summary
 from planner import BackendSpec
 
@@ -73,9 +72,7 @@ def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=144)
-    return picture.getvalue()
+    return png(figure)
 
 
 def _line(axes: Axes, index: int, way: str, points: list[tuple[float, BackendSummary]]) -> None:

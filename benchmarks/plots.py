@@ -87,10 +87,15 @@ def _plot(
     for index, (backend, grouped) in enumerate(drawn.items()):
         _draw(axes, index, backend, grouped)
     _dress(figure, axes, x_label, y_label, title)
+    write_atomically(path, png(figure))
+    return path
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=144)
-    write_atomically(path, picture.getvalue())
-    return path
+    return picture.getvalue()
 
 
 def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[float]]]) -> None:

@@ -1,6 +1,6 @@
 """The result table: for the terminal (rich) and for documents (Markdown), from the same columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -39,7 +39,8 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}x"
 
 
-def _success(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+def success(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    """Success with its interval."""
     low, high = b.success_ci95
     return f"{percent(b.success_rate)} [{100 * low:.0f}, {100 * high:.0f}]"
 
@@ -59,7 +60,7 @@ def _dropped(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
 COLUMNS = (
     Column("backend", lambda name, b, p: name),
     Column("episodes", lambda name, b, p: str(b.episodes)),
-    Column("success [95%]", _success),
+    Column("success [95%]", success),
     Column("SPL", lambda name, b, p: f"{b.spl:.2f}"),
     Column("replans", lambda name, b, p: f"{b.replans_mean:.1f}"),
     Column("prompt tokens", _prompt),
@@ -115,10 +116,17 @@ def _in_env(b: BackendSummary, env: str) -> str:
 def markdown(summary: Summary) -> str:
     """The table for a document, with what differs from the reference below it."""
     head = [column.header for column in COLUMNS]
-    ruler = ["---", *["---:"] * (len(head) - 1)]
-    lines = [head, ruler, *rows(summary)]
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{_title(summary)}\n\n{body}\n\n{_legend(summary)}\n\n" + "\n".join(f"- {line}" for line in differences(summary)) + "\n"
+    return (
+        f"{_title(summary)}\n\n{pipes(head, rows(summary))}\n\n{_legend(summary)}\n\n"
+        + "\n".join(f"- {line}" for line in differences(summary))
+        + "\n"
+    )
+
+
+def pipes(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first stand to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def differences(summary: Summary) -> list[str]:
