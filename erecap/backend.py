@@ -19,7 +19,7 @@ from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
 from erecap.loading import LoadedModel, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
-from erecap.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule, PruneStage, parse_stages
 from erecap.selectors import Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
@@ -280,7 +280,7 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
         if option in options and name != selector:
             raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={selector} takes it")
     loaded = _load_supported(options)
-    schedule = PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, keep)
+    schedule = _schedule(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
     pruner = None
     if name == "learned":
         if "model" in options and "pruner" not in options:
@@ -292,6 +292,15 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
     return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed, loaded.model)))
 
 
+def _schedule(stages: str | None, num_layers: int, keep: float) -> PruneSchedule:
+    """The seed's stages, or those after the layers in ``stages``."""
+    if stages is None:
+        return PruneSchedule.for_depth(num_layers, keep)
+    schedule = PruneSchedule(tuple(PruneStage(layer, keep) for layer in parse_stages(stages)))
+    schedule.check_depth(num_layers)
+    return schedule
+
+
 def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:
     try:
         return kind(options[key]) if key in options else default
@@ -301,6 +310,6 @@ def _number(options: Mapping[str, str], key: str, default: Number, kind: Callabl
 
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "selector", "pruner", "seed")),
+    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed")),
     "hf-generate": BackendFactory(_hf_generate),
 }

@@ -93,6 +93,17 @@ class PruneSchedule:
             )
 
 
+def parse_stages(text: str) -> tuple[int, ...]:
+    """Layers after which to prune, written as ``0-5``, as ``0+2+4``, or as both: ``0+3-5``. Raises ``ValueError`` for other text."""
+    layers: list[int] = []
+    for part in text.split("+"):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"stages={text!r} are not layers: write them like 0-5 or 0+2+4")
+        layers.extend(range(int(first), int(last or first) + 1))
+    return tuple(layers)
+
+
 @dataclass(frozen=True)
 class StageCount:
     """What one stage does to one sequence, in tokens: how many reach it, are forced to survive (of them the tail), and survive."""

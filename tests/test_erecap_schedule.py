@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from erecap.costs import ceiling, layer_cost, work_shares
-from erecap.schedule import PRESETS, PruneSchedule, PruneStage, forced_stages, layer_tokens, share_of, stage_counts
+from erecap.schedule import PRESETS, PruneSchedule, PruneStage, forced_stages, layer_tokens, parse_stages, share_of, stage_counts
 
 QWEN2_7B = Qwen2Config(
     hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
@@ -126,3 +126,14 @@ def test_counts_equal_a_simulation_with_sets(schedule, protected, dice):
 def test_bad_schedules_say_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("text", "layers"), [("0", (0,)), ("0-3", (0, 1, 2, 3)), ("0+2+4", (0, 2, 4)), ("0+3-5", (0, 3, 4, 5))])
+def test_stages_are_read_as_written(text, layers):
+    assert parse_stages(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "a", "0-", "-1", "1+", "0,1", "0.5"])
+def test_stages_that_are_no_layers_are_refused(text):
+    with pytest.raises(ValueError, match="write them like 0-5"):
+        parse_stages(text)
