@@ -121,7 +121,7 @@ def test_backends_of_one_model_share_it(model_dir):
     [
         ("vllm", {}, "baseline, erecap, hf-generate"),
         ("baseline", {"keep": "0.7"}, "unknown option keep; baseline takes model, dtype, device"),
-        ("erecap", {"kepp": "0.7"}, "unknown option kepp; erecap takes model, dtype, device, keep, selector, pruner, seed"),
+        ("erecap", {"kepp": "0.7"}, "unknown option kepp; erecap takes model, dtype, device, keep, stages, selector, pruner, seed"),
         ("erecap", {"keep": "lots"}, "keep='lots' is not a number"),
         ("erecap", {"keep": "1.7", "selector": "random"}, "keep=1.7 must be in"),
         ("erecap", {"selector": "magic"}, "learned, random, recency"),
