@@ -29,7 +29,8 @@ from erecap.training.data import Batches, SequenceList, ShardedSequences, encode
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
-from erecap.training.pruner import PrunerLoss, train_pruner
+from erecap.training.pruner import train_pruner
+from erecap.training.pruner_loss import PrunerLoss
 from erecap.training.saliency import SaliencySet, collect_saliency
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
 from planner import Entry, PlanParseError, parse_plan

@@ -4,7 +4,7 @@ Everything here is host arithmetic on lengths. No tensor, model or device: the c
 which is what lets the engine run without a host-device synchronisation and lets the ceiling be computed from them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -84,6 +84,10 @@ class PruneSchedule:
             raise ValueError(f"preset {name!r} is not known: the presets are {', '.join(PRESETS)}")
         return cls.for_depth(num_layers, PRESETS[name])
 
+    def with_keep(self, keep: float) -> "PruneSchedule":
+        """The same stages and guards with another keep ratio at every stage."""
+        return replace(self, stages=tuple(replace(stage, keep=keep) for stage in self.stages))
+
     def check_depth(self, num_layers: int) -> None:
         """Raise ``ValueError`` unless every stage has a layer after it in a model of ``num_layers`` layers."""
         if self.stages and self.stages[-1].after_layer >= num_layers - 1:
@@ -94,7 +98,7 @@ class PruneSchedule:
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
-    """Layers after which to prune, written as ``0-5``, as ``0+2+4``, or as both: ``0+3-5``. Raises ``ValueError`` for other text."""
+    """Layers after which to prune, written ``0-5``, ``0+2+4``, or both: ``0+3-5``. Raises ``ValueError`` for other text."""
     layers: list[int] = []
     for part in text.split("+"):
         first, dash, last = part.partition("-")

@@ -17,8 +17,10 @@ from erecap.tokenization import TokenizedPrompt
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate
 from erecap.training.loop import Hooks
-from erecap.training.pruner import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses, soft_forward, train_pruner
+from erecap.training.pruner import train_pruner
+from erecap.training.pruner_loss import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses
 from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
 
 STAGES = (1, 3)
@@ -147,7 +149,8 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, e
     torch.manual_seed(1)
     first = pruner_losses(padded, [target], 2)
     torch.manual_seed(1)
-    torch.testing.assert_close(first, pruner_losses(single, [target], 2), atol=1e-5, rtol=1e-5)
+    second = pruner_losses(single, [target], 2)
+    torch.testing.assert_close((first.mse, first.rank), (second.mse, second.rank), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("term", ["lm", "mse", "rank"])
@@ -160,8 +163,8 @@ def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
     target = saliency(model, batch, STAGES).numpy()
     replans = last_replans(batch)
     forward = soft_forward(model, pruner, replans, schedule(0.8), MaskConfig(straight_through=straight_through))
-    mse, rank = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
-    {"lm": lm_loss(model, forward, replans.batch), "mse": mse, "rank": rank}[term].backward()
+    found = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
+    {"lm": lm_loss(model, forward, replans.batch), "mse": found.mse, "rank": found.rank}[term].backward()
     # the last bias shifts all scores alike, which neither a ranking nor a threshold between scores sees
     for name, parameter in pruner.named_parameters():
         if not (name.endswith("out.bias") and term != "mse"):
@@ -195,7 +198,7 @@ def test_saliency_is_normalised_in_order_and_without_the_unknown():
 
 def test_the_ranking_loss_is_small_for_the_right_order_and_large_for_the_reverse():
     target = torch.linspace(-2, 2, 50)
-    right, wrong = (saliency_losses(sign * 10 * target, target, 8)[1].item() for sign in (1, -1))
+    right, wrong = (saliency_losses(sign * 10 * target, target, 8).rank.item() for sign in (1, -1))
     assert right < 0.1 < 5 < wrong
 
 

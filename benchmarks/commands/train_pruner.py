@@ -35,7 +35,7 @@ def train_pruner(
     from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch
     from erecap.loading import bundled_pruner_dir, load_model
     from erecap.training.planner import TrainConfig
-    from erecap.training.pruner import PrunerLoss
+    from erecap.training.pruner_loss import PrunerLoss
 
     loaded = load_model(model, dtype="float32")
     choice = recipe.Choice(tuple(data), num_samples, max_length, seed, skip_bad)

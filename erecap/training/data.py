@@ -197,7 +197,8 @@ class Batches:
 
     Each epoch groups the set anew into batches of similar length whose padded size is at most ``token_budget`` tokens (a longer
     sequence is alone in its batch) and shuffles the batches. ``curriculum`` gives the longest sequence allowed at a progress;
-    batches beyond it are passed over until they are allowed. The position is (epoch, batch) and travels in ``state_dict``.
+    batches beyond it are passed over until they are allowed. ``only`` names the sequences to deal, all by default: batches keep
+    their numbers in the set. The position is (epoch, batch) and travels in ``state_dict``.
     """
 
     def __init__(
@@ -207,9 +208,11 @@ class Batches:
         seed: int = 0,
         pad_id: int = 0,
         curriculum: Curriculum | None = None,
+        only: SequenceABC[int] | None = None,
     ) -> None:
-        if not len(sequences) or token_budget < 1:
-            raise ValueError(f"{len(sequences)} sequences in batches of {token_budget} tokens: give at least one of each")
+        self._rows = np.arange(len(sequences)) if only is None else np.asarray(only, dtype=np.int64)
+        if not len(self._rows) or token_budget < 1:
+            raise ValueError(f"{len(self._rows)} sequences in batches of {token_budget} tokens: give at least one of each")
         self.sequences, self.token_budget, self.seed = sequences, token_budget, seed
         self.pad_id, self.curriculum = pad_id, curriculum
         self.epoch = self.position = 0
@@ -239,7 +242,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, int]:
         """Where the deal stands."""
-        return {"epoch": self.epoch, "position": self.position, "sequences": len(self.sequences), "seed": self.seed}
+        return {"epoch": self.epoch, "position": self.position, "sequences": len(self._rows), "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a saved state. Raises ``ValueError`` where it belongs to another set or seed."""
@@ -251,7 +254,7 @@ class Batches:
         self._plan = self._deal(self.epoch)
 
     def _limit(self, progress: float) -> int:
-        longest = int(self.sequences.lengths.max())
+        longest = int(self.sequences.lengths[self._rows].max())
         limit = longest if self.curriculum is None else self.curriculum(progress)
         # groups mix similar lengths: at least the group that holds the shortest sequence must stay allowed
         return max(limit, min(int(self.sequences.lengths[rows].max()) for rows in self._plan))
@@ -260,7 +263,7 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch])
         lengths = self.sequences.lengths
         # jitter, so that a sequence meets other neighbours in each epoch
-        order = np.argsort(lengths * rng.uniform(0.95, 1.05, len(lengths)), kind="stable")
+        order = self._rows[np.argsort(lengths[self._rows] * rng.uniform(0.95, 1.05, len(self._rows)), kind="stable")]
         groups = _group(order, lengths, self.token_budget)
         return [groups[i] for i in rng.permutation(len(groups))]
 

@@ -9,6 +9,7 @@ The verdict compares a token's noisy score with the value that the stage's count
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from erecap.schedule import PruneSchedule, forced_stages, stage_counts
 from erecap.training.data import ALWAYS_KEPT, NO_REPLAN, Batch, later_plans
 
 _FORBIDDEN = -1e9
+Targets = Literal["plan", "all"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class Replans:
-    """One replan per row. ``batch`` ends with the longest replan's plan and its weights are 1 on plan tokens and 0 elsewhere;
+    """One replan per row. ``batch`` ends with the longest replan's plan and its weights are 1 on targets and 0 elsewhere;
     ``prompts``, int64 [rows], are the lengths of the prompts that the plans answer, ``turns``, int64 [rows], their turns.
 
     A row without a replan that could drop something has no plan tokens, and ``NO_REPLAN``.
@@ -49,15 +51,19 @@ class Replans:
     turns: Tensor
 
 
-def draw_replans(batch: Batch) -> Replans:
-    """Draw one replan per row from its turns after the first that have a plan to imitate, by torch's global generator."""
+def draw_replans(batch: Batch, targets: Targets = "plan") -> Replans:
+    """Draw one replan per row from its turns after the first that have a plan to imitate, by torch's global generator.
+
+    ``targets``: the tokens of its plan, or all tokens up to its end, as a language model is trained.
+    """
     spans = [_draw_span(row, turns) for row, turns in zip(later_plans(batch).cpu(), batch.turns.cpu(), strict=True)]
     longest, device = max(end for _, end, _ in spans), batch.turns.device
     starts, ends, numbers = (torch.tensor(column, device=device) for column in zip(*spans, strict=True))
     column = torch.arange(longest, device=device)
-    inside, plan = column < ends[:, None], (column >= starts[:, None]) & (column < ends[:, None])
+    inside = column < ends[:, None]
+    wanted = inside & (column >= starts[:, None]) if targets == "plan" else inside & (numbers[:, None] != NO_REPLAN)
     turns = torch.where(inside, batch.turns[:, :longest], ALWAYS_KEPT)
-    cut = Batch(batch.input_ids[:, :longest], plan.float(), turns, batch.targets[:, :longest], ends, batch.indices)
+    cut = Batch(batch.input_ids[:, :longest], wanted.float(), turns, batch.targets[:, :longest], ends, batch.indices)
     return Replans(cut, starts, numbers)
 
 
