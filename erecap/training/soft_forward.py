@@ -1,0 +1,52 @@
+"""A frozen decoder under soft masks: what a schedule would do to it, differentiable in the pruner's scores."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from erecap.architecture import decoder_parts
+from erecap.masks import attention_mask
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule
+from erecap.training.frozen import layer_forward
+from erecap.training.softmask import MaskConfig, Replans, SoftMask
+
+
+@dataclass(frozen=True)
+class PrunerForward:
+    """``hidden``: final normalised hidden state under the soft masks; ``scores[s]`` [rows, length] of each stage, with gradient."""
+
+    hidden: Tensor
+    scores: tuple[Tensor, ...]
+    mask: SoftMask
+
+
+def soft_forward(
+    model: PreTrainedModel, pruner: TokenPruner, replans: Replans, schedule: PruneSchedule, config: MaskConfig
+) -> PrunerForward:
+    """Run a frozen model with soft verdicts after each stage; gradients reach the pruner through the attention bias only.
+
+    A stage scores the detached stream, so that a later stage's loss does not train an earlier stage's scorer. Layers after the
+    first stage are recomputed in the backward pass, which keeps one layer's attention weights in memory at a time.
+    """
+    parts, batch = decoder_parts(model), replans.batch
+    if parts.attention not in ("sdpa", "eager"):
+        raise ValueError(f"attention {parts.attention!r} takes no soft mask: load the model with attn_implementation='sdpa'")
+    stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
+    mask, bias, scores = SoftMask(replans, schedule, config), None, []
+    stream, pruner_dtype = parts.embed(batch.input_ids), next(pruner.parameters()).dtype
+    rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
+    for number, layer in enumerate(parts.layers):
+        if bias is None:
+            stream = layer_forward(layer, stream, rope, attention_mask(parts.attention, None, stream))
+        else:
+            stream = checkpoint(layer_forward, layer, stream, rope, bias, use_reentrant=False)
+        if number in stage_after:
+            stage = stage_after[number]
+            scores.append(pruner(stream.detach().to(pruner_dtype), stage))
+            mask.apply(scores[-1], stage)
+            bias = mask.bias()
+    return PrunerForward(parts.norm(stream), tuple(scores), mask)
