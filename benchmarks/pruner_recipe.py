@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import structlog
@@ -18,13 +19,15 @@ from agents.demonstrations import Sample
 from agents.episode_log import read_records
 from agents.records import TranscriptRecord
 from benchmarks.closed_loop import STEPS_FILE
+from benchmarks.files import write_atomically
 from benchmarks.planner_recipe.dataset import messages
 from benchmarks.suites import HELD_OUT
 from benchmarks.summary import choose_reference
+from benchmarks.training_plots import pruner_plot
 from erecap.identity import identify
 from erecap.loading import LoadedModel
 from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.training.data import Batches, SequenceList, ShardedSequences, encode_episode
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.loop import Hooks, StepRecord
@@ -32,6 +35,7 @@ from erecap.training.planner import TrainConfig
 from erecap.training.pruner import train_pruner
 from erecap.training.pruner_loss import PrunerLoss
 from erecap.training.saliency import SaliencySet, collect_saliency
+from erecap.training.softmask import Targets
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
 from planner import Entry, PlanParseError, parse_plan
 
@@ -142,20 +146,72 @@ def make_saliency(
     return collect_saliency(loaded.model, choose(choice, loaded.tokenizer), stages, out, shard_size=16, on_shard=on_shard)
 
 
+@dataclass(frozen=True)
+class PrunerTraining:
+    """How stage 2 trains: keep ratios, drawn per batch from lowest to highest; the share of episodes held out for validation; after
+    how many evaluations without a lower held-out loss to stop (``None``: never); and the rest as ``TrainConfig``."""
+
+    config: TrainConfig
+    loss: PrunerLoss
+    keeps: tuple[float, float] = (0.3, 0.9)
+    held_out: float = 0.1
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out} must be in [0, 1): give the share of episodes to validate on")
+
+
 def make_pruner(
-    loaded: LoadedModel,
-    choice: Choice,
-    schedule: PruneSchedule,
-    saliency: Path,
-    config: TrainConfig,
-    loss: PrunerLoss,
-    out: Path,
-    on_step: Callable[[StepRecord], None],
+    loaded: LoadedModel, choice: Choice, saliency: Path, training: PrunerTraining, out: Path, on_step: Callable[[StepRecord], None]
 ) -> Sequence[StepRecord]:
-    """Stage 2, into ``out``; the pruner is in ``out/pruner`` afterwards."""
-    identity = identify(loaded.model)
-    torch.manual_seed(config.seed)
-    pruner = TokenPruner(identity, tuple(stage.after_layer for stage in schedule.stages))
-    batches = Batches(choose(choice, loaded.tokenizer), token_budget=choice.max_length, seed=choice.seed)
-    found = SaliencySet(saliency, identity)
-    return train_pruner(loaded.model, pruner, batches, found, schedule, config, out, loss=loss, hooks=Hooks(on_step=on_step))
+    """Stage 2, into ``out``, for the stages that ``saliency`` has; the pruner is in ``out/pruner`` afterwards, ``loss.png`` beside.
+
+    Held-out loss is measured at the middle of the keep ratios.
+    """
+    identity, found = identify(loaded.model), SaliencySet(saliency, identify(loaded.model))
+    torch.manual_seed(training.config.seed)
+    pruner, sequences = TokenPruner(identity, found.stages), choose(choice, loaded.tokenizer)
+    dealt, held_out = _split(len(sequences), training.held_out, choice.seed)
+    batches = Batches(sequences, token_budget=choice.max_length, seed=choice.seed, only=dealt)
+    schedule = PruneSchedule(tuple(PruneStage(layer, sum(training.keeps) / 2) for layer in found.stages))
+    records = train_pruner(
+        loaded.model,
+        pruner,
+        batches,
+        found,
+        schedule,
+        training.config,
+        out,
+        loss=training.loss,
+        hooks=Hooks(on_step=on_step),
+        keeps=training.keeps,
+        held_out=held_out,
+        patience=training.patience,
+    )
+    write_atomically(out / "loss.png", pruner_plot(records))
+    return records
+
+
+def keeps_of(text: str) -> tuple[float, float]:
+    """(lowest, highest) keep ratio of ``0.3-0.9`` or ``0.7``. Raises ``ValueError`` for other text."""
+    lowest, dash, highest = text.partition("-")
+    try:
+        return float(lowest), float(highest if dash else lowest)
+    except ValueError as error:
+        raise ValueError(f"keep={text!r} is no keep ratio: write it like 0.7 or 0.3-0.9") from error
+
+
+def targets_of(text: str) -> Targets:
+    """``text`` as the name of what the LM loss is of. Raises ``ValueError`` for others."""
+    for name in get_args(Targets):
+        if text == name:
+            return name  # type: ignore[no-any-return]  # get_args has no types
+    raise ValueError(f"targets={text!r} are not known: choose from {', '.join(get_args(Targets))}")
+
+
+def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the sequences to train on, and of those held out."""
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    held_out = min(count - 1, round(share * count))
+    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())

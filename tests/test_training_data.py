@@ -157,3 +157,12 @@ def test_bad_sequences_are_refused():
         Sequence(np.zeros(3, np.int32), np.zeros(2, np.float32), np.zeros(3, np.int32))
     with pytest.raises(ValueError, match="at least 2 tokens"):
         make(1)
+
+
+def test_batches_deal_only_what_they_are_told_to(episode):
+    data = SequenceList([episode(n) for n in range(8)])
+    dealt = Batches(data, 64, only=[1, 4, 6])
+    seen = [index for _ in range(9) for index in dealt.next().indices]
+    assert set(seen) == {1, 4, 6}
+    with pytest.raises(ValueError, match="0 sequences"):
+        Batches(data, 64, only=[])

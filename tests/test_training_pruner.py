@@ -1,8 +1,11 @@
 """Training the pruner: soft masks, the three loss terms, a tiny run."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -246,3 +249,52 @@ def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: Toke
         train_pruner(model, pruner, Batches(data, 128), collected, schedule(0.5), config, tmp_path)
     with pytest.raises(ValueError, match="not all 0"):
         PrunerLoss(lm=0, mse=0, rank=0)
+
+
+def test_all_tokens_up_to_the_plans_end_can_be_targets(episode: EpisodeMaker):
+    replans = draw_replans(collate([episode(0), episode(1, turns=1)]), "all")
+    assert replans.batch.weights[0, : int(replans.batch.lengths[0])].all()
+    assert not replans.batch.weights[1].any()
+
+
+def test_each_batch_draws_its_keep_ratio(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+):
+    data, seen = SequenceList([episode(n) for n in range(4)]), []
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+
+    def spy(*args: Any) -> Any:
+        seen.append({stage.keep for stage in args[3].stages})
+        return soft_forward(*args)
+
+    monkeypatch.setattr("erecap.training.pruner.soft_forward", spy)
+    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), TrainConfig(steps=6), tmp_path, keeps=(0.4, 0.8))
+    ratios = [ratio for (ratio,) in seen]
+    assert len(set(ratios)) == 6
+    assert all(0.4 <= ratio <= 0.8 for ratio in ratios)
+    with pytest.raises(ValueError, match="0 < lowest <= highest"):
+        train_pruner(model, pruner, Batches(data, 128), collected, schedule(), TrainConfig(steps=1), tmp_path, keeps=(0.8, 0.4))
+
+
+def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_are_not_trained_on(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+):
+    data = SequenceList([episode(n) for n in range(6)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    states = []
+    monkeypatch.setattr(TokenPruner, "save_pretrained", lambda self, _: states.append(copy.deepcopy(self.state_dict())))
+    config = TrainConfig(steps=8, lr=0.05, log_every=2, eval_every=2)
+    batches = Batches(data, 128, only=[0, 1, 2, 3])
+    log = train_pruner(model, pruner, batches, collected, schedule(), config, tmp_path, held_out=[4, 5])
+    losses = [record["eval"]["loss"] for record in log]
+    assert len(states) == sum(loss < min(losses[:i], default=math.inf) for i, loss in enumerate(losses))
+    assert {"lm", "mse", "rank", "order", "kept_share"} <= log[0]["eval"].keys()
+    assert set(batches.next().indices) <= {0, 1, 2, 3}
+
+
+def test_evaluation_is_the_same_at_each_call(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
+    data = SequenceList([episode(n) for n in range(4)])
+    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    config = TrainConfig(steps=2, lr=1e-12, weight_decay=0.0, log_every=1, eval_every=1)
+    log = train_pruner(model, pruner, Batches(data, 128, only=[0, 1]), collected, schedule(), config, tmp_path, held_out=[2, 3])
+    assert log[0]["eval"] == pytest.approx(log[1]["eval"], rel=1e-4)

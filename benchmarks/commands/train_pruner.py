@@ -9,17 +9,25 @@ from rich.console import Console
 
 from benchmarks.progress import StageProgress
 
+SHOWN = ("lm", "mse", "rank", "order", "kept_share")
+
 
 def train_pruner(
     data: Annotated[list[Path], typer.Option(help="The data that `erecap saliency` was given.")],
-    saliency: Annotated[Path, typer.Option(help="Its result.")] = Path("runs/saliency"),
+    saliency: Annotated[Path, typer.Option(help="Its result; the pruner is made for its stages.")] = Path("runs/saliency"),
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
-    keep: Annotated[float, typer.Option(help="Keep ratio of the soft masks, a share of the current length at each stage.")] = 0.7,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 400,
+    keep: Annotated[
+        str, typer.Option(help="Keep ratio of the soft masks at each stage; LOW-HIGH draws one per batch.")
+    ] = "0.3-0.9",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     lm: Annotated[float, typer.Option(help="Weight of the language model's loss.")] = 1.0,
     mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency.")] = 1.0,
     rank: Annotated[float, typer.Option(help="Weight of the ranking loss.")] = 1.0,
+    targets: Annotated[str, typer.Option(help="What the language model's loss is of: plan tokens, or all.")] = "plan",
+    held_out: Annotated[float, typer.Option(help="Share of the episodes to validate on.")] = 0.1,
+    eval_every: Annotated[int, typer.Option(help="Steps between validations; the best pruner is kept.")] = 25,
+    patience: Annotated[int | None, typer.Option(help="Validations without a better one before it stops.")] = None,
     num_samples: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 256,
     max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 4608,
     seed: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 0,
@@ -27,31 +35,35 @@ def train_pruner(
     out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from its checkpoint.")] = Path(
         "runs/pruner"
     ),
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's directory.")] = False,
     install: Annotated[bool, typer.Option(help="Make the result the bundled pruner.")] = False,
 ) -> None:
     """Stage 2 of the pruner: train one scorer per stage on a frozen model. The last line of stdout is one JSON object."""
     import shutil
 
     from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch
+    from benchmarks.tensorboard import tensorboard_hook
     from erecap.loading import bundled_pruner_dir, load_model
     from erecap.training.planner import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
 
-    loaded = load_model(model, dtype="float32")
+    config = TrainConfig(steps=steps, lr=lr, log_every=10, eval_every=eval_every, seed=seed)
+    loss = PrunerLoss(lm=lm, mse=mse, rank=rank, targets=recipe.targets_of(targets))
+    training = recipe.PrunerTraining(config, loss, recipe.keeps_of(keep), held_out, patience)
     choice = recipe.Choice(tuple(data), num_samples, max_length, seed, skip_bad)
-    config = TrainConfig(steps=steps, lr=lr, log_every=10, seed=seed)
+    events = tensorboard_hook(out / "tensorboard") if tensorboard else None
     with StageProgress(Console(stderr=True)) as progress:
         progress.begin("train-pruner", steps)
         done = 0
 
         def on_step(record: dict[str, Any]) -> None:
             nonlocal done
-            names = ("lm", "mse", "rank", "kept_share")
-            progress.advance(record["step"] - done, ", ".join(f"{name} {record[name]:.3f}" for name in names if name in record))
+            progress.advance(record["step"] - done, ", ".join(f"{name} {record[name]:.3f}" for name in SHOWN if name in record))
             done = record["step"]
+            if events is not None:
+                events(record)
 
-        schedule, weights = recipe.seed_schedule(loaded, keep), PrunerLoss(lm=lm, mse=mse, rank=rank)
-        records = recipe.make_pruner(loaded, choice, schedule, saliency, config, weights, out, on_step)
+        records = recipe.make_pruner(load_model(model, dtype="float32"), choice, saliency, training, out, on_step)
     if install:
         shutil.copytree(out / "pruner", bundled_pruner_dir(), dirs_exist_ok=True)
     typer.echo(

@@ -1,0 +1,27 @@
+"""Training records as TensorBoard scalars. Needs the extra ``tensorboard``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+StepHook = Callable[[dict[str, Any]], None]
+
+
+def tensorboard_hook(directory: Path) -> StepHook:
+    """Writes each number of a record to event files in ``directory``, those of ``eval`` as ``eval/NAME``.
+
+    Raises ``ValueError`` where TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs: pip install 'erecap[tensorboard]'") from error
+    writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]  # torch ships no types for it
+
+    def write(record: dict[str, Any]) -> None:
+        for name, value in {**record, **{f"eval/{key}": number for key, number in record.get("eval", {}).items()}}.items():
+            if isinstance(value, int | float) and name != "step":
+                writer.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
+        writer.flush()  # type: ignore[no-untyped-call]
+
+    return write
