@@ -289,7 +289,8 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
                 "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
             )
         pruner = load_pruner(options.get("pruner"), loaded)
-    return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed, loaded.model)))
+    context = SelectorContext(schedule, pruner, seed, loaded.model, loaded.eos_ids)
+    return EngineBackend(loaded, schedule, make_selector(name, context))
 
 
 def _schedule(stages: str | None, num_layers: int, keep: float) -> PruneSchedule:

@@ -6,7 +6,7 @@ pruned cache. All that sits on top of the decoder (`generate`, beam search, stre
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ from erecap.masks import attention_mask, causal
 from erecap.prefilling import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
-from erecap.selectors import LearnedSelector, Selector
+from erecap.selectors import LearnedSelector, PreparedSelector, Selector
 from erecap.tokenization import TokenizedPrompt
 
 _CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the one to the other
@@ -80,19 +80,21 @@ class _PrunedDecoder:
         _check_call(attention_mask, cache, kwargs)
         hidden = self.parts.embed(input_ids) if inputs_embeds is None else inputs_embeds
         if cache.get_seq_length() == 0:
-            hidden = self.prefill(hidden, attention_mask, cache)
+            hidden = self.prefill(hidden, input_ids, attention_mask, cache)
         else:
             hidden = self.extend(hidden, attention_mask, position_ids, cache)
         name = next(name for name in _CACHE_FIELDS if name in BaseModelOutputWithPast.__dataclass_fields__)
         return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache if use_cache is not False else None})
 
-    def prefill(self, hidden: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
+    def prefill(self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, cache: DynamicCache) -> Tensor:
         """Prune; the final hidden states, ``(batch, n, hidden_size)``, in the columns of the input."""
         batch, width = hidden.shape[:2]
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
         check_length(self.config, max(lengths))
         layout = _layout(lengths, width, mask, self.schedule, hidden.device)
         starts = torch.tensor([width - length for length in lengths], device=hidden.device)
+        if isinstance(self.selector, PreparedSelector):
+            layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
         stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
         kept = run_layers(self.parts, stream, cache, layout, self.schedule, self.selector)
         counts = tokens_per_layer(layout, self.schedule, len(self.parts.layers))
@@ -198,6 +200,16 @@ def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
         return hidden
     columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
     return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[2]))
+
+
+def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
+    """Prompts padded on the right, as ``_shift`` pads. Raises ``ValueError`` for prompts that came without their ids."""
+    if ids is None:
+        raise ValueError(
+            f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
+            "use another selector"
+        )
+    return _shift(ids.to(starts.device)[..., None], starts, longest)[..., 0]
 
 
 def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:

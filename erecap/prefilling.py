@@ -17,7 +17,7 @@ from erecap.layout import PrefillLayout, lay_out
 from erecap.masks import attention_mask
 from erecap.schedule import PruneSchedule
 from erecap.selection import top_k
-from erecap.selectors.base import Selector
+from erecap.selectors.base import PreparedSelector, Selector
 from erecap.tokenization import TokenizedPrompt
 
 
@@ -129,6 +129,8 @@ def run_layers(
 ) -> tuple[KeptTokens, ...]:
     """Take ``stream`` through all layers into ``cache``, dropping tokens at the stages; what survived each."""
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
+    if isinstance(selector, PreparedSelector) and any(layout.drops(stage) for stage in stage_after.values()):
+        selector.prepare(layout.ids, layout.prompt_lengths)
     kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
     for number, layer in enumerate(parts.layers):
         stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from erecap.architecture import decoder_parts
 from erecap.masks import attention_mask
 from erecap.schedule import PruneSchedule, share_of
-from erecap.selectors.base import Selector
+from erecap.selectors.base import PreparedSelector, Selector
 from erecap.tokenization import TokenizedPrompt
 
 
@@ -40,6 +40,8 @@ def reference(
     rope = parts.rotary(hidden, positions)
     stages = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     alive, kept = list(range(length)), []
+    if isinstance(selector, PreparedSelector) and stages:
+        selector.prepare(ids[:, :length], [length])
     for number, layer in enumerate(parts.layers):
         hidden = layer(hidden, attention_mask(parts.attention, _mask(alive, length, ids), hidden), position_embeddings=rope)
         if number in stages:

@@ -9,10 +9,12 @@ from torch.nn import functional
 from erecap.identity import ModelIdentity
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule, PruneStage
-from erecap.selectors import SELECTORS, RandomSelector, Selector, SelectorContext, make_selector
+from erecap.selectors import SELECTORS, PreparedSelector, RandomSelector, Selector, SelectorContext, make_selector
 
 HIDDEN = 64
 SCHEDULE = PruneSchedule((PruneStage(1, 0.5), PruneStage(3, 0.5)))
+PROMPTS = torch.randint(3, 320, (3, 100), generator=torch.Generator().manual_seed(2))
+PROMPT_LENGTHS = [100, 99, 60]
 
 
 def pruner(stages=(1, 3)) -> TokenPruner:
@@ -38,33 +40,40 @@ def all_of(hidden: torch.Tensor) -> torch.Tensor:
     return torch.full((len(hidden),), hidden.shape[1])
 
 
+def score(selector: Selector, hidden, positions, stage, lengths, rows=slice(None)) -> torch.Tensor:
+    """As prefill scores ``rows``: a selector that must see the prompts sees them first."""
+    if isinstance(selector, PreparedSelector):
+        selector.prepare(PROMPTS[rows], PROMPT_LENGTHS[rows])
+    return selector.score(hidden, positions, stage, lengths)
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_scores_are_one_float32_per_token(selector, stage):
     hidden, positions = batch()
-    scores = selector.score(hidden, positions, stage, all_of(hidden))
+    scores = score(selector, hidden, positions, stage, all_of(hidden))
     assert (scores.shape, scores.dtype) == ((3, 50), torch.float32)
     assert scores.isfinite().all()
 
 
 def test_scores_are_deterministic(selector):
     hidden, positions = batch()
-    first, again = (selector.score(hidden, positions, 0, all_of(hidden)) for _ in range(2))
+    first, again = (score(selector, hidden, positions, 0, all_of(hidden)) for _ in range(2))
     assert torch.equal(first, again)
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 33, 50])
 def test_a_score_depends_on_neither_padding_nor_other_rows(selector, length):
     hidden, positions = batch()
-    whole = selector.score(hidden, positions, 1, torch.tensor([50, length, 20]))
-    alone = selector.score(hidden[1:2, :length], positions[1:2, :length], 1, torch.tensor([length]))
+    whole = score(selector, hidden, positions, 1, torch.tensor([50, length, 20]))
+    alone = score(selector, hidden[1:2, :length], positions[1:2, :length], 1, torch.tensor([length]), slice(1, 2))
     torch.testing.assert_close(whole[1:2, :length], alone)
 
 
 @pytest.mark.parametrize("name", sorted({*SELECTORS} - {"attention"}))
 def test_only_attention_looks_at_other_tokens(name, make_model):
     selector, (hidden, positions) = selector_of(name, make_model), batch()
-    whole = selector.score(hidden, positions, 1, all_of(hidden))
-    part = selector.score(hidden[1:2, ::3], positions[1:2, ::3], 1, torch.tensor([17]))
+    whole = score(selector, hidden, positions, 1, all_of(hidden))
+    part = score(selector, hidden[1:2, ::3], positions[1:2, ::3], 1, torch.tensor([17]), slice(1, 2))
     torch.testing.assert_close(part, whole[1:2, ::3])
 
 
@@ -88,7 +97,7 @@ def test_key_norms_are_those_of_the_next_layer(make_model):
     torch.testing.assert_close(scores, -keys.norm(dim=-1))
 
 
-@pytest.mark.parametrize("name", ["attention", "key-norm"])
+@pytest.mark.parametrize("name", ["attention", "key-norm", "gradient"])
 def test_selectors_that_read_the_model_refuse_to_do_without(name):
     with pytest.raises(ValueError, match="got no model"):
         make_selector(name, SelectorContext(SCHEDULE))

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from erecap.selectors.attention import AttentionSelector
-from erecap.selectors.base import Selector, SelectorContext
+from erecap.selectors.base import PreparedSelector, Selector, SelectorContext
+from erecap.selectors.gradient import GradientSelector
 from erecap.selectors.key_norm import KeyNormSelector
 from erecap.selectors.learned import LearnedSelector
 from erecap.selectors.random_scores import RandomSelector
@@ -15,13 +16,16 @@ SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
     "recency": RecencySelector.from_context,
     "key-norm": KeyNormSelector.from_context,
     "attention": AttentionSelector.from_context,
+    "gradient": GradientSelector.from_context,
 }
 
 __all__ = [
     "SELECTORS",
     "AttentionSelector",
+    "GradientSelector",
     "KeyNormSelector",
     "LearnedSelector",
+    "PreparedSelector",
     "RandomSelector",
     "RecencySelector",
     "Selector",

@@ -3,11 +3,15 @@
 The engine's ``prefilling`` runs the same layers without gradients and with tokens really dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from erecap.architecture import decoder_parts
+from erecap.masks import attention_mask
 
 
 @contextmanager
@@ -29,3 +33,24 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
     itself forbid the future; ``None`` is plain causal attention."""
     bias = None if bias is None else bias.to(hidden.dtype)
     return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+def stage_hidden(model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state.
+
+    All [rows, length, width]; ``input_ids`` [rows, length]. Raises ``ValueError`` for a stage that is not a layer of the model.
+    """
+    parts = decoder_parts(model)
+    if not stages or not all(0 <= s < len(parts.layers) for s in stages):
+        raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{len(parts.layers) - 1}")
+    kept: list[Tensor] = []
+    stream = parts.embed(input_ids)
+    rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
+    causal = attention_mask(parts.attention, None, stream)
+    for number, layer in enumerate(parts.layers):
+        stream = layer_forward(layer, stream, rope, causal)
+        if number in stages:
+            # the first stage begins the graph: nothing before it needs a gradient
+            stream = stream if kept else stream.detach().requires_grad_()
+            kept.append(stream)
+    return kept, parts.norm(stream)

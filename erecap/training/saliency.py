@@ -25,12 +25,10 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.architecture import decoder_parts
 from erecap.identity import ModelIdentity, identify
-from erecap.masks import attention_mask
 from erecap.training.checkpoint import differences, write_atomically
 from erecap.training.data import NO_REPLAN, PLAN_WEIGHT, Batch, SequenceSet, collate, digest, later_plans
-from erecap.training.frozen import frozen, layer_forward
+from erecap.training.frozen import frozen, stage_hidden
 from erecap.training.loss import weighted_loss
 
 FORMAT = "erecap-saliency-2"
@@ -48,7 +46,7 @@ def saliency(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int], rep
     total = torch.zeros(len(stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
     with frozen(model):
-        hidden, final = _stage_hidden(model, batch, stages)
+        hidden, final = stage_hidden(model, batch.input_ids, stages)
         for chosen in _sample_replans(batch, replans, seed):
             gradients = torch.autograd.grad(_replan_loss(model, final, batch, chosen), hidden, retain_graph=True)
             scored = ((batch.turns >= 0) & (batch.turns < chosen[:, None])).cpu()
@@ -56,24 +54,6 @@ def saliency(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int], rep
             total += torch.stack(products).float().cpu() * scored
             count += scored
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
-
-
-def _stage_hidden(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int]) -> tuple[list[Tensor], Tensor]:
-    """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state."""
-    parts = decoder_parts(model)
-    if not stages or not all(0 <= s < len(parts.layers) for s in stages):
-        raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{len(parts.layers) - 1}")
-    kept: list[Tensor] = []
-    stream = parts.embed(batch.input_ids)
-    rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
-    causal = attention_mask(parts.attention, None, stream)
-    for number, layer in enumerate(parts.layers):
-        stream = layer_forward(layer, stream, rope, causal)
-        if number in stages:
-            # the first stage begins the graph: nothing before it needs a gradient
-            stream = stream if kept else stream.detach().requires_grad_()
-            kept.append(stream)
-    return kept, parts.norm(stream)
 
 
 def _sample_replans(batch: Batch, replans: int, seed: int) -> list[Tensor]:
