@@ -43,11 +43,12 @@ def _pruner_weights(spec: str, backend: HasModel) -> Path | None:
     """The file that the backend's pruner was read from; ``None`` where it has none."""
     from erecap.loading import bundled_pruner_dir  # imports torch, as a backend with a model has done already
     from erecap.pruner import WEIGHTS_FILE
-    from erecap.selectors.learned import LearnedSelector
+    from erecap.selectors import USE_PRUNER
 
-    if not isinstance(getattr(backend, "selector", None), LearnedSelector):
+    options = BackendSpec.parse(spec).options
+    if getattr(backend, "selector", None) is None or options.get("selector", "learned") not in USE_PRUNER:
         return None
-    return Path(BackendSpec.parse(spec).options.get("pruner", bundled_pruner_dir())) / WEIGHTS_FILE
+    return Path(options.get("pruner", bundled_pruner_dir())) / WEIGHTS_FILE
 
 
 def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:

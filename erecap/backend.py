@@ -20,7 +20,7 @@ from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_m
 from erecap.loading import LoadedModel, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
 from erecap.schedule import PruneSchedule, PruneStage, parse_stages
-from erecap.selectors import Selector, SelectorContext, make_selector
+from erecap.selectors import USE_PRUNER, Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
@@ -276,13 +276,14 @@ def _hf_generate(options: Mapping[str, str]) -> _LocalBackend:
 def _erecap(options: Mapping[str, str]) -> _LocalBackend:
     keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
     name = options.get("selector", "learned")
-    for option, selector in (("pruner", "learned"), ("seed", "random")):
-        if option in options and name != selector:
-            raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={selector} takes it")
+    for option, takers in (("pruner", USE_PRUNER), ("seed", ("random",))):
+        if option in options and name not in takers:
+            takes = " or ".join(takers)
+            raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={takes} takes it")
     loaded = _load_supported(options)
     schedule = _schedule(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
     pruner = None
-    if name == "learned":
+    if name in USE_PRUNER:
         if "model" in options and "pruner" not in options:
             raise ValueError(
                 f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with "

@@ -124,7 +124,7 @@ def test_backends_of_one_model_share_it(model_dir):
         ("erecap", {"kepp": "0.7"}, "unknown option kepp; erecap takes model, dtype, device, keep, stages, selector, pruner, seed"),
         ("erecap", {"keep": "lots"}, "keep='lots' is not a number"),
         ("erecap", {"keep": "1.7", "selector": "random"}, "keep=1.7 must be in"),
-        ("erecap", {"selector": "magic"}, "learned, random, recency"),
+        ("erecap", {"selector": "magic"}, "learned, learned-steps, random, recency"),
         ("erecap", {}, "pruner=DIR"),
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
         ("erecap", {"pruner": "/nowhere", "selector": "random"}, "means nothing to selector=random"),

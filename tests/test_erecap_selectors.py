@@ -69,8 +69,8 @@ def test_a_score_depends_on_neither_padding_nor_other_rows(selector, length):
     torch.testing.assert_close(whole[1:2, :length], alone)
 
 
-@pytest.mark.parametrize("name", sorted({*SELECTORS} - {"attention"}))
-def test_only_attention_looks_at_other_tokens(name, make_model):
+@pytest.mark.parametrize("name", sorted({*SELECTORS} - {"attention", "learned-steps"}))
+def test_only_these_two_look_at_other_tokens(name, make_model):
     selector, (hidden, positions) = selector_of(name, make_model), batch()
     whole = score(selector, hidden, positions, 1, all_of(hidden))
     part = score(selector, hidden[1:2, ::3], positions[1:2, ::3], 1, torch.tensor([17]), slice(1, 2))
@@ -104,7 +104,7 @@ def test_selectors_that_read_the_model_refuse_to_do_without(name):
 
 
 def test_unknown_selector_names_the_known():
-    with pytest.raises(ValueError, match="learned, random, recency, key-norm, attention"):
+    with pytest.raises(ValueError, match="learned, learned-steps, random, recency, key-norm, attention"):
         make_selector("magic", SelectorContext(SCHEDULE))
 
 
@@ -128,3 +128,22 @@ def test_learned_refuses_a_missing_pruner_and_missing_stages():
         make_selector("learned", SelectorContext(SCHEDULE))
     with pytest.raises(ValueError, match=r"prunes after layers \[3\].*stages after layers \[1\]"):
         make_selector("learned", SelectorContext(SCHEDULE, pruner((1,))))
+
+
+def test_learned_steps_gives_a_message_one_score_the_mean_of_its_tokens():
+    context = SelectorContext(SCHEDULE, pruner())
+    steps, learned = (make_selector(name, context) for name in ("learned-steps", "learned"))
+    hidden, _ = batch(1, 12)
+    ids = torch.tensor([[7, 1, 2, 3, 7, 4, 5, 7, 6, 7, 8, 9]])
+    assert isinstance(steps, PreparedSelector)
+    steps.prepare(ids, [12])
+    positions = torch.tensor([[0, 1, 3, 4, 6, 7, 8, 9, 10, 11, 0, 0]])
+    found, single = (s.score(hidden, positions, 1, torch.tensor([10]))[0] for s in (steps, learned))
+    for message in (slice(0, 3), slice(3, 5), slice(5, 7), slice(7, 10)):
+        torch.testing.assert_close(found[message], single[message].mean().expand_as(found[message]))
+
+
+def test_learned_steps_wants_to_see_the_prompts_first():
+    hidden, positions = batch()
+    with pytest.raises(ValueError, match="call prepare"):
+        make_selector("learned-steps", SelectorContext(SCHEDULE, pruner())).score(hidden, positions, 0, all_of(hidden))

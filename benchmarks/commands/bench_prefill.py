@@ -56,11 +56,12 @@ def _lengths(text: str) -> list[int]:
 
 def _load(selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None) -> tuple[Any, Any]:
     from erecap.loading import load_model, load_pruner
+    from erecap.selectors import USE_PRUNER
 
-    if selector == "learned" and model is not None and pruner is None:
+    if selector in USE_PRUNER and model is not None and pruner is None:
         raise ValueError(f"model={model!r} needs a pruner of its own: give --pruner DIR, or --selector random or recency")
     loaded = load_model(model, dtype, device)
-    return loaded.model, load_pruner(pruner, loaded) if selector == "learned" else None
+    return loaded.model, load_pruner(pruner, loaded) if selector in USE_PRUNER else None
 
 
 def _random(keep: float, dtype: str | None, device: str | None) -> tuple[Any, Any]:

@@ -7,11 +7,13 @@ from erecap.selectors.base import PreparedSelector, Selector, SelectorContext
 from erecap.selectors.gradient import GradientSelector
 from erecap.selectors.key_norm import KeyNormSelector
 from erecap.selectors.learned import LearnedSelector
+from erecap.selectors.learned_steps import LearnedStepsSelector
 from erecap.selectors.random_scores import RandomSelector
 from erecap.selectors.recency import RecencySelector
 
 SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
     "learned": LearnedSelector.from_context,
+    "learned-steps": LearnedStepsSelector.from_context,
     "random": RandomSelector.from_context,
     "recency": RecencySelector.from_context,
     "key-norm": KeyNormSelector.from_context,
@@ -19,12 +21,17 @@ SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
     "gradient": GradientSelector.from_context,
 }
 
+USE_PRUNER = ("learned", "learned-steps")
+"""Those that score with a pruner."""
+
 __all__ = [
     "SELECTORS",
+    "USE_PRUNER",
     "AttentionSelector",
     "GradientSelector",
     "KeyNormSelector",
     "LearnedSelector",
+    "LearnedStepsSelector",
     "PreparedSelector",
     "RandomSelector",
     "RecencySelector",

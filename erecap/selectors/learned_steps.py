@@ -1,0 +1,45 @@
+"""Whole messages go or stay: the pruner's scores pooled over each message of the prompt."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from erecap.selectors.base import SelectorContext
+from erecap.selectors.learned import LearnedSelector
+
+
+class LearnedStepsSelector:
+    """The score of a token is the mean of the learned scores of its message's tokens at the stage.
+
+    Text with holes in it is known to mislead agents; here at most one message is cut at each stage. Messages begin with the token
+    that the prompt begins with, as in ChatML; a prompt in which it does not come again is one message.
+    """
+
+    def __init__(self, learned: LearnedSelector) -> None:
+        self._learned = learned
+        self._messages: Tensor | None = None
+
+    @classmethod
+    def from_context(cls, context: SelectorContext) -> "LearnedStepsSelector":
+        """Made from the context's pruner. Raises ``ValueError`` where it has none."""
+        return cls(LearnedSelector.from_context(context))
+
+    def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
+        """See ``PreparedSelector.prepare``: number the messages."""
+        self._messages = (ids == ids[:, :1]).cumsum(1) - 1
+
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
+        """See ``Selector.score``. Raises ``ValueError`` for a batch that ``prepare`` has not seen."""
+        if self._messages is None or len(self._messages) != len(positions):
+            raise ValueError(
+                "the selector 'learned-steps' is to score prompts that it has not seen: call prepare(ids, lengths) with the whole "
+                "prompts first, as prefill does"
+            )
+        scores = self._learned.score(hidden, positions, stage_index, lengths)
+        real = (torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]).to(scores.dtype)
+        messages = self._messages.gather(1, positions)
+        sums, counts = torch.zeros(2, *self._messages.shape, dtype=scores.dtype, device=scores.device)
+        sums.scatter_add_(1, messages, scores * real)
+        counts.scatter_add_(1, messages, real)
+        return (sums / counts.clamp_min(1)).gather(1, messages)
