@@ -165,6 +165,10 @@ class Episode:
             plan_text=made.text,
             parse_errors=int(error is not None),
             parse_error=None if error is None else str(error),
+            schedule=made.schedule,
+            budget_s=made.budget_s,
+            predicted_s=made.predicted_s,
+            budget_met=made.budget_met,
         )
 
     # ---- acting ----------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class TranscriptRecord(Record):
 
 
 class PlannerCall(Record):
-    """One replan: why, what it read, what it wrote, what it cost."""
+    """One replan: why, what it read, what it wrote, what it cost; under a latency budget also what it was predicted to cost."""
 
     kind: Literal["planner_call"] = "planner_call"
     replan: int
@@ -58,6 +58,10 @@ class PlannerCall(Record):
     plan_text: str
     parse_errors: int
     parse_error: str | None = None
+    schedule: str = ""
+    budget_s: float | None = None
+    predicted_s: float | None = None
+    budget_met: bool | None = None
 
 
 class StepRecord(Record):

@@ -17,7 +17,7 @@ class HasModel(Protocol):
 
 
 def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str, dict[str, str]]:
-    """Checksums of model and pruner, dtype and device, by spec string; empty for a backend whose model is elsewhere.
+    """Checksums of model, pruner and cost model, dtype and device, by spec string; empty for a backend whose model is elsewhere.
 
     Makes each backend once, so that a misspelt parameter or a missing model shows before anything is played.
     """
@@ -35,8 +35,16 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
     }
-    weights = _pruner_weights(spec, backend)
-    return facts if weights is None else {**facts, "pruner": checksum(weights)}
+    files = {"pruner": _pruner_weights(spec, backend), "cost": _cost_file(spec)}
+    return facts | {name: checksum(path) for name, path in files.items() if path is not None}
+
+
+def _cost_file(spec: str) -> Path | None:
+    """The cost model that the backend chooses its schedules by; ``None`` for one without a budget."""
+    from erecap.cost_model import DEFAULT_FILE  # imports torch, as a backend with a model has done already
+
+    options = BackendSpec.parse(spec).options
+    return Path(options.get("cost", DEFAULT_FILE)) if "budget_ms" in options else None
 
 
 def _pruner_weights(spec: str, backend: HasModel) -> Path | None:

@@ -4,9 +4,10 @@ Closed loops and replays are ``compare``'s business; here nothing is read but th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector, SelectorContext, make_selector
 from erecap.tokenization import TokenizedPrompt
 
-_WARM_UP_ROUNDS = 2
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+WARM_UP_ROUNDS = 2
 
 
 class PrefillPoint(BaseModel):
@@ -108,8 +112,13 @@ def random_pruner(model: PreTrainedModel, keep: float = 0.7) -> TokenPruner:
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
 
 
+def random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
+    """``length`` random tokens, the same at every call; none is protected."""
+    return TokenizedPrompt.from_ids(np.random.default_rng(length).integers(0, model.config.vocab_size, length))
+
+
 def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: Selector, length: int, rounds: int) -> PrefillPoint:
-    prompt = TokenizedPrompt.from_ids(np.random.default_rng(length).integers(0, model.config.vocab_size, length))
+    prompt = random_prompt(model, length)
     layer_tokens = prefill(model, prompt, schedule, selector).layer_tokens[0]
     times = _time_in_turn(
         {
@@ -136,18 +145,33 @@ def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: S
     )
 
 
-def _time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call in each round; the order turns from round to round, so that none always follows the same one."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def in_turn(
+    calls: Mapping[Key, Callable[[], Result]], rounds: int, on_round: Callable[[], None] = lambda: None
+) -> dict[Key, list[Result]]:
+    """What each call returned in each round; the order turns from round to round, so that none always follows the same one.
+
+    ``WARM_UP_ROUNDS`` come first and are left out. ``on_round`` is called after every round.
+    """
+    results: dict[Key, list[Result]] = {name: [] for name in calls}
     names = list(calls)
-    for number in range(_WARM_UP_ROUNDS + rounds):
+    for number in range(WARM_UP_ROUNDS + rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            synchronize(device)
-            start = perf_counter()
-            calls[name]()
-            synchronize(device)
-            times[name].append(perf_counter() - start)
-    return {name: spent[_WARM_UP_ROUNDS:] for name, spent in times.items()}
+            results[name].append(calls[name]())
+        on_round()
+    return {name: got[WARM_UP_ROUNDS:] for name, got in results.items()}
+
+
+def _time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each call in each round."""
+    return in_turn({name: partial(_seconds, call, device) for name, call in calls.items()}, rounds)
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    synchronize(device)
+    start = perf_counter()
+    call()
+    synchronize(device)
+    return perf_counter() - start
 
 
 def _stock(model: Any, prompt: TokenizedPrompt) -> Any:

@@ -54,7 +54,7 @@ class Machine(_Part):
 
 
 class RunConfig(_Part):
-    """``config.json``. ``models`` has, per backend that runs one here, checksums of model and pruner, dtype and device."""
+    """``config.json``. ``models`` has, per backend that runs one here, checksums of model, pruner, cost model, dtype, device."""
 
     command: str
     arguments: dict[str, Any]

@@ -74,6 +74,18 @@ COLUMNS = (
 )
 
 
+BUDGET_COLUMN = Column("within budget (predicted)", lambda name, b, p: _budget(b))
+
+
+def columns(summary: Summary) -> tuple[Column, ...]:
+    """What the table shows: a column on budgets only where a backend had one."""
+    return (*COLUMNS, BUDGET_COLUMN) if any(b.budget for b in summary.backends.values()) else COLUMNS
+
+
+def _budget(b: BackendSummary) -> str:
+    return NONE if b.budget is None else f"{percent(b.budget.within)} ({percent(b.budget.predicted)})"
+
+
 def _speedup(p: PairedSummary | None) -> str:
     return NONE if p is None or p.ttft_speedup_p50 is None else f"{times(p.ttft_speedup_p50)} / {times(p.replan_speedup_p50)}"
 
@@ -84,13 +96,13 @@ def _of_ceiling(p: PairedSummary | None) -> str:
 
 def rows(summary: Summary) -> list[list[str]]:
     """The cells, one row per backend."""
-    return [[c.cell(name, b, summary.paired.get(name)) for c in COLUMNS] for name, b in summary.backends.items()]
+    return [[c.cell(name, b, summary.paired.get(name)) for c in columns(summary)] for name, b in summary.backends.items()]
 
 
 def table(summary: Summary) -> Table:
     """The table for a terminal."""
     out = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left", caption=_legend(summary), caption_justify="left")
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(columns(summary)):
         out.add_column(column.header, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows(summary):
         out.add_row(*row)
@@ -115,7 +127,7 @@ def _in_env(b: BackendSummary, env: str) -> str:
 
 def markdown(summary: Summary) -> str:
     """The table for a document, with what differs from the reference below it."""
-    head = [column.header for column in COLUMNS]
+    head = [column.header for column in columns(summary)]
     return (
         f"{_title(summary)}\n\n{pipes(head, rows(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in differences(summary))

@@ -38,6 +38,13 @@ class EnvSummary(_Part):
     success_rate: float
 
 
+class BudgetSummary(_Part):
+    """Replans under a latency budget: shares of those that could be read that were predicted to keep it, and that did."""
+
+    predicted: float
+    within: float
+
+
 class BackendSummary(_Part):
     """The closed loop of one backend. ``dropped_tokens``: prompt tokens that do not reach the last layer."""
 
@@ -56,6 +63,7 @@ class BackendSummary(_Part):
     kv_bytes: ByteSpread
     parse_errors: int
     by_env: dict[str, EnvSummary]
+    budget: BudgetSummary | None = None
 
 
 class PairedSummary(_Part):

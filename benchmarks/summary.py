@@ -11,7 +11,7 @@ from benchmarks import metrics
 from benchmarks.backends import EXPERT, runs_model
 from benchmarks.closed_loop import ClosedLoop
 from benchmarks.paired import ReplayRow
-from benchmarks.schema import BackendSummary, ByteSpread, EnvSummary, PairedSummary, Summary, TimeSpread, TokenSpread
+from benchmarks.schema import BackendSummary, BudgetSummary, ByteSpread, EnvSummary, PairedSummary, Summary, TimeSpread, TokenSpread
 from benchmarks.suites import Case
 
 
@@ -93,6 +93,18 @@ def _backend(played: Played, spls: Mapping[Case, float]) -> BackendSummary:
         kv_bytes=_bytes(call.kv_bytes for call in calls),
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
+        budget=_budget([call for call in calls if not call.parse_errors]),
+    )
+
+
+def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
+    """Of the replans that had a budget; ``None`` where none had."""
+    limited = [(call, call.budget_s) for call in calls if call.budget_s is not None]
+    if not limited:
+        return None
+    return BudgetSummary(
+        predicted=metrics.mean([bool(call.budget_met) for call, _ in limited]),
+        within=metrics.mean([call.replan_s <= budget_s for call, budget_s in limited]),
     )
 
 

@@ -6,7 +6,8 @@ The only module of ``erecap`` that knows the planner. A new backend is a class w
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -15,10 +16,13 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from erecap.architecture import ContextLengthError, check_config, check_length
+from erecap.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
+from erecap.cost_model import DEFAULT_FILE, CostModel, Setting
 from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
 from erecap.loading import LoadedModel, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
+from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule, PruneStage, parse_stages
 from erecap.selectors import USE_PRUNER, Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
@@ -82,6 +86,7 @@ class _Cost:
     layer_tokens: tuple[int, ...]
     stage_tokens: tuple[int, ...]
     kv_bytes: int
+    chosen: ChosenSchedule = UNPRUNED
 
 
 class _LocalBackend(ABC):
@@ -130,6 +135,10 @@ class _LocalBackend(ABC):
             kv_bytes=cost.kv_bytes,
             peak_memory_bytes=peak_memory_bytes(self.loaded.device),
             truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
+            schedule=str(cost.chosen.schedule),
+            budget_s=cost.chosen.budget_s,
+            predicted_s=cost.chosen.predicted_s,
+            budget_met=cost.chosen.budget_met,
             token_ids=tuple(answer.tokens),
         )
 
@@ -145,21 +154,29 @@ class _LocalBackend(ABC):
 
 
 class EngineBackend(_LocalBackend):
-    """The pruned engine; with the empty schedule it is the baseline."""
+    """The pruned engine; with the empty schedule it is the baseline. ``choose`` gives every prompt its own schedule instead."""
 
-    def __init__(self, loaded: LoadedModel, schedule: PruneSchedule, selector: Selector | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        schedule: PruneSchedule,
+        selector: Selector | None = None,
+        choose: Callable[[TokenizedPrompt], ChosenSchedule] | None = None,
+    ) -> None:
         super().__init__(loaded)
         self.schedule, self.selector = schedule, selector
+        self._choose = choose or (lambda _: ChosenSchedule(schedule, selector))
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: _Answer) -> _Cost:
+        chosen = self._choose(tokenized)
         options = DecodeOptions(
             sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos
         )
-        start = prefill(self.loaded.model, tokenized, self.schedule, self.selector)
+        start = prefill(self.loaded.model, tokenized, chosen.schedule, chosen.selector)
         for (token,) in decode(self.loaded.model, start, options):
             if token is not None:
                 answer.put(token)
-        return _Cost(start.layer_tokens[0], tuple(stage.counts[0] for stage in start.stages), start.kv_bytes)
+        return _Cost(start.layer_tokens[0], tuple(stage.counts[0] for stage in start.stages), start.kv_bytes, chosen)
 
 
 class HFGenerateBackend(_LocalBackend):
@@ -280,18 +297,45 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
         if option in options and name not in takers:
             takes = " or ".join(takers)
             raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={takes} takes it")
+    _check_budget(options)
     loaded = _load_supported(options)
+    context = SelectorContext(PruneSchedule.none(), _pruner(options, name, loaded), seed, loaded.model, loaded.eos_ids)
+    if "budget_ms" in options:
+        return EngineBackend(loaded, context.schedule, make_selector(name, context), _chooser(options, name, loaded, context))
     schedule = _schedule(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
-    pruner = None
-    if name in USE_PRUNER:
-        if "model" in options and "pruner" not in options:
-            raise ValueError(
-                f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with "
-                "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
-            )
-        pruner = load_pruner(options.get("pruner"), loaded)
-    context = SelectorContext(schedule, pruner, seed, loaded.model, loaded.eos_ids)
-    return EngineBackend(loaded, schedule, make_selector(name, context))
+    return EngineBackend(loaded, schedule, make_selector(name, replace(context, schedule=schedule)))
+
+
+def _pruner(options: Mapping[str, str], selector: str, loaded: LoadedModel) -> TokenPruner | None:
+    """The pruner of a selector that scores with one; the others need none."""
+    if selector not in USE_PRUNER:
+        return None
+    if "model" in options and "pruner" not in options:
+        raise ValueError(
+            f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with "
+            "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
+        )
+    return load_pruner(options.get("pruner"), loaded)
+
+
+def _check_budget(options: Mapping[str, str]) -> None:
+    if "budget_ms" not in options:
+        if "cost" in options:
+            raise ValueError(f"cost={options['cost']!r} means nothing without a budget: give budget_ms=300 too, or leave it out")
+        return
+    fixed = [key for key in ("keep", "stages") if key in options]
+    if fixed:
+        raise ValueError(f"budget_ms chooses stages and ratios for each prompt, {' and '.join(fixed)} would fix them: give either")
+    if not _number(options, "budget_ms", 300.0, float) > 0:
+        raise ValueError(f"budget_ms={options['budget_ms']} must be positive: give the milliseconds that a replan may take")
+
+
+def _chooser(options: Mapping[str, str], selector: str, loaded: LoadedModel, context: SelectorContext) -> BudgetChooser:
+    """Chooses among the stages that the pruner was trained for; selectors that need none can score after every layer."""
+    cost = CostModel.load(Path(options.get("cost", DEFAULT_FILE)), Setting.of(loaded, selector))
+    stages = None if context.pruner is None else context.pruner.stages
+    budget_s = _number(options, "budget_ms", 300.0, float) / 1000
+    return BudgetChooser(cost, budget_s, stages, lambda schedule: make_selector(selector, replace(context, schedule=schedule)))
 
 
 def _schedule(stages: str | None, num_layers: int, keep: float) -> PruneSchedule:
@@ -312,6 +356,6 @@ def _number(options: Mapping[str, str], key: str, default: Number, kind: Callabl
 
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed")),
+    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "budget_ms", "cost")),
     "hf-generate": BackendFactory(_hf_generate),
 }

@@ -4,7 +4,7 @@ Counts multiply-adds as two operations and leaves out what is below a percent at
 softmax, the logits of the one last position, and the scoring of tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
@@ -37,6 +37,11 @@ def prefill_flops(config: PretrainedConfig, layer_tokens: Sequence[int]) -> tupl
     cost = layer_cost(config)
     linear = cost.linear_per_token * sum(layer_tokens)
     return linear, cost.attention_per_pair * sum(causal_pairs(tokens) for tokens in layer_tokens)
+
+
+def flops_cost(config: PretrainedConfig) -> Callable[[Sequence[int]], float]:
+    """The cost to give to ``PruneSchedule.for_budget`` for a budget in FLOPs of prefill."""
+    return lambda layer_tokens: float(sum(prefill_flops(config, layer_tokens)))
 
 
 def work_shares(layer_tokens: Sequence[int]) -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """Device and dtype, chosen when asked and never at import; timing and memory of whichever it is."""
 
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -53,6 +55,16 @@ def _cpu_multiplies_bfloat16() -> bool:
     """
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def device_name(device: torch.device) -> str:
+    """The device for people, and to tell machines apart: the GPU's name, or ``cpu`` and the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{device.type} ({names[0] if names else platform.machine()})"
 
 
 def synchronize(device: torch.device) -> None:

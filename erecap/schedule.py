@@ -4,7 +4,9 @@ Everything here is host arithmetic on lengths. No tensor, model or device: the c
 which is what lets the engine run without a host-device synchronisation and lets the ceiling be computed from them.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal, get_args
 
 import numpy as np
@@ -88,6 +90,30 @@ class PruneSchedule:
         """The same stages and guards with another keep ratio at every stage."""
         return replace(self, stages=tuple(replace(stage, keep=keep) for stage in self.stages))
 
+    @classmethod
+    def for_budget(
+        cls,
+        num_layers: int,
+        cost: Callable[[Sequence[int]], float],
+        budget: float,
+        prompt: int | NDArray[np.bool_],
+        stages: Sequence[int] | None = None,
+    ) -> "PruneSchedule":
+        """The schedule that drops least among those for which ``cost(layer_tokens)`` is at most ``budget``.
+
+        ``cost`` is ``CostModel.late_replan_s`` for seconds, ``costs.flops_cost(config)`` for FLOPs. ``prompt`` is its length, or
+        the mask of its protected tokens, bool ``(tokens,)``. What is tried is said at ``budget.choose_schedule``. Raises
+        ``BudgetError`` where even the cheapest schedule costs more.
+        """
+        from erecap.budget import schedule_for_budget  # it makes schedules, so it imports this module
+
+        return schedule_for_budget(num_layers, cost, budget, prompt, stages)
+
+    def __str__(self) -> str:
+        """Stages and ratios in short, as in the backend spec: ``1-6@0.62``, ``0+2-4@0.9,5@0.5``, or ``none``."""
+        groups = groupby(self.stages, key=lambda stage: stage.keep)
+        return ",".join(f"{format_stages(stage.after_layer for stage in group)}@{keep:g}" for keep, group in groups) or "none"
+
     def check_depth(self, num_layers: int) -> None:
         """Raise ``ValueError`` unless every stage has a layer after it in a model of ``num_layers`` layers."""
         if self.stages and self.stages[-1].after_layer >= num_layers - 1:
@@ -106,6 +132,12 @@ def parse_stages(text: str) -> tuple[int, ...]:
             raise ValueError(f"stages={text!r} are not layers: write them like 0-5 or 0+2+4")
         layers.extend(range(int(first), int(last or first) + 1))
     return tuple(layers)
+
+
+def format_stages(layers: Iterable[int]) -> str:
+    """Layers in rising order as ``parse_stages`` reads them: ``0+3-5``."""
+    runs = [[layer for _, layer in run] for _, run in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0])]
+    return "+".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,10 @@ class Generation:
     """One answer of a backend and what it cost.
 
     ``layer_tokens[l]`` is the number of prompt tokens that entered layer ``l``; ``stage_tokens[s]`` the number that survived
-    stage ``s``. Both are empty for a backend without layers (the expert, a remote model). ``truncated`` where the answer was cut at
-    ``max_new_tokens``, so that its last line may be incomplete.
+    stage ``s``. Both are empty for a backend without layers (the expert, a remote model). ``schedule`` says in short where the
+    engine pruned. A backend with a latency budget chooses it per prompt: ``predicted_s`` is what it expected the answer to take at
+    most, and ``budget_met`` whether that was within ``budget_s``; without a budget they are ``None``. ``truncated`` where the
+    answer was cut at ``max_new_tokens``, so that its last line may be incomplete.
     """
 
     text: str
@@ -56,6 +58,10 @@ class Generation:
     kv_bytes: int = 0
     peak_memory_bytes: int = 0
     truncated: bool = False
+    schedule: str = ""
+    budget_s: float | None = None
+    predicted_s: float | None = None
+    budget_met: bool | None = None
     token_ids: tuple[int, ...] = field(default=(), repr=False)
 
     @property

@@ -44,6 +44,7 @@ def test_times_and_sizes_are_those_of_the_backend(players):
     made = Generation(
         "explore", prompt_tokens=10, new_tokens=3, stage_tokens=(5,), layer_tokens=(10, 5), reused_tokens=4, ttft_s=1.0,
         first_skill_s=1.5, decode_s=2.0, total_s=3.0, tokenize_s=0.25, kv_bytes=7, peak_memory_bytes=8,
+        schedule="1@0.5", budget_s=0.3, predicted_s=0.4, budget_met=False,
     )  # fmt: skip
 
     class Backend:
@@ -55,6 +56,7 @@ def test_times_and_sizes_are_those_of_the_backend(players):
     assert (call.prompt_tokens, call.new_tokens, call.reused_tokens, call.dropped_tokens) == (10, 3, 4, 5)
     assert (call.stage_tokens, call.layer_tokens, call.kept_share) == ([5], [10, 5], 0.75)
     assert (call.kv_bytes, call.peak_memory_bytes) == (7, 8)
+    assert (call.schedule, call.budget_s, call.predicted_s, call.budget_met) == ("1@0.5", 0.3, 0.4, False)
     assert call.replan_s >= call.backend_s >= 0
     assert call.overhead_s == pytest.approx(call.replan_s - call.backend_s + 0.25)
 

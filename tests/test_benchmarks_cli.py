@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from agents import episode_log
 from benchmarks import cli
+from benchmarks.backends import BackendFactory
 from benchmarks.commands import COMMANDS
 
 EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
@@ -46,6 +47,19 @@ def test_prefill_is_measured_and_the_last_line_is_json(invoke, tmp_path):
     assert json.loads(out.read_text()) == report
 
 
+def test_costs_are_measured_and_a_budget_can_use_them(invoke, model_dir, tmp_path):
+    out = tmp_path / "cost.json"
+    options = ["--model", model_dir, "--selector", "recency", "--dtype", "float32", "--device", "cpu", "--out", out]
+    done = invoke("calibrate", "--cost", *options, "--lengths", "48,96", "--answer-tokens", "3", "--rounds", "1")
+    assert done.exit_code == 0, done.output
+    assert "held out from the fit" in done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["cost"], last["answer_tokens"]) == (str(out), 3)
+    assert last["late_p90"] >= 1.0
+    spec = f"erecap?model={model_dir}&selector=recency&dtype=float32&device=cpu&budget_ms=300&cost={out}"
+    assert BackendFactory()(spec).schedule.stages == ()
+
+
 def test_listings(invoke):
     assert "household-recall" in invoke("suites").output
     assert "hf-generate" in invoke("backends").output
@@ -60,6 +74,9 @@ def test_listings(invoke):
         (["run", "--backend", "expert,openai?model=m"], "run takes one"),
         (["compare", "--backends", "nope"], "choose from"),
         (["compare", "--episodes", "0", "--backends", "expert"], "must be from 1"),
+        (["calibrate"], "give --cost"),
+        (["calibrate", "--cost", "--lengths", "512,512"], "needs at least two lengths"),
+        (["calibrate", "--cost", "--model", "somewhere"], "needs a pruner of its own"),
         (["bench-prefill", "--lengths", "2k"], "positive whole numbers"),
         (["bench-prefill", "--model", "somewhere"], "needs a pruner of its own"),
     ],

@@ -13,7 +13,7 @@ from benchmarks.compare import Comparison, missing_episodes, run_comparison, sam
 from benchmarks.progress import Progress
 from benchmarks.schema import Summary
 from benchmarks.suites import Case, Suite
-from benchmarks.summary import choose_reference
+from benchmarks.summary import Played, choose_reference, read_played, summarize
 
 SUITE = Suite("fake-suite", "for tests", ("fake",))
 PRUNED = "erecap?keep=0.5"
@@ -42,6 +42,31 @@ def run(fakes):
         return run_comparison(what, fakes.fake_backend, Progress(what.loop), episode)
 
     return start
+
+
+def test_replans_within_their_budget_are_counted(fakes, tmp_path):
+    """Those that gave no plan are left out, as they are from the replan latency."""
+    key = {"backend": "baseline", "env_id": "fake", "seed": 1_000_000}
+    limit = {"budget_s": 0.3, "predicted_s": 0.2, "budget_met": True}
+    changes = [limit, limit | {"replan_s": 0.2}, limit | {"budget_met": False}, limit | {"parse_errors": 1, "replan_s": 0.1}]
+    calls = [fakes.fake_call(key, number, 100).model_copy(update=change) for number, change in enumerate(changes)]
+    played = Played({Case("fake", 1_000_000): fakes.fake_end(key)}, calls)
+    without = Played(played.episodes, [fakes.fake_call(key, 0, 100)])
+    backends = summarize(comparison(tmp_path).loop, {"expert": without, "baseline": played}, [], complete=True).backends
+    assert backends["expert"].budget is None
+    assert backends["baseline"].budget is not None
+    assert (backends["baseline"].budget.within, backends["baseline"].budget.predicted) == pytest.approx((1 / 3, 2 / 3))
+
+
+def test_a_run_from_before_there_were_budgets_can_be_read(run, tmp_path):
+    what = comparison(tmp_path, replay_prompts=0)
+    run(what)
+    new = {"schedule", "budget_s", "predicted_s", "budget_met"}
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    old = [{name: value for name, value in line.items() if name not in new} for line in lines]
+    assert old != lines
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert all(call.budget_s is None for p in read_played(tmp_path / "steps.jsonl", what.loop).values() for call in p.calls)
 
 
 def test_the_expert_plays_first_and_everything_is_written(run, tmp_path):

@@ -112,6 +112,15 @@ def test_figures_that_do_not_exist_are_a_dash():
     assert cells[-1] == "- |"
 
 
+def test_budgets_have_a_column_only_where_there_are_any():
+    assert "budget" not in markdown(summary())
+    plain, limited = backend(), backend(budget={"predicted": 1.0, "within": 0.75})
+    mixed = Summary(suite="s", seed=0, complete=True, reference="a", backends={"a": plain, "b": limited}, paired={})
+    assert "within budget (predicted)" in text(table(mixed))
+    cells = [line.split(" | ")[-1] for line in markdown(mixed).splitlines() if line.startswith(("| a", "| b"))]
+    assert cells[-2:] == ["- |", "75% (100%) |"]
+
+
 def test_success_by_environment_is_shown_for_several():
     assert environments(summary()) is None
     assert "50% of 4" in text(environments(summary(envs=("a", "b"))))

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.models import ceiling_of
+from benchmarks.backends import BackendFactory
+from benchmarks.models import ceiling_of, describe_models
 from erecap.backend import BACKENDS, make_backend
+from erecap.cost_model import CostModel, Setting
 from erecap.loading import load_model
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
@@ -129,6 +131,18 @@ def test_backends_of_one_model_share_it(model_dir):
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
         ("erecap", {"pruner": "/nowhere", "selector": "random"}, "means nothing to selector=random"),
         ("erecap", {"seed": "3", "selector": "recency"}, "only selector=random takes it"),
+        ("erecap", {"budget_ms": "300", "keep": "0.7"}, "budget_ms chooses stages and ratios for each prompt, keep would fix"),
+        ("erecap", {"budget_ms": "300", "keep": "0.7", "stages": "1"}, "keep and stages would fix them: give either"),
+        ("erecap", {"budget_ms": "soon"}, "budget_ms='soon' is not a number"),
+        ("erecap", {"budget_ms": "0"}, "budget_ms=0 must be positive"),
+        ("erecap", {"budget_ms": "nan"}, "budget_ms=nan must be positive"),
+        ("erecap", {"cost": "c.json"}, "cost='c.json' means nothing without a budget"),
+        (
+            "erecap",
+            {"budget_ms": "9", "selector": "recency", "cost": "/nowhere/c"},
+            "/nowhere/c: measure .*erecap calibrate --cost",
+        ),
+        ("baseline", {"budget_ms": "300"}, "unknown option budget_ms"),
         ("baseline", {"last": "0"}, "last=0 leaves no observation"),
         ("baseline", {"last": "3", "mask": "3"}, "give one of them"),
         ("baseline", {"mask": "few"}, "mask='few' is not a number"),
@@ -154,3 +168,90 @@ def test_what_is_cut_from_the_text_counts_as_dropped(model_dir, pruner_dir, prom
     assert answer.token_ids == make_backend(spec_of(name, model_dir, **options)).generate(shown, GREEDY).token_ids
     assert answer.kept_share < 1.0
     assert ceiling_of(trimmed, answer) > 1.0
+
+
+# ---- budgets -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cost_file(model_dir, tmp_path):
+    """``cost_file(selector)``: a file by which a prompt takes 0.1 ms per token and layer, 10% more for 9 of 10 of them."""
+
+    def write(selector: str) -> str:
+        setting = Setting.of(load_model(model_dir, "float32", "cpu"), selector)
+        CostModel(setting, 16, 0.0, 1e-4, 0.0, 0.0, 0.0, 0.0, 0.0, late_p90=1.1).save(tmp_path / f"{selector}.json")
+        return str(tmp_path / f"{selector}.json")
+
+    return write
+
+
+@pytest.fixture
+def budgeted(model_dir, pruner_dir, cost_file):
+    """``budgeted(ms, selector)``: a backend with that budget, by ``cost_file``."""
+
+    def make(milliseconds: float, selector: str = "learned") -> PlannerBackend:
+        options = {"pruner": pruner_dir} if selector == "learned" else {"selector": selector}
+        return make_backend(spec_of("erecap", model_dir, budget_ms=str(milliseconds), cost=cost_file(selector), **options))
+
+    return make
+
+
+def seconds(answer) -> float:
+    """What ``cost_file`` says of it."""
+    return 1.1e-4 * sum(answer.layer_tokens)
+
+
+@pytest.mark.parametrize("selector", ["learned", "random", "recency", "key-norm", "attention"])
+def test_a_budget_chooses_a_schedule_for_each_prompt(budgeted, prompt, selector):
+    short = build_prompt(History().append("task", "Go.").append("observation", "You see a key."))
+    whole = budgeted(1e6, selector).generate(prompt, GREEDY)
+    limit = 0.8 * seconds(whole)
+    backend = budgeted(1000 * limit, selector)
+    answer, easy = backend.generate(prompt, GREEDY), backend.generate(short, GREEDY)
+    assert (whole.schedule, easy.schedule) == ("none", "none")
+    assert answer.schedule.startswith("1-2@0.")
+    assert 0.95 * limit < answer.predicted_s <= answer.budget_s == pytest.approx(limit)
+    assert answer.predicted_s == pytest.approx(seconds(answer))
+    assert (whole.budget_met, answer.budget_met, easy.budget_met) == (True, True, True)
+    assert backend.generate(prompt, GREEDY).token_ids == answer.token_ids
+
+
+def test_what_is_chosen_is_what_the_same_schedule_gives(model_dir, pruner_dir, budgeted, prompt):
+    whole = budgeted(1e6).generate(prompt, GREEDY)
+    chosen = budgeted(1000 * 0.8 * seconds(whole)).generate(prompt, GREEDY)
+    stages, _, keep = chosen.schedule.partition("@")
+    fixed = make_backend(spec_of("erecap", model_dir, pruner=pruner_dir, keep=keep, stages=stages)).generate(prompt, GREEDY)
+    assert (fixed.token_ids, fixed.layer_tokens, fixed.schedule) == (chosen.token_ids, chosen.layer_tokens, chosen.schedule)
+    assert (fixed.budget_s, fixed.predicted_s, fixed.budget_met) == (None, None, None)
+
+
+def test_earlier_stages_are_for_selectors_that_can_score_there(budgeted, prompt):
+    """The pruner knows the seed's stages, 1 and 2; recency can score anywhere."""
+    tight = 1000 * 0.48 * seconds(budgeted(1e6).generate(prompt, GREEDY))
+    assert budgeted(tight).generate(prompt, GREEDY).schedule == "1-2@0.3"
+    assert budgeted(tight, "recency").generate(prompt, GREEDY).schedule.startswith("0-2@")
+
+
+def test_a_budget_out_of_reach_gives_the_cheapest_and_says_so(budgeted, prompt):
+    answer = budgeted(0.001).generate(prompt, GREEDY)
+    assert (answer.schedule, answer.budget_met) == ("1-2@0.3", False)
+    assert answer.predicted_s == pytest.approx(seconds(answer))
+    assert answer.predicted_s > answer.budget_s
+    assert answer.new_tokens > 0
+
+
+def test_times_of_another_selector_are_refused(model_dir, cost_file):
+    options = {"selector": "recency", "budget_ms": "300", "cost": cost_file("random")}
+    with pytest.raises(ValueError, match=r"selector random.*this is .*selector recency"):
+        make_backend(spec_of("erecap", model_dir, **options))
+
+
+def test_a_runs_configuration_names_the_cost_model(model_dir, pruner_dir, cost_file):
+    specs = [
+        str(spec_of("erecap", model_dir, pruner=pruner_dir, **more))
+        for more in ({}, {"budget_ms": "300", "cost": cost_file("learned")})
+    ]
+    fixed, chosen = describe_models(specs, BackendFactory()).values()
+    assert chosen["pruner"] == fixed["pruner"]
+    assert len(chosen["cost"]) == 16
+    assert "cost" not in fixed

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.bench_prefill import bench_prefill
+from benchmarks.commands.calibrate import calibrate
 from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.run import run
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "ablate": ablate,
     "bench-prefill": bench_prefill,
+    "calibrate": calibrate,
     "suites": suites,
     "backends": backends,
     "train-planner": train_planner,

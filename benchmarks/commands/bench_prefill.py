@@ -1,7 +1,7 @@
 """``erecap bench-prefill``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -12,7 +12,11 @@ from benchmarks.files import write_atomically
 from benchmarks.report import percent, seconds, times
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from benchmarks.prefill import PrefillReport
+    from erecap.loading import LoadedModel
+    from erecap.pruner import TokenPruner
 
 _HEADERS = (
     "tokens", "dropped", "kept share", "stock generate", "baseline", "pruned", "speedup", "ceiling", "of ceiling",
@@ -38,33 +42,41 @@ def bench_prefill(
     """
     from benchmarks.prefill import measure_prefill  # takes seconds: imports torch
 
-    counts = _lengths(lengths)
-    loaded, scorer = _random(keep, dtype, device) if random_weights else _load(selector, model, pruner, dtype, device)
-    report = measure_prefill(loaded, keep, selector, scorer, counts, rounds)
+    counts = parse_lengths(lengths)
+    if random_weights:
+        timed, scorer = _random(keep, dtype, device)
+    else:
+        loaded, scorer = load_with_pruner(selector, model, pruner, dtype, device)
+        timed = loaded.model
+    report = measure_prefill(timed, keep, selector, scorer, counts, rounds)
     if out is not None:
         write_atomically(out, report.model_dump_json(indent=2) + "\n")
     result_console().print(_table(report))
     typer.echo(report.model_dump_json())
 
 
-def _lengths(text: str) -> list[int]:
+def parse_lengths(text: str) -> list[int]:
+    """Prompt lengths, separated by commas. Raises ``ValueError`` for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"lengths={text!r} must be positive whole numbers separated by commas: such as 2048,4096")
     return [int(part) for part in parts]
 
 
-def _load(selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+def load_with_pruner(
+    selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None
+) -> tuple["LoadedModel", "TokenPruner | None"]:
+    """The model and, for the selector ``learned``, its pruner. Raises ``ValueError`` for a model whose pruner is not named."""
     from erecap.loading import load_model, load_pruner
     from erecap.selectors import USE_PRUNER
 
     if selector in USE_PRUNER and model is not None and pruner is None:
         raise ValueError(f"model={model!r} needs a pruner of its own: give --pruner DIR, or --selector random or recency")
     loaded = load_model(model, dtype, device)
-    return loaded.model, load_pruner(pruner, loaded) if selector in USE_PRUNER else None
+    return loaded, load_pruner(pruner, loaded) if selector in USE_PRUNER else None
 
 
-def _random(keep: float, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+def _random(keep: float, dtype: str | None, device: str | None) -> tuple["PreTrainedModel", "TokenPruner | None"]:
     from benchmarks.prefill import random_model, random_pruner
     from erecap.device import resolve_device, resolve_dtype
 

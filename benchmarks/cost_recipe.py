@@ -1,0 +1,111 @@
+"""What a cost model is fitted to: whole answers to random prompts of several lengths, under several schedules, timed in turn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from math import sqrt
+from time import perf_counter
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from benchmarks.prefill import in_turn, random_prompt
+from erecap.budget import stage_sets
+from erecap.cost_fit import Measurement, fit_cost_model
+from erecap.cost_model import CostModel, Setting
+from erecap.decoding import DecodeOptions, decode
+from erecap.device import synchronize
+from erecap.loading import LoadedModel
+from erecap.prefilling import prefill
+from erecap.pruner import TokenPruner
+from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
+from erecap.selectors import Selector, SelectorContext, make_selector
+
+_FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A prompt of ``tokens`` tokens under ``schedule``; ``held_out`` from the fit to judge it by."""
+
+    tokens: int
+    schedule: PruneSchedule
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A cost model and what it was made from."""
+
+    model: CostModel
+    measured: dict[Point, Measurement]
+
+
+def calibrate_cost(
+    loaded: LoadedModel,
+    selector: str = "learned",
+    pruner: TokenPruner | None = None,
+    lengths: Sequence[int] = (256, 512, 1024, 2048, 4096),
+    answer_tokens: int = 16,
+    rounds: int = 5,
+    on_round: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Time answers of ``answer_tokens`` tokens to prompts of ``lengths`` and fit a cost model to their medians over ``rounds``.
+
+    Lengths between those given, under other keep ratios, are measured in the same rounds and held out to judge the fit by. All
+    points take turns, so that a machine that slows down slows all of them; ``on_round`` is called after every round, those of the
+    warm-up, which are left out, included. Raises ``ValueError`` for fewer than two lengths, no rounds, answers of fewer than two
+    tokens, and as ``prefill`` and ``make_selector`` do.
+    """
+    if len(set(lengths)) < 2 or rounds < 1 or answer_tokens < 2:
+        raise ValueError(
+            f"lengths={list(lengths)}, rounds={rounds}, answer_tokens={answer_tokens}: a cost model needs at least two "
+            "lengths, one round, and answers of two tokens"
+        )
+    context = SelectorContext(PruneSchedule.none(), pruner, model=loaded.model)
+    calls = {
+        point: partial(_answer, loaded.model, point, _bound(selector, context, point.schedule), answer_tokens)
+        for point in _points(sorted(set(lengths)), stage_sets(loaded.identity.num_layers, pruner.stages if pruner else None))
+    }
+    measured = {point: _measurement(point, spent, loaded) for point, spent in in_turn(calls, rounds, on_round).items()}
+    fitted, held_out = ([m for point, m in measured.items() if point.held_out == flag] for flag in (False, True))
+    return Calibration(fit_cost_model(Setting.of(loaded, selector), answer_tokens, fitted, held_out), measured)
+
+
+def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point]:
+    """The given lengths to fit to; their geometric means, under other ratios, to judge by."""
+    between = [round(sqrt(a * b)) for a, b in pairwise(lengths)]
+    fit = [Point(tokens, schedule, False) for tokens in lengths for schedule in _schedules(_FIT_KEEPS, [*sets, sets[0][::2]])]
+    return fit + [Point(tokens, schedule, True) for tokens in between for schedule in _schedules(_JUDGE_KEEPS, sets)]
+
+
+def _schedules(keeps: Sequence[float], sets: Sequence[Sequence[int]]) -> list[PruneSchedule]:
+    """No pruning, and all sets of stages under all ratios.
+
+    The fit needs sets of different sizes: were their number always the same, a stage's price could not be told from the overhead.
+    """
+    pruned = [PruneSchedule(tuple(PruneStage(layer, keep) for layer in layers)) for layers in sets for keep in keeps]
+    return [PruneSchedule.none(), *pruned]
+
+
+def _bound(selector: str, context: SelectorContext, schedule: PruneSchedule) -> Selector:
+    return make_selector(selector, replace(context, schedule=schedule))
+
+
+def _answer(model: PreTrainedModel, point: Point, selector: Selector, answer_tokens: int) -> tuple[float, float]:
+    """Seconds to the first token known, and from there to the last."""
+    prompt = random_prompt(model, point.tokens)
+    synchronize(model.device)
+    start = perf_counter()
+    tokens = decode(model, prefill(model, prompt, point.schedule, selector), DecodeOptions(answer_tokens, ignore_eos=True))
+    next(tokens)
+    first = perf_counter()
+    for _ in tokens:
+        pass
+    return first - start, perf_counter() - first
+
+
+def _measurement(point: Point, spent: Sequence[tuple[float, float]], loaded: LoadedModel) -> Measurement:
+    entered = layer_tokens(point.schedule, loaded.identity.num_layers, np.zeros(point.tokens, np.bool_))
+    return Measurement(entered, tuple(ttft for ttft, _ in spent), tuple(rest for _, rest in spent))
