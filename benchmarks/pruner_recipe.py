@@ -171,7 +171,7 @@ def make_pruner(
     """
     identity, found = identify(loaded.model), SaliencySet(saliency, identify(loaded.model))
     torch.manual_seed(training.config.seed)
-    pruner, sequences = TokenPruner(identity, found.stages), choose(choice, loaded.tokenizer)
+    pruner, sequences = TokenPruner(identity, found.stages).to(loaded.device), choose(choice, loaded.tokenizer)
     dealt, held_out = _split(len(sequences), training.held_out, choice.seed)
     batches = Batches(sequences, token_budget=choice.max_length, seed=choice.seed, only=dealt)
     schedule = PruneSchedule(tuple(PruneStage(layer, sum(training.keeps) / 2) for layer in found.stages))
