@@ -11,13 +11,14 @@ from planner import History, Prompt, build_prompt
 
 @dataclass(frozen=True)
 class RecordedPrompt:
-    """The prompt of one replan. ``prompt_tokens`` is its length as the recording backend counted it."""
+    """The prompt of one replan. ``prompt_tokens`` is its length as the recording backend counted it, ``answer`` what it wrote."""
 
     env_id: str
     seed: int
     replan: int
     prompt_tokens: int
     prompt: Prompt
+    answer: str = ""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -54,4 +55,4 @@ def _prompts_of(transcript: list[TranscriptRecord], calls: list[PlannerCall]) ->
         history = history.append(record.entry, record.text)
     for call in calls:
         prompt = build_prompt(History(history.entries[: call.history_entries]))
-        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.prompt_tokens, prompt)
+        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.prompt_tokens, prompt, call.plan_text)

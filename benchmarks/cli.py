@@ -1,4 +1,4 @@
-"""The ``erecap`` command. Each subcommand is a function in ``benchmarks/commands``, listed there."""
+"""The ``erecap`` command. Each subcommand is a function, or a group of them, in ``benchmarks/commands``, listed there."""
 
 import sys
 from typing import Annotated
@@ -26,7 +26,10 @@ def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log 
 
 
 for command_name, command in COMMANDS.items():
-    app.command(command_name)(command)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=command_name)
+    else:
+        app.command(command_name)(command)
 
 
 def main() -> None:

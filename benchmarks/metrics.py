@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000
@@ -41,3 +42,18 @@ def quantile(values: Sequence[float], q: float) -> float:
 def mean(values: Sequence[float]) -> float:
     """The mean; 0 where there are no values."""
     return float(np.mean(values)) if len(values) else 0.0
+
+
+def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Spearman's: the correlation of ranks, equal values sharing theirs; 0 where the values of either are all equal, or none."""
+    ranks = [_ranks(values) for values in (first, second)]
+    if any(len(row) < 2 or row.min() == row.max() for row in ranks):
+        return 0.0
+    first_ranks, second_ranks = ((row - row.mean()) / row.std() for row in ranks)
+    return float((first_ranks * second_ranks).mean())
+
+
+def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    middles: NDArray[np.float64] = np.cumsum(sizes) - (sizes - 1) / 2
+    return middles[group]

@@ -34,7 +34,7 @@ from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
 from erecap.training.pruner import train_pruner
 from erecap.training.pruner_loss import PrunerLoss
-from erecap.training.saliency import SaliencySet, collect_saliency
+from erecap.training.saliency import SaliencySet
 from erecap.training.softmask import Targets
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
 from planner import Entry, PlanParseError, parse_plan
@@ -133,17 +133,18 @@ def _readable(plan: str) -> bool:
     return True
 
 
-def seed_schedule(loaded: LoadedModel, keep: float) -> PruneSchedule:
+def seed_stages(loaded: LoadedModel) -> tuple[int, ...]:
     """The seed's stages for the model's depth."""
-    return PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, keep)
+    return tuple(stage.after_layer for stage in PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, 1.0).stages)
 
 
-def make_saliency(
-    loaded: LoadedModel, choice: Choice, schedule: PruneSchedule, out: Path, on_shard: Callable[[int, int], None]
-) -> SaliencySet:
-    """Stage 1, into ``out``; goes on from the shards that are there."""
-    stages = [stage.after_layer for stage in schedule.stages]
-    return collect_saliency(loaded.model, choose(choice, loaded.tokenizer), stages, out, shard_size=16, on_shard=on_shard)
+def warn_of_late_stages(loaded: LoadedModel, stages: Sequence[int]) -> None:
+    """Log the stages after which there is no saliency to be had."""
+    late = [stage for stage in stages if stage >= loaded.model.config.num_hidden_layers - 2]
+    if late:
+        log.warning(
+            "after the last two layers saliency is 0 but for rounding, so that it tells nothing of tokens", after_layers=late
+        )
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,21 @@ class PrunerTraining:
 
 
 def make_pruner(
-    loaded: LoadedModel, choice: Choice, saliency: Path, training: PrunerTraining, out: Path, on_step: Callable[[StepRecord], None]
+    loaded: LoadedModel,
+    choice: Choice,
+    saliency: Path,
+    training: PrunerTraining,
+    out: Path,
+    on_step: Callable[[StepRecord], None],
+    stages: Sequence[int] | None = None,
 ) -> Sequence[StepRecord]:
-    """Stage 2, into ``out``, for the stages that ``saliency`` has; the pruner is in ``out/pruner`` afterwards, ``loss.png`` beside.
+    """Stage 2, into ``out``, for the stages that ``saliency`` has, or those of them in ``stages``; the pruner is in ``out/pruner``
+    afterwards, ``loss.png`` beside.
 
     Held-out loss is measured at the middle of the keep ratios.
     """
-    identity, found = identify(loaded.model), SaliencySet(saliency, identify(loaded.model))
+    identity = identify(loaded.model)
+    found = SaliencySet(saliency, identity, stages)
     torch.manual_seed(training.config.seed)
     pruner, sequences = TokenPruner(identity, found.stages).to(loaded.device), choose(choice, loaded.tokenizer)
     dealt, held_out = _split(len(sequences), training.held_out, choice.seed)

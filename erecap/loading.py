@@ -56,8 +56,8 @@ def bundled_pruner_dir() -> Path:
 def load_model(source: str | Path | None = None, dtype: str | None = None, device: str | None = None) -> LoadedModel:
     """The model in directory or hub id ``source`` (default: the bundled planner), shared between callers that ask for the same.
 
-    ``dtype`` is ``float32`` or ``bfloat16``, ``device`` a torch device; their defaults are in ``erecap.device``. Raises
-    ``ModelNotFoundError``, ``UnsupportedModelError``, ``OutOfMemoryError``, or ``ValueError`` for a bad dtype or device.
+    ``dtype`` is ``float32``, ``bfloat16`` or ``float16``, ``device`` a torch device; their defaults are in ``erecap.device``.
+    Raises ``ModelNotFoundError``, ``UnsupportedModelError``, ``OutOfMemoryError``, or ``ValueError`` for a bad dtype or device.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)

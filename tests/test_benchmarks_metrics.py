@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.metrics import bootstrap_interval, mean, quantile, spl, wilson_interval
+from benchmarks.metrics import bootstrap_interval, mean, quantile, rank_correlation, spl, wilson_interval
 
 
 def test_wilson_agrees_with_the_published_example():
@@ -49,3 +49,12 @@ def test_spl(success, expert, steps, expected):
 def test_quantile_and_mean_of_nothing_are_zero():
     assert (quantile([], 0.5), mean([])) == (0.0, 0.0)
     assert quantile([1, 2, 4], 0.5) == 2
+
+
+def test_rank_correlation_looks_at_order_alone_and_ties_share_a_rank():
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
+    assert rank_correlation(values, -(values**3)) == pytest.approx(-1)
+    # ranks 1, 2, 3, 4 and 1.5, 1.5, 3.5, 3.5
+    assert rank_correlation(values, np.array([5.0, 5.0, 9.0, 9.0])) == pytest.approx(2 / np.sqrt(5))
+    assert rank_correlation(values, np.ones(4)) == rank_correlation(values[:0], values[:0]) == 0

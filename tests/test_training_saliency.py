@@ -1,7 +1,7 @@
-"""Saliency: the formula, who is credited, padding, files."""
+"""Saliency: the formula, who is credited, padding, memory, dtypes."""
 
 from collections.abc import Callable
-from pathlib import Path
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
-from erecap.identity import identify
-from erecap.training.data import Sequence, SequenceList, collate
-from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from benchmarks.metrics import rank_correlation
+from erecap.training import frozen as module
+from erecap.training.data import Sequence, collate
+from erecap.training.frozen import stage_hidden
+from erecap.training.saliency import saliency
 
 STAGES = (1, 3)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
@@ -20,7 +22,7 @@ EpisodeMaker = Callable[..., Sequence]
 
 @pytest.fixture
 def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
-    return make_model(layers=5)
+    return make_model(layers=6)
 
 
 def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCausalLM, episode: EpisodeMaker):
@@ -62,37 +64,87 @@ def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM, episode: EpisodeMa
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_collected_shards_are_read_back_and_not_made_again(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
-    data = SequenceList([episode(n) for n in range(5)])
-    done: list[tuple[int, int]] = []
-    collected = collect_saliency(model, data, STAGES, tmp_path, shard_size=2, on_shard=lambda n, of: done.append((n, of)))
-    assert done == [(2, 5), (4, 5), (5, 5)]
-    wanted = saliency(model, collate([data[4]], [4]), STAGES)[:, 0].numpy()
-    assert np.array_equal(collected[4], wanted, equal_nan=True)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    (tmp_path / "saliency-00001.safetensors").unlink()
-    again = collect_saliency(model, data, STAGES, tmp_path, shard_size=2)
-    assert np.array_equal(again[2], collected[2], equal_nan=True)
-    kept = tmp_path / "saliency-00000.safetensors"
-    assert kept.stat().st_mtime_ns == times[kept]
+@pytest.mark.parametrize("stages", [(6,), (3, 1), (1, 1), ()])
+def test_stages_must_be_layers_in_order(model: Qwen2ForCausalLM, episode: EpisodeMaker, stages: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"at least one layer of 0\.\.5, in rising order"):
+        saliency(model, collate([episode(0)]), stages)
 
 
-def test_shards_of_another_model_or_setting_are_refused(
-    model: Qwen2ForCausalLM, make_model: ModelMaker, tmp_path: Path, episode: EpisodeMaker
+def test_there_is_none_after_the_last_layer_but_one(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    before, last_but_one, last = saliency(model, collate([episode(0)]), (3, 4, 5))[:, 0].nan_to_num()
+    assert last_but_one.max() < 1e-4 * before.max()
+    assert last.max() == 0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_checkpointing_changes_no_value(model: Qwen2ForCausalLM, episode: EpisodeMaker, attention: str):
+    batch, other = collate([episode(0), episode(1, turns=2)]), deepcopy(model)
+    other.set_attn_implementation(attention)
+    with_it, without = (saliency(other, batch, STAGES, checkpointing=flag) for flag in (True, False))
+    torch.testing.assert_close(with_it, without, equal_nan=True, atol=0, rtol=1e-5)
+
+
+def test_checkpointing_holds_the_streams_of_layers_and_not_what_is_within_them(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    ids, held = collate([episode(0)]).input_ids, {}
+    stream_bytes = ids.numel() * model.config.hidden_size * 4
+    for flag in (True, False):
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with module.frozen(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            alive = stage_hidden(model, ids, STAGES, checkpointing=flag)
+        weights = {p.data_ptr() for p in model.parameters()}
+        held[flag] = sum(size for place, size in sizes.items() if place not in weights) / stream_bytes
+        del alive
+    later_layers = 4
+    assert held[True] <= later_layers + 4  # and what the final norm keeps
+    assert held[False] > 3 * held[True]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_the_order_of_float32(model: Qwen2ForCausalLM, episode: EpisodeMaker, dtype: torch.dtype):
+    batch = collate([episode(0, turns=6)])
+    wanted, got = (saliency(deepcopy(model).to(kind), batch, STAGES)[:, 0].numpy() for kind in (torch.float32, dtype))
+    assert got.dtype == np.float32
+    assert np.array_equal(np.isnan(got), np.isnan(wanted))
+    known = ~np.isnan(wanted[0])
+    assert all(rank_correlation(ours[known], theirs[known]) > 0.95 for ours, theirs in zip(got, wanted, strict=True))
+
+
+def test_small_float16_gradients_do_not_vanish(model: Qwen2ForCausalLM, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch):
+    faint = deepcopy(model)
+    faint.lm_head.weight.data *= 1e-5  # and with it every gradient
+    batch = collate([episode(0)])
+    wanted, half = saliency(faint, batch, STAGES)[:, 0].numpy(), faint.to(torch.float16)
+    got = saliency(half, batch, STAGES)[:, 0].numpy()
+    monkeypatch.setattr(module, "_LOSS_SCALES", {})
+    unscaled = saliency(half, batch, STAGES)[:, 0].numpy()
+    known = ~np.isnan(wanted[0])
+    for stage in range(len(STAGES)):
+        assert rank_correlation(got[stage][known], wanted[stage][known]) > 0.95
+        assert rank_correlation(unscaled[stage][known], wanted[stage][known]) < 0.9
+
+
+def test_a_float16_gradient_that_overflows_is_scaled_less(
+    model: Qwen2ForCausalLM, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
 ):
-    data = SequenceList([episode(n) for n in range(2)])
-    collect_saliency(model, data, STAGES, tmp_path)
-    with pytest.raises(ValueError, match="is of another run"):
-        collect_saliency(model, data, (2,), tmp_path)
-    with pytest.raises(ValueError, match="collect saliency for this model"):
-        SaliencySet(tmp_path, identify(make_model(layers=5, seed=1)))
+    loud = deepcopy(model)
+    loud.lm_head.weight.data *= 100
+    batch = collate([episode(0)])
+    wanted, got = (saliency(deepcopy(loud).to(kind), batch, STAGES)[:, 0] for kind in (torch.float32, torch.float16))
+    known = ~wanted[0].isnan()
+    assert got[:, known].isfinite().all()
+    monkeypatch.setattr(module, "_LOSS_SCALES", {torch.float16: (2.0**16,)})
+    with pytest.raises(ValueError, match="not finite"):
+        saliency(deepcopy(loud).to(torch.float16), batch, STAGES)
+    assert all(rank_correlation(*(v[s][known].numpy() for v in (got, wanted))) > 0.9 for s in range(len(STAGES)))
 
 
-def test_episodes_without_a_second_replan_are_refused(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
-    with pytest.raises(ValueError, match="no token has saliency"):
-        collect_saliency(model, SequenceList([episode(0, turns=1)]), STAGES, tmp_path)
-
-
-def test_stages_must_be_layers(model: Qwen2ForCausalLM, episode: EpisodeMaker):
-    with pytest.raises(ValueError, match=r"at least one layer of 0\.\.4"):
-        saliency(model, collate([episode(0)]), (5,))
+def test_what_is_beyond_the_dtype_is_an_error(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    beyond = deepcopy(model)
+    beyond.model.layers[2].mlp.down_proj.weight.data *= 1e6
+    with pytest.raises(ValueError, match=r"not finite in float16: load the model in bfloat16 or float32"):
+        saliency(beyond.to(torch.float16), collate([episode(0)]), STAGES)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import typer
+
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.bench_prefill import bench_prefill
 from benchmarks.commands.calibrate import calibrate
@@ -13,7 +15,7 @@ from benchmarks.commands.saliency import saliency
 from benchmarks.commands.train_planner import train_planner
 from benchmarks.commands.train_pruner import train_pruner
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
     "compare": compare,
     "ablate": ablate,

@@ -14,8 +14,13 @@ SHOWN = ("lm", "mse", "rank", "order", "kept_share")
 
 def train_pruner(
     data: Annotated[list[Path], typer.Option(help="The data that `erecap saliency` was given.")],
-    saliency: Annotated[Path, typer.Option(help="Its result; the pruner is made for its stages.")] = Path("runs/saliency"),
+    saliency: Annotated[Path, typer.Option(help="Its result; the pruner is made for its stages.")] = Path(
+        "runs/saliency.safetensors"
+    ),
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Train for these of its stages only, such as 0-5 or 0+2+4; for all by default.")
+    ] = None,
     keep: Annotated[
         str, typer.Option(help="Keep ratio of the soft masks at each stage; LOW-HIGH draws one per batch.")
     ] = "0.3-0.9",
@@ -44,6 +49,7 @@ def train_pruner(
     from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch
     from benchmarks.tensorboard import tensorboard_hook
     from erecap.loading import bundled_pruner_dir, load_model
+    from erecap.schedule import parse_stages
     from erecap.training.planner import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
 
@@ -63,7 +69,8 @@ def train_pruner(
             if events is not None:
                 events(record)
 
-        records = recipe.make_pruner(load_model(model, dtype="float32"), choice, saliency, training, out, on_step)
+        loaded, chosen = load_model(model, dtype="float32"), None if stages is None else parse_stages(stages)
+        records = recipe.make_pruner(loaded, choice, saliency, training, out, on_step, chosen)
     if install:
         shutil.copytree(out / "pruner", bundled_pruner_dir(), dirs_exist_ok=True)
     typer.echo(

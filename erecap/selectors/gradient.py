@@ -16,7 +16,7 @@ from erecap.architecture import check_length, decoder_parts
 from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 from erecap.tokenization import TokenizedPrompt
-from erecap.training.frozen import stage_hidden
+from erecap.training.frozen import gradient_products, stage_hidden
 
 
 class GradientSelector:
@@ -64,9 +64,7 @@ class GradientSelector:
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
             hidden, final = stage_hidden(self._model, ids, self._layers)
             logits = decoder_parts(self._model).head(final[0, len(prompt) - 1 :]).float()
-            gradients = torch.autograd.grad(cross_entropy(logits, wanted), hidden)
-            products = [(g.float() * h.float()).sum(-1)[0, : len(prompt)] for g, h in zip(gradients, hidden, strict=True)]
-        return torch.stack(products, -1).abs().detach()
+            return gradient_products(cross_entropy(logits, wanted), hidden)[:, 0, : len(prompt)].T
 
     def _answer(self, prompt: list[int]) -> list[int]:
         from erecap.decoding import DecodeOptions, decode  # these two import the selectors' protocol from this package

@@ -8,10 +8,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
 from erecap.masks import attention_mask
+
+# float16 holds nothing between 0 and 6e-8 and nothing above 65504: its loss is scaled up, and less where that overflows.
+_LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
 
 
 @contextmanager
@@ -35,22 +39,51 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
     return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def stage_hidden(model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+def stage_hidden(
+    model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int], checkpointing: bool = False
+) -> tuple[list[Tensor], Tensor]:
     """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state.
 
-    All [rows, length, width]; ``input_ids`` [rows, length]. Raises ``ValueError`` for a stage that is not a layer of the model.
+    All [rows, length, width]; ``input_ids`` [rows, length]. With ``checkpointing`` the backward pass computes each layer's
+    activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages that are not layers of the model in
+    rising order.
     """
     parts = decoder_parts(model)
-    if not stages or not all(0 <= s < len(parts.layers) for s in stages):
-        raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{len(parts.layers) - 1}")
+    if not stages or list(stages) != sorted({s for s in stages if 0 <= s < len(parts.layers)}):
+        raise ValueError(
+            f"stages after layers {list(stages)}: give at least one layer of 0..{len(parts.layers) - 1}, in rising order"
+        )
     kept: list[Tensor] = []
     stream = parts.embed(input_ids)
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
     causal = attention_mask(parts.attention, None, stream)
     for number, layer in enumerate(parts.layers):
-        stream = layer_forward(layer, stream, rope, causal)
+        if checkpointing and kept and torch.is_grad_enabled():
+            stream = checkpoint(layer_forward, layer, stream, rope, causal, use_reentrant=False, preserve_rng_state=False)
+        else:
+            stream = layer_forward(layer, stream, rope, causal)
         if number in stages:
             # the first stage begins the graph: nothing before it needs a gradient
             stream = stream if kept else stream.detach().requires_grad_()
             kept.append(stream)
     return kept, parts.norm(stream)
+
+
+def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
+    """``|sum_d (dL / dh)_d * h_d|`` of each token of ``hidden``, [rows, length, width] each: float32 [stages, rows, length].
+
+    The graph is kept. Raises ``ValueError`` where the gradients do not fit into the dtype of ``hidden``.
+    """
+    for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
+        gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)
+        products = [((g.float() * h.float()).sum(-1).abs() / scale).detach() for g, h in zip(gradients, hidden, strict=True)]
+        found = torch.stack(products)
+        if found.isfinite().all():
+            return found
+    kind = dtype_name(hidden[0].dtype)
+    raise ValueError(f"the loss or its gradients are not finite in {kind}: load the model in bfloat16 or float32 (dtype)")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` and so on."""
+    return str(dtype).removeprefix("torch.")

@@ -8,9 +8,11 @@ layer l at token i:
 This is the gradient x hidden state of the seed and of SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan: in replan t the
 engine prunes what is older than the latest observation, so only those tokens are credited, and a plan's own tokens are not credited
 for predicting themselves. Tokens that no sampled replan follows have no saliency (NaN), as have protected tokens and padding.
+
+After the last layer but one it is 0 but for rounding: a token then goes on through one norm only, which sees no difference between
+x and 2x, so that the gradient stands at right angles to the hidden state. After the last layer nothing goes on at all.
 """
 
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceABC
 from dataclasses import asdict, replace
@@ -18,40 +20,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.identity import ModelIdentity, identify
-from erecap.training.checkpoint import differences, write_atomically
 from erecap.training.data import NO_REPLAN, PLAN_WEIGHT, Batch, SequenceSet, collate, digest, later_plans
-from erecap.training.frozen import frozen, stage_hidden
+from erecap.training.frozen import dtype_name, frozen, gradient_products, stage_hidden
 from erecap.training.loss import weighted_loss
+from erecap.training.saliency_file import (
+    FORMAT,
+    SaliencySet,
+    SalientSample,
+    check_metadata,
+    merge,
+    parts_dir,
+    remove_parts,
+    write_samples,
+)
 
-FORMAT = "erecap-saliency-2"
+__all__ = ["LOSS", "SaliencySet", "SalientSample", "collect_saliency", "saliency"]
+
 LOSS = "cross entropy of plan tokens, mean per replan"
 
-Float32 = npt.NDArray[np.float32]
 
-
-def saliency(model: PreTrainedModel, batch: Batch, stages: SequenceABC[int], replans: int = 4, seed: int = 0) -> Tensor:
+def saliency(
+    model: PreTrainedModel,
+    batch: Batch,
+    stages: SequenceABC[int],
+    replans: int = 4,
+    seed: int = 0,
+    checkpointing: bool = True,
+) -> Tensor:
     """Saliency of every token of ``batch`` at each stage: float32 [stages, rows, length] on the CPU, NaN where there is none.
 
     ``replans`` replans are sampled per row (the last one always among them), seeded by the row's index in its set. Rows are
-    independent of one another and of padding. Raises ``ValueError`` for a stage that is not a layer of the model.
+    independent of one another and of padding. Products and sums are float32 whatever the model's dtype. With ``checkpointing`` the
+    backward pass computes each layer's activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages
+    that are not layers of the model in rising order, and for gradients beyond the model's dtype.
     """
     total = torch.zeros(len(stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
-    with frozen(model):
-        hidden, final = stage_hidden(model, batch.input_ids, stages)
+    with frozen(model), torch.enable_grad():
+        hidden, final = stage_hidden(model, batch.input_ids, stages, checkpointing)
         for chosen in _sample_replans(batch, replans, seed):
-            gradients = torch.autograd.grad(_replan_loss(model, final, batch, chosen), hidden, retain_graph=True)
             scored = ((batch.turns >= 0) & (batch.turns < chosen[:, None])).cpu()
-            products = [(g * h).sum(-1).abs().detach() for g, h in zip(gradients, hidden, strict=True)]
-            total += torch.stack(products).float().cpu() * scored
+            total += gradient_products(_replan_loss(model, final, batch, chosen), hidden).cpu() * scored
             count += scored
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
 
@@ -82,92 +96,65 @@ def collect_saliency(
     model: PreTrainedModel,
     sequences: SequenceSet,
     stages: SequenceABC[int],
-    out_dir: Path,
+    out: Path,
     replans: int = 4,
     seed: int = 0,
-    shard_size: int = 64,
-    on_shard: Callable[[int, int], None] | None = None,
+    part_size: int = 64,
+    on_part: Callable[[int, int], None] | None = None,
     model_name: str | None = None,
-) -> "SaliencySet":
-    """Compute the saliency of ``sequences``, one by one, into safetensors shards under ``out_dir``.
+) -> SaliencySet:
+    """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out`` (see ``saliency_file``).
 
-    Each shard holds ``saliency`` float32 [stages, tokens], ``offsets`` int64 and ``ids`` int64 (numbers in the set); its metadata
-    names the model's identity, the stages and the loss. Shards that are there are not made again, so that a killed run goes on;
-    they must match. ``on_shard(done, of)`` counts sequences. Raises ``ValueError`` for shards of another model, stages or setting,
-    and where no sequence has a replan after its first, so that nothing has saliency.
+    Until all are done, parts of ``part_size`` sequences lie in the directory ``out.parts``; a killed run goes on from them, and a
+    complete file is not made again. ``on_part(done, of)`` counts sequences. Raises ``ValueError`` for a file or parts of another
+    model, dtype, data, stages or setting, and where no sequence has a replan after its first, so that nothing has saliency.
     """
+    out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
     identity = identify(model, model_name)
-    metadata = _metadata(identity, stages, replans, seed, shard_size, sequences)
-    for first in range(0, len(sequences), shard_size):
-        ids = range(first, min(first + shard_size, len(sequences)))
-        path = Path(out_dir) / f"saliency-{first // shard_size:05d}.safetensors"
-        if path.is_file():
-            _check_metadata(path, metadata)
+    metadata = _metadata(identity, stages, {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype)}, sequences)
+    if out.is_file():
+        check_metadata(out, metadata)
+        remove_parts(out)  # a kill may have come before they were
+        if on_part is not None:
+            on_part(len(sequences), len(sequences))
+    else:
+        merge(out, _collect_parts(model, sequences, out, metadata, part_size, on_part), metadata)
+    return SaliencySet(out, identity)
+
+
+def _collect_parts(
+    model: PreTrainedModel,
+    sequences: SequenceSet,
+    out: Path,
+    metadata: dict[str, Any],
+    part_size: int,
+    on_part: Callable[[int, int], None] | None,
+) -> list[Path]:
+    """The parts, in order; those that are there are not made again."""
+    parts = []
+    for first in range(0, len(sequences), part_size):
+        ids = range(first, min(first + part_size, len(sequences)))
+        parts.append(parts_dir(out) / f"part-{ids.start:06d}-{ids.stop:06d}.safetensors")
+        if parts[-1].is_file():
+            check_metadata(parts[-1], metadata)
         else:
-            _write_shard(path, ids, [_one(model, sequences, i, stages, replans, seed) for i in ids], metadata)
-        if on_shard is not None:
-            on_shard(ids.stop, len(sequences))
-    return SaliencySet(Path(out_dir), identity)
+            write_samples(parts[-1], [_one(model, sequences, i, metadata) for i in ids], metadata)
+        if on_part is not None:
+            on_part(ids.stop, len(sequences))
+    return parts
 
 
-def _one(model: PreTrainedModel, sequences: SequenceSet, index: int, stages: SequenceABC[int], replans: int, seed: int) -> Float32:
-    batch = collate([sequences[index]], [index]).to(model.device)
-    result: Float32 = saliency(model, batch, stages, replans, seed)[:, 0].numpy()
-    return result
+def _one(model: PreTrainedModel, sequences: SequenceSet, index: int, metadata: dict[str, Any]) -> SalientSample:
+    batch, settings = collate([sequences[index]], [index]), metadata["settings"]
+    values = saliency(model, batch.to(model.device), metadata["stages"], settings["replans"], settings["seed"])[:, 0].numpy()
+    return SalientSample(index, sequences[index].input_ids, sequences[index].turns, later_plans(batch)[0].numpy(), values)
 
 
 def _metadata(
-    identity: ModelIdentity, stages: SequenceABC[int], replans: int, seed: int, shard_size: int, sequences: SequenceSet
-) -> dict[str, str]:
-    settings = {"replans": replans, "seed": seed, "shard_size": shard_size, "sequences": len(sequences)}
-    model = asdict(identity) | {"name": ""}
-    described = {"format": FORMAT, "loss": LOSS, "model": model, "stages": list(stages), "settings": settings}
-    described["data"] = digest(sequences)
-    return {key: json.dumps(value) for key, value in described.items()}
-
-
-def _check_metadata(path: Path, wanted: dict[str, str]) -> None:
-    both = differences(safe_open(path, framework="numpy").metadata(), wanted)  # type: ignore[no-untyped-call]
-    if both:
-        raise ValueError(f"{path} is of another run ({both}): use another directory, or delete it")
-
-
-def _write_shard(path: Path, ids: range, values: list[Float32], metadata: dict[str, str]) -> None:
-    tensors: dict[str, npt.NDArray[Any]] = {
-        "saliency": np.ascontiguousarray(np.concatenate(values, axis=1)),
-        "offsets": np.cumsum([0, *(v.shape[1] for v in values)]).astype(np.int64),
-        "ids": np.array(ids, dtype=np.int64),
-    }
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
-
-
-class SaliencySet:
-    """Collected saliency in memory. Raises ``ValueError`` for a directory without shards, or one made with another model."""
-
-    def __init__(self, directory: Path, model: ModelIdentity) -> None:
-        paths = sorted(Path(directory).glob("saliency-*.safetensors"))
-        if not paths:
-            raise ValueError(f"{directory} holds no saliency shards: run collect_saliency first")
-        self._rows: dict[int, Float32] = {}
-        for path in paths:
-            self._read(path, model)
-        if all(np.isnan(row).all() for row in self._rows.values()):
-            raise ValueError("no token has saliency: give episodes with at least two replans, the later of which have plan targets")
-
-    def __getitem__(self, index: int) -> Float32:
-        """float32 [stages, tokens] of sequence ``index``."""
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def _read(self, path: Path, model: ModelIdentity) -> None:
-        file = safe_open(path, framework="numpy")
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}  # type: ignore[no-untyped-call]
-        saved = ModelIdentity(**metadata["model"])
-        if metadata["format"] != FORMAT or not saved.matches(model):
-            raise ValueError(f"{path} is of {saved.describe()}, the model is {model.describe()}: collect saliency for this model")
-        self.stages, self.data = tuple(metadata["stages"]), metadata["data"]
-        values, offsets, ids = (file.get_tensor(name) for name in ("saliency", "offsets", "ids"))  # type: ignore[no-untyped-call]
-        for row, index in enumerate(ids.tolist()):
-            self._rows[index] = values[:, offsets[row] : offsets[row + 1]]
+    identity: ModelIdentity, stages: SequenceABC[int], settings: dict[str, int | str], sequences: SequenceSet
+) -> dict[str, Any]:
+    model, data = asdict(identity) | {"name": ""}, {"data": digest(sequences), "samples": len(sequences)}
+    described = {"format": FORMAT, "name": identity.name, "model": model, "stages": list(stages), "loss": LOSS}
+    return {**described, **data, "settings": settings}

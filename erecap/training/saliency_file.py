@@ -1,0 +1,163 @@
+"""Collected saliency on disk: one safetensors file, and the parts that lie beside it until all samples are done.
+
+Tensors: ``saliency`` float32 [stages, tokens of all samples]; ``input_ids`` int32, ``turns`` int32 and ``plans`` bool [tokens], so
+that the file can be looked at without the data; ``ids`` int64 [samples], numbers in the data; ``lengths`` int64 [samples] and
+``offsets`` int64 [samples + 1]. Metadata, JSON each: ``format``, ``name`` and ``model`` (the identity), ``stages``, ``loss``,
+``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from erecap.identity import ModelIdentity
+from erecap.training.checkpoint import differences, write_atomically
+from erecap.training.sequences import Float32, Int32
+
+FORMAT = "erecap-saliency-3"
+_PER_TOKEN = ("input_ids", "turns", "plans")
+
+
+@dataclass(frozen=True)
+class SalientSample:
+    """One sequence and its saliency, float32 [stages, n]: ``index`` is its number in the data, ``plans`` bool [n] marks the plans
+    to imitate that follow an earlier turn, ``input_ids`` and ``turns`` are those of its ``Sequence``."""
+
+    index: int
+    input_ids: Int32
+    turns: Int32
+    plans: npt.NDArray[np.bool_]
+    saliency: Float32
+
+
+def parts_dir(out: Path) -> Path:
+    """Where the parts of an unfinished ``out`` lie."""
+    return out.with_name(out.name + ".parts")
+
+
+def write_samples(path: Path, samples: SequenceABC[SalientSample], metadata: Mapping[str, Any]) -> None:
+    """Write ``samples`` to one file. Atomic: it appears under its name only when it is complete."""
+    lengths = np.array([len(s.input_ids) for s in samples], dtype=np.int64)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "saliency": np.ascontiguousarray(np.concatenate([s.saliency for s in samples], axis=1)),
+        **{name: np.concatenate([getattr(s, name) for s in samples]) for name in _PER_TOKEN},
+        "ids": np.array([s.index for s in samples], dtype=np.int64),
+        "lengths": lengths,
+        "offsets": np.cumsum([0, *lengths]).astype(np.int64),
+    }
+    described = {key: json.dumps(value) for key, value in metadata.items()}
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=described))
+
+
+def read_samples(path: Path) -> list[SalientSample]:
+    """What ``write_samples`` wrote."""
+    file = safe_open(path, framework="numpy")
+    tensors = {name: file.get_tensor(name) for name in ("saliency", "offsets", "ids", *_PER_TOKEN)}  # type: ignore[no-untyped-call]
+    found = []
+    for row, index in enumerate(tensors["ids"].tolist()):
+        begin, end = tensors["offsets"][row : row + 2].tolist()
+        values = {name: tensors[name][..., begin:end] for name in ("saliency", *_PER_TOKEN)}
+        found.append(SalientSample(index, **values))
+    return found
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a file or part. Raises ``ValueError`` for a file of another kind."""
+    try:
+        stored = safe_open(path, framework="numpy").metadata() or {}  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}): give a file made by `erecap saliency`") from error
+    found = json.loads(stored["format"]) if "data" in stored else stored.get("format")
+    if found != FORMAT:
+        raise ValueError(f"{path} has the format {found!r}, not {FORMAT!r}: make it again with `erecap saliency`")
+    return {key: json.loads(value) for key, value in stored.items()}
+
+
+def check_metadata(path: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless the file or part at ``path`` was made as ``wanted`` says."""
+    there, here = ({key: value for key, value in m.items() if key != "name"} for m in (read_metadata(path), wanted))
+    both = differences(there, here)
+    if both:
+        raise ValueError(f"{path} is of another run ({both}): name another file, or delete it")
+
+
+def merge(out: Path, parts: SequenceABC[Path], metadata: Mapping[str, Any]) -> None:
+    """Put the parts' samples into the one file ``out``, then remove the parts."""
+    write_samples(out, [sample for part in parts for sample in read_samples(part)], metadata)
+    remove_parts(out)
+
+
+def remove_parts(out: Path) -> None:
+    """Remove the parts beside ``out`` and their directory, where there are any."""
+    directory = parts_dir(out)
+    for part in directory.glob("part-*"):
+        part.unlink()
+    if directory.is_dir():
+        directory.rmdir()
+
+
+class SaliencySet:
+    """Collected saliency in memory: the file at ``path``; with ``stages`` given, at these of its stages only.
+
+    ``stages`` are layers, ``data`` the checksum of the sequences it was computed from, ``loss`` what was differentiated. Raises
+    ``ValueError`` for a file that is not there, not complete, of another kind or model, without these stages, or in which no token
+    has saliency.
+    """
+
+    def __init__(self, path: Path, model: ModelIdentity, stages: SequenceABC[int] | None = None) -> None:
+        _check_complete(Path(path))
+        metadata = read_metadata(Path(path))
+        saved = ModelIdentity(**metadata["model"] | {"name": metadata["name"]})
+        if not saved.matches(model):
+            raise ValueError(
+                f"{path} is of {saved.describe()}, the model is {model.describe()}: name the model that it was made with, or "
+                "collect saliency for this model"
+            )
+        self.stages = tuple(metadata["stages"]) if stages is None else tuple(stages)
+        self.data, self.loss, self.settings = metadata["data"], metadata["loss"], metadata["settings"]
+        rows = _rows(path, metadata["stages"], self.stages)
+        self._samples = {
+            s.index: SalientSample(s.index, s.input_ids, s.turns, s.plans, s.saliency[rows]) for s in read_samples(Path(path))
+        }
+        if all(np.isnan(sample.saliency).all() for sample in self._samples.values()):
+            raise ValueError("no token has saliency: give episodes with at least two replans, the later of which have plan targets")
+
+    def __getitem__(self, index: int) -> Float32:
+        """float32 [stages, tokens] of sequence ``index``."""
+        return self._samples[index].saliency
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int) -> SalientSample:
+        """Sequence ``index`` with its saliency. Raises ``ValueError`` for a number that is not there."""
+        if index not in self._samples:
+            raise ValueError(f"sample={index} is not there: the samples are 0..{len(self) - 1}")
+        return self._samples[index]
+
+    def samples(self) -> Iterable[SalientSample]:
+        """All of them, in the order of their numbers."""
+        return (self._samples[index] for index in sorted(self._samples))
+
+
+def _check_complete(path: Path) -> None:
+    if path.is_file():
+        return
+    if parts_dir(path).is_dir():
+        raise ValueError(f"{path} is not complete: run the `erecap saliency` that was stopped once more, it goes on from its parts")
+    raise ValueError(f"{path} is no file: make one with `erecap saliency --out {path.name}`")
+
+
+def _rows(path: Path, there: SequenceABC[int], wanted: SequenceABC[int]) -> list[int]:
+    missing = [stage for stage in wanted if stage not in there]
+    if missing or not wanted:
+        raise ValueError(f"{path} has saliency after layers {list(there)}, not {missing}: choose among these, or collect it there")
+    return [there.index(stage) for stage in wanted]
