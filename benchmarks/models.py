@@ -36,7 +36,16 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "device": str(loaded.device),
     }
     weights = _pruner_weights(spec, backend)
-    return facts if weights is None else {**facts, "pruner": checksum(weights)}
+    if weights is None:
+        return facts
+    from erecap.calibration import CALIBRATION_FILE  # see _pruner_weights
+
+    thresholds = {"calibration": checksum(weights.parent / CALIBRATION_FILE)} if _by_threshold(backend) else {}
+    return {**facts, "pruner": checksum(weights), **thresholds}
+
+
+def _by_threshold(backend: PlannerBackend) -> bool:
+    return getattr(getattr(backend, "schedule", None), "rule", None) == "threshold"
 
 
 def _pruner_weights(spec: str, backend: HasModel) -> Path | None:

@@ -15,11 +15,12 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from erecap.architecture import ContextLengthError, check_config, check_length
+from erecap.calibration import read_calibration
 from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
-from erecap.loading import LoadedModel, load_model, load_pruner, read_config
+from erecap.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
-from erecap.schedule import PruneSchedule, PruneStage, parse_stages
+from erecap.schedule import PruneSchedule, parse_rule
 from erecap.selectors import Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
@@ -280,7 +281,7 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
         if option in options and name != selector:
             raise ValueError(f"{option}={options[option]!r} means nothing to selector={name}: only selector={selector} takes it")
     loaded = _load_supported(options)
-    schedule = _schedule(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
+    schedule = PruneSchedule.of_stages(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
     pruner = None
     if name == "learned":
         if "model" in options and "pruner" not in options:
@@ -289,16 +290,21 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
                 "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
             )
         pruner = load_pruner(options.get("pruner"), loaded)
-    return EngineBackend(loaded, schedule, make_selector(name, SelectorContext(schedule, pruner, seed, loaded.model)))
+    scorer = make_selector(name, SelectorContext(schedule, pruner, seed, loaded.model))
+    return EngineBackend(loaded, _by_rule(options, schedule), scorer)
 
 
-def _schedule(stages: str | None, num_layers: int, keep: float) -> PruneSchedule:
-    """The seed's stages, or those after the layers in ``stages``."""
-    if stages is None:
-        return PruneSchedule.for_depth(num_layers, keep)
-    schedule = PruneSchedule(tuple(PruneStage(layer, keep) for layer in parse_stages(stages)))
-    schedule.check_depth(num_layers)
-    return schedule
+def _by_rule(options: Mapping[str, str], schedule: PruneSchedule) -> PruneSchedule:
+    """``schedule`` by the rule that is asked for, with the pruner's calibrated thresholds where the rule takes any."""
+    rule = parse_rule(options.get("rule", "top_k"))
+    if rule != "threshold":
+        return schedule.by_rule(rule)
+    if options.get("selector", "learned") != "learned":
+        raise ValueError(
+            f"rule=threshold compares with thresholds that were fitted to a pruner's scores, not to those of "
+            f"selector={options['selector']}: leave the selector out, or use rule=top_k or rule=chunk_top_k"
+        )
+    return schedule.by_rule(rule, read_calibration(options.get("pruner", bundled_pruner_dir())).taus(schedule))
 
 
 def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:
@@ -310,6 +316,6 @@ def _number(options: Mapping[str, str], key: str, default: Number, kind: Callabl
 
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed")),
+    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule")),
     "hf-generate": BackendFactory(_hf_generate),
 }

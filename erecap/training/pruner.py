@@ -173,6 +173,10 @@ def train_pruner(
 
 def _check(model: PreTrainedModel, pruner: TokenPruner, batches: Batches, saliency: SaliencySet, schedule: PruneSchedule) -> None:
     pruner.check_model(identify(model))
+    if schedule.rule != "top_k":
+        raise ValueError(
+            f"soft masks are those of the rule 'top_k', not of {schedule.rule!r}: train by top_k; the scorers serve all"
+        )
     stages = tuple(stage.after_layer for stage in schedule.stages)
     if not stages == pruner.stages == saliency.stages:
         both = f"schedule {stages}, pruner {pruner.stages}, saliency {saliency.stages}"
