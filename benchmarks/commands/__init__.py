@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.bench_prefill import bench_prefill
+from benchmarks.commands.calibrate import calibrate
 from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.run import run
@@ -22,4 +23,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-planner": train_planner,
     "saliency": saliency,
     "train-pruner": train_pruner,
+    "calibrate": calibrate,
 }
