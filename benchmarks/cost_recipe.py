@@ -26,6 +26,22 @@ _FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What is timed: answers of ``answer_tokens`` tokens to prompts of ``lengths``, in ``rounds`` in which all take turns."""
+
+    lengths: tuple[int, ...]
+    answer_tokens: int
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if len(set(self.lengths)) < 2 or self.rounds < 1 or self.answer_tokens < 2:
+            raise ValueError(
+                f"lengths={list(self.lengths)}, rounds={self.rounds}, answer_tokens={self.answer_tokens}: a cost model needs at "
+                "least two lengths, one round, and answers of two tokens"
+            )
+
+
+@dataclass(frozen=True)
 class Point:
     """A prompt of ``tokens`` tokens under ``schedule``; ``held_out`` from the fit to judge it by."""
 
@@ -44,39 +60,36 @@ class Calibration:
 
 def calibrate_cost(
     loaded: LoadedModel,
+    workload: Workload,
     selector: str = "learned",
     pruner: TokenPruner | None = None,
-    lengths: Sequence[int] = (256, 512, 1024, 2048, 4096),
-    answer_tokens: int = 16,
-    rounds: int = 5,
     on_round: Callable[[], None] = lambda: None,
 ) -> Calibration:
-    """Time answers of ``answer_tokens`` tokens to prompts of ``lengths`` and fit a cost model to their medians over ``rounds``.
+    """Time ``workload`` and fit a cost model to the medians over its rounds.
 
     Lengths between those given, under other keep ratios, are measured in the same rounds and held out to judge the fit by. All
     points take turns, so that a machine that slows down slows all of them; ``on_round`` is called after every round, those of the
-    warm-up, which are left out, included. Raises ``ValueError`` for fewer than two lengths, no rounds, answers of fewer than two
-    tokens, and as ``prefill`` and ``make_selector`` do.
+    warm-up, which are left out, included. Raises ``ValueError`` as ``prefill`` and ``make_selector`` do.
     """
-    if len(set(lengths)) < 2 or rounds < 1 or answer_tokens < 2:
-        raise ValueError(
-            f"lengths={list(lengths)}, rounds={rounds}, answer_tokens={answer_tokens}: a cost model needs at least two "
-            "lengths, one round, and answers of two tokens"
-        )
+    tokens, stages = workload.answer_tokens, pruner.stages if pruner else None
     context = SelectorContext(PruneSchedule.none(), pruner, model=loaded.model)
     calls = {
-        point: partial(_answer, loaded.model, point, _bound(selector, context, point.schedule), answer_tokens)
-        for point in _points(sorted(set(lengths)), stage_sets(loaded.identity.num_layers, pruner.stages if pruner else None))
+        point: partial(_answer, loaded.model, point, _bound(selector, context, point.schedule), tokens)
+        for point in _points(sorted(set(workload.lengths)), stage_sets(loaded.identity.num_layers, stages))
     }
-    measured = {point: _measurement(point, spent, loaded) for point, spent in in_turn(calls, rounds, on_round).items()}
+    measured = {point: _measurement(point, spent, loaded) for point, spent in in_turn(calls, workload.rounds, on_round).items()}
     fitted, held_out = ([m for point, m in measured.items() if point.held_out == flag] for flag in (False, True))
-    return Calibration(fit_cost_model(Setting.of(loaded, selector), answer_tokens, fitted, held_out), measured)
+    return Calibration(fit_cost_model(Setting.of(loaded, selector), tokens, fitted, held_out), measured)
 
 
 def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point]:
     """The given lengths to fit to; their geometric means, under other ratios, to judge by."""
     between = [round(sqrt(a * b)) for a, b in pairwise(lengths)]
-    fit = [Point(tokens, schedule, False) for tokens in lengths for schedule in _schedules(_FIT_KEEPS, [*sets, sets[0][::2]])]
+    fit = [
+        Point(tokens, schedule, False)
+        for tokens in lengths
+        for schedule in _schedules(_FIT_KEEPS, [*sets, *(layers[::2] for layers in sets[:1])])
+    ]
     return fit + [Point(tokens, schedule, True) for tokens in between for schedule in _schedules(_JUDGE_KEEPS, sets)]
 
 

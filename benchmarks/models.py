@@ -35,7 +35,8 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
     }
-    files = {"pruner": _pruner_weights(spec, backend), "cost": _cost_file(spec)}
+    weights = _pruner_weights(spec, backend)
+    files = {"pruner": weights, "cost": _cost_file(spec), "calibration": _calibration_file(backend, weights)}
     return facts | {name: checksum(path) for name, path in files.items() if path is not None}
 
 
@@ -45,6 +46,14 @@ def _cost_file(spec: str) -> Path | None:
 
     options = BackendSpec.parse(spec).options
     return Path(options.get("cost", DEFAULT_FILE)) if "budget_ms" in options else None
+
+
+def _calibration_file(backend: HasModel, weights: Path | None) -> Path | None:
+    """The thresholds that the backend prunes by; ``None`` where it does not."""
+    from erecap.calibration import CALIBRATION_FILE  # see _cost_file
+
+    by_threshold = getattr(getattr(backend, "schedule", None), "rule", None) == "threshold"
+    return weights.parent / CALIBRATION_FILE if by_threshold and weights is not None else None
 
 
 def _pruner_weights(spec: str, backend: HasModel) -> Path | None:

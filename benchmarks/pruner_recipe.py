@@ -4,7 +4,7 @@ Episodes come from run directories (``steps.jsonl``) or from the shards of ``ere
 choice of them, which is a function of the arguments alone, so that saliency and sequences fit together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -108,12 +108,7 @@ def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refu
 def _transcripts(steps: Path) -> Iterator[Sample]:
     """Whole episodes of one backend of a run, the reference's, to learn from those of their plans that could be read."""
     records = [record for record in read_records(steps) if isinstance(record, TranscriptRecord)]
-    held_out = [record.seed for record in records if record.seed >= HELD_OUT]
-    if held_out:
-        raise ValueError(
-            f"{steps} holds episodes of the held-out seed {held_out[0]}, on which results are measured: record others to train on "
-            "with `erecap run --training-seeds`"
-        )
+    refuse_held_out(steps, (record.seed for record in records))
     backend = choose_reference(sorted({record.backend for record in records}))
     chosen = (record for record in records if record.backend == backend)
     for _, group in groupby(chosen, key=lambda record: (record.env_id, record.seed)):
@@ -123,6 +118,16 @@ def _transcripts(steps: Path) -> Iterator[Sample]:
             yield Sample(
                 entries[: plans[-1] + 1], tuple(t if _readable(t) else None for t in (entries[index].text for index in plans))
             )
+
+
+def refuse_held_out(steps: Path, seeds: Iterable[int]) -> None:
+    """Raise ``ValueError`` where one of ``seeds``, those of the episodes in ``steps``, is kept for measuring."""
+    held_out = next((seed for seed in seeds if seed >= HELD_OUT), None)
+    if held_out is not None:
+        raise ValueError(
+            f"{steps} holds episodes of the held-out seed {held_out}, on which results are measured: record others to train on "
+            "with `erecap run --training-seeds`"
+        )
 
 
 def _readable(plan: str) -> bool:

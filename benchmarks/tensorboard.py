@@ -16,12 +16,12 @@ def tensorboard_hook(directory: Path) -> StepHook:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs: pip install 'erecap[tensorboard]'") from error
-    writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]  # torch ships no types for it
+    writer = SummaryWriter(str(directory))
 
     def write(record: dict[str, Any]) -> None:
         for name, value in {**record, **{f"eval/{key}": number for key, number in record.get("eval", {}).items()}}.items():
             if isinstance(value, int | float) and name != "step":
-                writer.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, record["step"])
+        writer.flush()
 
     return write

@@ -16,14 +16,15 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from erecap.architecture import ContextLengthError, check_config, check_length
+from erecap.calibration import read_calibration
 from erecap.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
 from erecap.cost_model import DEFAULT_FILE, CostModel, Setting
 from erecap.decoding import DecodeOptions, decode
 from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
-from erecap.loading import LoadedModel, load_model, load_pruner, read_config
+from erecap.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
 from erecap.prefilling import cache_bytes, prefill
 from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage, parse_stages
+from erecap.schedule import PruneSchedule, parse_rule
 from erecap.selectors import USE_PRUNER, Selector, SelectorContext, make_selector
 from erecap.streaming import LineStreamer
 from erecap.tokenization import ChatTokenizer, TokenizedPrompt
@@ -302,8 +303,8 @@ def _erecap(options: Mapping[str, str]) -> _LocalBackend:
     context = SelectorContext(PruneSchedule.none(), _pruner(options, name, loaded), seed, loaded.model, loaded.eos_ids)
     if "budget_ms" in options:
         return EngineBackend(loaded, context.schedule, make_selector(name, context), _chooser(options, name, loaded, context))
-    schedule = _schedule(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
-    return EngineBackend(loaded, schedule, make_selector(name, replace(context, schedule=schedule)))
+    schedule = PruneSchedule.of_stages(options.get("stages"), loaded.model.config.num_hidden_layers, keep)
+    return EngineBackend(loaded, _by_rule(options, schedule), make_selector(name, replace(context, schedule=schedule)))
 
 
 def _pruner(options: Mapping[str, str], selector: str, loaded: LoadedModel) -> TokenPruner | None:
@@ -323,7 +324,7 @@ def _check_budget(options: Mapping[str, str]) -> None:
         if "cost" in options:
             raise ValueError(f"cost={options['cost']!r} means nothing without a budget: give budget_ms=300 too, or leave it out")
         return
-    fixed = [key for key in ("keep", "stages") if key in options]
+    fixed = [key for key in ("keep", "stages", "rule") if key in options]
     if fixed:
         raise ValueError(f"budget_ms chooses stages and ratios for each prompt, {' and '.join(fixed)} would fix them: give either")
     if not _number(options, "budget_ms", 300.0, float) > 0:
@@ -338,13 +339,17 @@ def _chooser(options: Mapping[str, str], selector: str, loaded: LoadedModel, con
     return BudgetChooser(cost, budget_s, stages, lambda schedule: make_selector(selector, replace(context, schedule=schedule)))
 
 
-def _schedule(stages: str | None, num_layers: int, keep: float) -> PruneSchedule:
-    """The seed's stages, or those after the layers in ``stages``."""
-    if stages is None:
-        return PruneSchedule.for_depth(num_layers, keep)
-    schedule = PruneSchedule(tuple(PruneStage(layer, keep) for layer in parse_stages(stages)))
-    schedule.check_depth(num_layers)
-    return schedule
+def _by_rule(options: Mapping[str, str], schedule: PruneSchedule) -> PruneSchedule:
+    """``schedule`` by the rule that is asked for, with the pruner's calibrated thresholds where the rule takes any."""
+    rule = parse_rule(options.get("rule", "top_k"))
+    if rule != "threshold":
+        return schedule.by_rule(rule)
+    if options.get("selector", "learned") != "learned":
+        raise ValueError(
+            f"rule=threshold compares with thresholds that were fitted to a pruner's scores, not to those of "
+            f"selector={options['selector']}: leave the selector out, or use rule=top_k or rule=chunk_top_k"
+        )
+    return schedule.by_rule(rule, read_calibration(options.get("pruner", bundled_pruner_dir())).taus(schedule))
 
 
 def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:
@@ -356,6 +361,6 @@ def _number(options: Mapping[str, str], key: str, default: Number, kind: Callabl
 
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "budget_ms", "cost")),
+    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule")),
     "hf-generate": BackendFactory(_hf_generate),
 }

@@ -97,7 +97,7 @@ class _PrunedDecoder:
             layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
         stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
         kept = run_layers(self.parts, stream, cache, layout, self.schedule, self.selector)
-        counts = tokens_per_layer(layout, self.schedule, len(self.parts.layers))
+        counts = tokens_per_layer(layout, kept, len(self.parts.layers))
         self.pasts[cache] = _Past(counts, width)
         self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache)))
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
@@ -139,9 +139,9 @@ def pruned(
 ) -> Iterator[PruneStats]:
     """Let ``model``, a stock (or PEFT-wrapped) causal language model, prune its prompts while the context is open.
 
-    ``pruner`` is a pruner or its directory; ``selector`` scores instead of it. Prompts are padded on the left, if at all. Raises,
-    before any computation, ``UnsupportedModelError`` for a model that cannot be pruned and ``ValueError`` for a schedule, pruner or
-    cache that does not fit.
+    ``pruner`` is a pruner or its directory; ``selector`` scores instead of it. Prompts are padded on the left, if at all; each
+    is one chunk, since ids do not say where a message ends. Raises, before any computation, ``UnsupportedModelError`` for a model
+    that cannot be pruned and ``ValueError`` for a schedule, pruner or cache that does not fit.
     """
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedModelError(

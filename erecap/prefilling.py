@@ -15,9 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 from erecap.architecture import DecoderParts, check_length, decoder_parts
 from erecap.layout import PrefillLayout, lay_out
 from erecap.masks import attention_mask
-from erecap.schedule import PruneSchedule
-from erecap.selection import top_k
+from erecap.rules import drops, survivors
+from erecap.schedule import PruneSchedule, spread_over_layers
 from erecap.selectors.base import PreparedSelector, Selector
+from erecap.stream import Stream
 from erecap.tokenization import TokenizedPrompt
 
 
@@ -47,24 +48,6 @@ class PrefillResult:
     kv_bytes: int
 
 
-@dataclass
-class Stream:
-    """The tokens on their way through the layers. ``rope`` is (cos, sin) of ``positions``, each ``(batch or 1, n, head_dim)``."""
-
-    hidden: Tensor
-    positions: Tensor
-    forced: Tensor
-    rope: tuple[Tensor, Tensor]
-
-    def keep(self, index: Tensor) -> None:
-        """Keep only the tokens at ``index``, int64 ``(batch, kept)``."""
-        batch, width = self.positions.shape
-        flat = (index + torch.arange(batch, device=index.device)[:, None] * width).flatten()
-        self.hidden = _rows(self.hidden, flat, batch)
-        self.positions, self.forced = _rows(self.positions, flat, batch), _rows(self.forced, flat, batch)
-        self.rope = (_rows(self.rope[0], flat, batch), _rows(self.rope[1], flat, batch))
-
-
 @torch.inference_mode()
 def prefill(
     model: PreTrainedModel,
@@ -75,8 +58,9 @@ def prefill(
     """Run ``prompts`` through ``model``, dropping tokens by ``schedule`` where ``selector`` scores them lowest.
 
     Prompts of different lengths may share a batch and each gets what it gets alone. Every token keeps its original position.
-    Nothing waits for the device, not even at the end. Raises ``ValueError`` for a schedule that does not fit the model, stages
-    without a selector, a prompt beyond the model's positions, or a model the engine cannot run.
+    Nothing waits for the device, not even at the end, but for the rule ``threshold``, which waits once per stage. Raises
+    ``ValueError`` for a schedule that does not fit the model, stages without a selector, a prompt beyond the model's positions, or
+    a model the engine cannot run.
     """
     schedule = schedule or PruneSchedule.none()
     rows = [prompts] if isinstance(prompts, TokenizedPrompt) else list(prompts)
@@ -87,9 +71,9 @@ def prefill(
     stages = run_layers(parts, stream, cache, layout, schedule, selector)
     return PrefillResult(
         cache=cache,
-        logits=_last_logits(parts, stream, layout),
+        logits=_last_logits(parts, stream),
         stages=stages,
-        layer_tokens=tokens_per_layer(layout, schedule, len(parts.layers)),
+        layer_tokens=tokens_per_layer(layout, stages, len(parts.layers)),
         next_positions=layout.prompt_lengths,
         kv_bytes=cache_bytes(cache),
     )
@@ -116,7 +100,7 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
 def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
     """Embedded prompts, ``(batch, n, hidden_size)``. Rotary embeddings are computed here once; stages only pick from them."""
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions))
+    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions), layout.prompt_lengths, layout.lengths[0])
 
 
 def run_layers(
@@ -129,21 +113,20 @@ def run_layers(
 ) -> tuple[KeptTokens, ...]:
     """Take ``stream`` through all layers into ``cache``, dropping tokens at the stages; what survived each."""
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
-    if isinstance(selector, PreparedSelector) and any(layout.drops(stage) for stage in stage_after.values()):
+    if isinstance(selector, PreparedSelector) and any(drops(stream, layout, schedule, stage) for stage in stage_after.values()):
         selector.prepare(layout.ids, layout.prompt_lengths)
     kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
     for number, layer in enumerate(parts.layers):
         stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
         if number in stage_after and selector is not None:
-            stage = stage_after[number]
-            _prune(stream, layout, stage, selector)
+            _prune(stream, layout, schedule, stage_after[number], selector)
             mask = attention_mask(parts.attention, None, stream.hidden)
-            kept.append(KeptTokens(number, stream.positions, layout.lengths_after(stage)))
+            kept.append(KeptTokens(number, stream.positions, stream.counts))
     return tuple(kept)
 
 
 def run_layer(
-    layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache, rope: tuple[Tensor, Tensor]
+    layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache | None, rope: tuple[Tensor, Tensor]
 ) -> Tensor:
     """One decoder layer; ``mask`` as ``attention_mask`` made it.
 
@@ -152,38 +135,28 @@ def run_layer(
     return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _prune(stream: Stream, layout: PrefillLayout, stage: int, selector: Selector) -> None:
-    """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included."""
-    if not layout.drops(stage):
+def _prune(stream: Stream, layout: PrefillLayout, schedule: PruneSchedule, stage: int, selector: Selector) -> None:
+    """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included where that is known before."""
+    if not drops(stream, layout, schedule, stage):
         return
-    scores, forced = selector.score(stream.hidden, stream.positions, stage, layout.lengths[stage]), stream.forced > stage
-    keep = max(layout.lengths_after(stage))
-    if layout.even(stage - 1) and layout.even(stage):
-        stream.keep(top_k(scores, forced, keep))
-        return
-    padding = torch.arange(scores.shape[1], device=scores.device) >= layout.lengths[stage][:, None]
-    stream.keep(top_k(scores, forced, keep, layout.lengths[stage + 1], padding))
+    scores = selector.score(stream.hidden, stream.positions, stage, stream.lengths)
+    left = survivors(scores, stream, layout, schedule, stage)
+    if left.counts != stream.counts:
+        stream.keep(left)
 
 
-def _rows(table: Tensor, flat: Tensor, batch: int) -> Tensor:
-    """Rows ``flat`` of ``table`` ``(batch, n, ...)`` -> ``(batch, kept, ...)``; one index_select is the fastest gather there is."""
-    return table.flatten(0, 1).index_select(0, flat).view(batch, -1, *table.shape[2:])
-
-
-def _last_logits(parts: DecoderParts, stream: Stream, layout: PrefillLayout) -> Tensor:
+def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
     """Logits of each row's last position only: for a long prompt the others would cost as much as several layers."""
-    if layout.even(len(layout.lengths) - 2):
+    if stream.even:
         last = stream.hidden[:, -1]
     else:
-        last = stream.hidden[torch.arange(len(stream.hidden), device=stream.hidden.device), layout.lengths[-1] - 1]
+        last = stream.hidden[torch.arange(len(stream.hidden), device=stream.hidden.device), stream.lengths - 1]
     return parts.head(parts.norm(last)).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def tokens_per_layer(layout: PrefillLayout, schedule: PruneSchedule, num_layers: int) -> tuple[tuple[int, ...], ...]:
+def tokens_per_layer(layout: PrefillLayout, stages: Sequence[KeptTokens], num_layers: int) -> tuple[tuple[int, ...], ...]:
     """``[row][layer]``: how many tokens of the row enter the layer."""
-    entering, stage = [layout.prompt_lengths], -1
-    after = [s.after_layer for s in schedule.stages]
-    for layer in range(num_layers - 1):
-        stage += layer in after
-        entering.append(layout.lengths_after(stage))
-    return tuple(zip(*entering, strict=True))
+    return tuple(
+        spread_over_layers(length, {stage.after_layer: stage.counts[row] for stage in stages}, num_layers)
+        for row, length in enumerate(layout.prompt_lengths)
+    )

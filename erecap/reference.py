@@ -47,7 +47,7 @@ def reference(
         if number in stages:
             lengths = torch.tensor([len(alive)], device=ids.device)
             scores = selector.score(hidden[:, alive], positions[:, alive], stages[number], lengths)[0].tolist()
-            alive = _survivors(alive, scores, prompt.protected.tolist(), schedule, stages[number])
+            alive = _survivors(alive, scores, prompt, schedule, stages[number])
             kept.append(tuple(alive))
     logits = parts.head(parts.norm(hidden[0, length - 1 :])).float()
     return ReferenceResult(logits, tuple(kept))
@@ -63,10 +63,26 @@ def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
     return ((causal & visible) | torch.eye(total, dtype=torch.bool, device=ids.device))[None, None]
 
 
-def _survivors(alive: list[int], scores: list[float], protected: list[bool], schedule: PruneSchedule, stage: int) -> list[int]:
-    """Positions that survive: the forced ones, then the best scores (ties: earlier first) until the share is reached."""
+def _survivors(alive: list[int], scores: list[float], prompt: TokenizedPrompt, schedule: PruneSchedule, stage: int) -> list[int]:
+    """Positions that survive a stage, by the schedule's rule."""
     tail = max(schedule.tail_min, share_of(len(alive), schedule.tail_share))
-    guarded = {*alive[: schedule.head], *alive[max(0, len(alive) - tail) :], *(p for p in alive if protected[p])}
-    ranked = sorted(range(len(alive)), key=lambda i: (alive[i] not in guarded, -scores[i], alive[i]))
-    count = max(share_of(len(alive), schedule.stages[stage].keep), len(guarded))
-    return sorted(alive[i] for i in ranked[:count])
+    forced = {p for p in alive if p < schedule.head or prompt.protected[p]} | {*alive[max(0, len(alive) - tail) :]}
+    score = dict(zip(alive, scores, strict=True))
+    others, chosen = [p for p in alive if p not in forced], schedule.stages[stage]
+    if schedule.rule == "threshold":
+        assert chosen.tau is not None
+        return sorted([*forced, *(p for p in others if score[p] > chosen.tau)])
+    if schedule.rule == "chunk_top_k":
+        chunks = [[p for p in others if _chunk(p, prompt) == chunk] for chunk in range(len(prompt.segment_ends) + 1)]
+        return sorted([*forced, *(p for chunk in chunks for p in _best(chunk, score, share_of(len(chunk), chosen.keep)))])
+    return sorted([*forced, *_best(others, score, share_of(len(alive), chosen.keep) - len(forced))])
+
+
+def _best(candidates: list[int], score: dict[int, float], count: int) -> list[int]:
+    """The ``count`` best scores, none where it is negative; ties: earlier first."""
+    return sorted(candidates, key=lambda p: (-score[p], p))[: max(0, count)]
+
+
+def _chunk(position: int, prompt: TokenizedPrompt) -> int:
+    """The message that a token belongs to, or the answer's header behind the last."""
+    return sum(end <= position for end in prompt.segment_ends)

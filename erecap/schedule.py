@@ -1,10 +1,12 @@
 """Where tokens are dropped and how many: the schedule, and the counts that follow from it.
 
-Everything here is host arithmetic on lengths. No tensor, model or device: the counts of a prefill are known before it starts,
-which is what lets the engine run without a host-device synchronisation and lets the ceiling be computed from them.
+Everything here is host arithmetic on lengths. No tensor, model or device: the counts of a prefill by ``top_k`` or ``chunk_top_k``
+are known before it starts, which is what lets the engine run without a host-device synchronisation and lets the ceiling be computed
+from them. What a ``threshold`` keeps depends on scores and is known stage by stage.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, get_args
@@ -21,16 +23,23 @@ PRESETS = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}
 
 @dataclass(frozen=True)
 class PruneStage:
-    """Drop tokens after layer ``after_layer`` (from 0): of those that reached it, the share ``keep`` enters the next layer."""
+    """Drop tokens after layer ``after_layer`` (from 0): of those that reached it, the share ``keep`` enters the next layer.
+
+    ``tau`` is what the rule ``threshold`` compares scores with, calibrated to keep the share ``keep`` on average
+    (``erecap.calibration``); the other rules do not read it.
+    """
 
     after_layer: int
     keep: float
+    tau: float | None = None
 
     def __post_init__(self) -> None:
         if self.after_layer < 0:
             raise ValueError(f"after_layer={self.after_layer} must not be negative: layers are counted from 0")
         if not 0.0 < self.keep <= 1.0:
             raise ValueError(f"keep={self.keep} must be in (0, 1]: give the share of tokens to keep, such as 0.7")
+        if self.tau is not None and math.isnan(self.tau):
+            raise ValueError("tau=nan is below no score: give a number, such as `erecap calibrate` finds")
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,14 @@ class PruneSchedule:
     """Stages in the order of layers, and what no stage may drop.
 
     The first ``head`` tokens and the last ``max(tail_min, tail_share * current length)`` are always kept, as are protected ones
-    (after SDTP, arXiv 2504.04514). ``rule`` names how the others are chosen; only ``top_k`` exists.
+    (after SDTP, arXiv 2504.04514): they are *forced*. ``rule`` names how the others are chosen, of what has reached a stage:
+
+    - ``top_k``: ``round(keep * current)`` tokens, forced ones among them, the rest by score.
+    - ``chunk_top_k``: in each chunk, a message of the prompt, the best ``round(keep * those not forced)``; forced ones come on top.
+    - ``threshold``: those that score above the stage's ``tau``; forced ones come on top.
+
+    By the last two a token's verdict depends on nothing outside its chunk, so that it stands when the prompt is extended. A tail
+    that is a share of the length would undo that, since it reaches further back the longer the prompt is: ``by_rule`` turns it off.
     """
 
     stages: tuple[PruneStage, ...] = ()
@@ -48,7 +64,7 @@ class PruneSchedule:
     rule: Rule = "top_k"
 
     def __post_init__(self) -> None:
-        _check_rule(self.rule)
+        parse_rule(self.rule)
         layers = [stage.after_layer for stage in self.stages]
         if layers != sorted(set(layers)):
             raise ValueError(f"stages after layers {layers} are not in strictly rising order: give each layer once, in order")
@@ -60,6 +76,12 @@ class PruneSchedule:
             )
         if not 0.0 <= self.tail_share <= 1.0:
             raise ValueError(f"tail_share={self.tail_share} must be in [0, 1]: give a share of the current length, such as 0.1")
+        untold = [stage.after_layer for stage in self.stages if stage.tau is None]
+        if self.rule == "threshold" and untold:
+            raise ValueError(
+                f"rule 'threshold' needs a tau at every stage, those after layers {untold} have none: fit them with "
+                "`erecap calibrate`, or give PruneStage(after_layer, keep, tau)"
+            )
 
     @classmethod
     def none(cls) -> "PruneSchedule":
@@ -89,6 +111,25 @@ class PruneSchedule:
     def with_keep(self, keep: float) -> "PruneSchedule":
         """The same stages and guards with another keep ratio at every stage."""
         return replace(self, stages=tuple(replace(stage, keep=keep) for stage in self.stages))
+
+    @classmethod
+    def of_stages(cls, stages: str | None, num_layers: int, keep: float) -> "PruneSchedule":
+        """Stages after the layers that ``stages`` names (see ``parse_stages``), or the seed's for ``None``; all of one ``keep``."""
+        if stages is None:
+            return cls.for_depth(num_layers, keep)
+        schedule = cls(tuple(PruneStage(layer, keep) for layer in parse_stages(stages)))
+        schedule.check_depth(num_layers)
+        return schedule
+
+    def by_rule(self, rule: Rule, taus: Sequence[float] = ()) -> "PruneSchedule":
+        """The same stages by another rule; ``threshold`` takes one of ``taus`` per stage.
+
+        Rules whose verdicts must stand when the prompt is extended guard ``tail_min`` tokens at its end and no share of it.
+        """
+        if taus and len(taus) != len(self.stages):
+            raise ValueError(f"{len(taus)} taus for {len(self.stages)} stages: give one per stage")
+        stages = tuple(replace(stage, tau=tau) for stage, tau in zip(self.stages, taus, strict=True)) if taus else self.stages
+        return replace(self, rule=rule, stages=stages, tail_share=self.tail_share if rule == "top_k" else 0.0)
 
     @classmethod
     def for_budget(
@@ -123,6 +164,14 @@ class PruneSchedule:
             )
 
 
+def parse_rule(text: str) -> Rule:
+    """The rule of that name. Raises ``ValueError`` for another."""
+    for rule in get_args(Rule):
+        if text == rule:
+            return rule  # type: ignore[no-any-return]  # get_args forgets what the literals are
+    raise ValueError(f"rule {text!r} is not known: the rules are {', '.join(get_args(Rule))}")
+
+
 def parse_stages(text: str) -> tuple[int, ...]:
     """Layers after which to prune, written ``0-5``, ``0+2+4``, or both: ``0+3-5``. Raises ``ValueError`` for other text."""
     layers: list[int] = []
@@ -155,53 +204,122 @@ def share_of(length: int, share: float) -> int:
     return int(length * share + 0.5)
 
 
-def stage_counts(schedule: PruneSchedule, protected: NDArray[np.bool_]) -> tuple[StageCount, ...]:
-    """Counts at every stage for one prompt; ``protected`` is its mask, bool ``(tokens,)``.
+class Guards:
+    """What the stages of ``schedule`` must keep of one prompt; ``protected`` is its mask, bool ``(tokens,)``.
 
-    A stage keeps ``max(round(keep * current), forced)`` tokens, ``forced`` being the union of head, tail and protected.
     The device need not be asked: a tail never grows from stage to stage and was forced before, so it always consists of the last
     tokens of the ORIGINAL prompt, and how many protected ones lie outside head and tail can be counted on the mask.
     """
-    length = current = len(protected)
-    up_to = np.concatenate(([0], np.cumsum(protected)))
-    counts = []
+
+    def __init__(self, schedule: PruneSchedule, protected: NDArray[np.bool_]) -> None:
+        self._schedule, self._length = schedule, len(protected)
+        self._always = protected.copy()
+        self._always[: schedule.head] = True
+        self._up_to = np.concatenate(([0], np.cumsum(self._always)))
+
+    def tail(self, current: int) -> int:
+        """How many of the last tokens are guarded where ``current`` tokens are left."""
+        return min(current, max(self._schedule.tail_min, share_of(current, self._schedule.tail_share)))
+
+    def forced(self, current: int) -> int:
+        """How many of ``current`` tokens are forced: the union of head, tail and protected."""
+        tail = self.tail(current)
+        return int(self._up_to[self._length - tail]) + tail
+
+    def mask(self, tail: int) -> NDArray[np.bool_]:
+        """Which tokens of the prompt are forced where its last ``tail`` are guarded: bool ``(tokens,)``."""
+        mask = self._always.copy()
+        mask[self._length - tail :] = True
+        return mask
+
+
+def stage_counts(schedule: PruneSchedule, protected: NDArray[np.bool_], segment_ends: Sequence[int] = ()) -> tuple[StageCount, ...]:
+    """Counts at every stage for one prompt of which ``protected``, bool ``(tokens,)``, is protected.
+
+    ``top_k`` keeps ``max(round(keep * current), forced)`` tokens. Raises ``ValueError`` for ``threshold``, whose counts depend on
+    the scores.
+    """
+    if schedule.rule == "chunk_top_k":
+        return tuple(count.total() for count in chunk_counts(schedule, protected, segment_ends))
+    if schedule.rule == "threshold":
+        raise ValueError("what rule 'threshold' keeps depends on the scores: read it from PrefillResult.layer_tokens")
+    guards, current, counts = Guards(schedule, protected), len(protected), []
     for stage in schedule.stages:
-        tail = min(current, max(schedule.tail_min, share_of(current, schedule.tail_share)))
-        head = min(schedule.head, length - tail)
-        forced = head + int(up_to[length - tail] - up_to[head]) + tail
+        forced = guards.forced(current)
         kept = max(share_of(current, stage.keep), forced)
-        counts.append(StageCount(current, tail, forced, kept))
+        counts.append(StageCount(current, guards.tail(current), forced, kept))
         current = kept
     return tuple(counts)
 
 
-def forced_stages(schedule: PruneSchedule, protected: NDArray[np.bool_]) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class ChunkCount:
+    """What one stage does to the chunks of one prompt: as ``StageCount``, but int64 ``(chunks,)`` where a chunk has its own."""
+
+    before: NDArray[np.int64]
+    tail: int
+    forced: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+    def total(self) -> StageCount:
+        """The whole prompt's counts."""
+        return StageCount(int(self.before.sum()), self.tail, int(self.forced.sum()), int(self.kept.sum()))
+
+
+def chunk_numbers(length: int, segment_ends: Sequence[int]) -> NDArray[np.int64]:
+    """The chunk of each of ``length`` tokens, int64 ``(length,)``: its message, or one more for the answer's header."""
+    return np.searchsorted(np.asarray(segment_ends, np.int64), np.arange(length), side="right")
+
+
+def chunk_counts(schedule: PruneSchedule, protected: NDArray[np.bool_], segment_ends: Sequence[int]) -> tuple[ChunkCount, ...]:
+    """Counts by ``chunk_top_k`` at every stage for one prompt; it has ``len(segment_ends) + 1`` chunks, of which some may be empty.
+
+    A chunk keeps ``forced + round(keep * (before - forced))`` tokens. That forced ones take no other's place makes what becomes of
+    the others independent of when the guards leave the chunk, but for the tokens that the guards held.
+    """
+    guards, chunks = Guards(schedule, protected), chunk_numbers(len(protected), segment_ends)
+    before = np.bincount(chunks, minlength=len(segment_ends) + 1)
+    counts = []
+    for stage in schedule.stages:
+        tail = guards.tail(int(before.sum()))
+        forced = np.bincount(chunks[guards.mask(tail)], minlength=len(before))
+        kept = forced + np.array([share_of(free, stage.keep) for free in (before - forced).tolist()], np.int64)
+        counts.append(ChunkCount(before, tail, forced, kept))
+        before = kept
+    return tuple(counts)
+
+
+def forced_stages(schedule: PruneSchedule, protected: NDArray[np.bool_], segment_ends: Sequence[int] = ()) -> NDArray[np.int64]:
     """For each token of one prompt, the number of leading stages that must keep it: int64 ``(tokens,)``.
 
     One number says it all because forced sets only shrink: head and protected are forced at every stage, the tail from the first
     stage on and for as long as it reaches back to the token. A token is forced at stage ``s`` exactly if its number exceeds ``s``.
+    Of the tail of a ``threshold``, whose lengths are not known yet, nothing is said.
     """
     every = len(schedule.stages)
-    through = np.where(protected, every, 0).astype(np.int64)
-    through[: schedule.head] = every
-    for index, count in enumerate(stage_counts(schedule, protected)):
+    through = np.where(Guards(schedule, protected).mask(0), every, 0).astype(np.int64)
+    if schedule.rule == "threshold":
+        return through
+    for index, count in enumerate(stage_counts(schedule, protected, segment_ends)):
         tail = through[len(protected) - count.tail :]
         np.maximum(tail, index + 1, out=tail)
     return through
 
 
-def layer_tokens(schedule: PruneSchedule, num_layers: int, protected: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Number of a prompt's tokens that enter each layer, one per layer; exact, not an estimate."""
+def layer_tokens(
+    schedule: PruneSchedule, num_layers: int, protected: NDArray[np.bool_], segment_ends: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Number of a prompt's tokens that enter each layer, one per layer; exact, not an estimate. Raises as ``stage_counts``."""
     schedule.check_depth(num_layers)
-    kept = {stage.after_layer: count.kept for stage, count in zip(schedule.stages, stage_counts(schedule, protected), strict=True)}
-    tokens = [len(protected)]
+    counts = stage_counts(schedule, protected, segment_ends)
+    return spread_over_layers(
+        len(protected), {s.after_layer: c.kept for s, c in zip(schedule.stages, counts, strict=True)}, num_layers
+    )
+
+
+def spread_over_layers(length: int, kept: Mapping[int, int], num_layers: int) -> tuple[int, ...]:
+    """How many of ``length`` tokens enter each layer where ``kept[l]`` are left after layer ``l``."""
+    tokens = [length]
     for layer in range(num_layers - 1):
         tokens.append(kept.get(layer, tokens[-1]))
     return tuple(tokens)
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule {rule!r} is not known: the rules are {', '.join(get_args(Rule))}")
-    if rule != "top_k":
-        raise ValueError(f"rule {rule!r} is named but does not exist yet: use 'top_k'")

@@ -40,6 +40,10 @@ class TokenizedPrompt:
             raise ValueError(
                 f"protected has shape {self.protected.shape}, input_ids {self.input_ids.shape}: give one flag per token"
             )
+        if list(self.segment_ends) != sorted(self.segment_ends) or max(self.segment_ends, default=0) > len(self):
+            raise ValueError(
+                f"segment_ends={self.segment_ends} must rise within the prompt's {len(self)} tokens: give ends in order"
+            )
 
     def __len__(self) -> int:
         return len(self.input_ids)

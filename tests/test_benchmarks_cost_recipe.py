@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.cost_recipe import calibrate_cost
+from benchmarks.cost_recipe import Workload, calibrate_cost
 from erecap.cost_model import Setting
 from erecap.loading import load_model
 
@@ -14,7 +14,7 @@ def loaded(model_dir):
 
 def test_other_lengths_and_ratios_judge_the_fit(loaded):
     rounds = []
-    done = calibrate_cost(loaded, "recency", lengths=(120, 30), answer_tokens=2, rounds=2, on_round=lambda: rounds.append(1))
+    done = calibrate_cost(loaded, Workload((120, 30), 2, 2), "recency", on_round=lambda: rounds.append(1))
     fitted, held_out = ({p for p in done.measured if p.held_out == flag} for flag in (False, True))
     assert {p.tokens for p in fitted} == {30, 120}
     assert {p.tokens for p in held_out} == {60}
@@ -26,13 +26,13 @@ def test_other_lengths_and_ratios_judge_the_fit(loaded):
 
 
 def test_counts_are_those_of_the_schedule(loaded):
-    measured = calibrate_cost(loaded, "random", lengths=(60, 120), answer_tokens=2, rounds=1).measured
+    measured = calibrate_cost(loaded, Workload((60, 120), 2, 1), "random").measured
     for point, measurement in measured.items():
         assert measurement.layer_tokens[0] == point.tokens
         assert (measurement.layer_tokens[-1] < point.tokens) == bool(point.schedule.stages)
 
 
-@pytest.mark.parametrize("options", [{"lengths": (64, 64)}, {"rounds": 0}, {"answer_tokens": 1}])
-def test_too_little_to_measure_is_refused(loaded, options):
+@pytest.mark.parametrize("workload", [((64, 64), 16, 5), ((64, 96), 1, 5), ((64, 96), 16, 0)])
+def test_too_little_to_measure_is_refused(workload):
     with pytest.raises(ValueError, match="needs at least two lengths, one round, and answers of two tokens"):
-        calibrate_cost(loaded, "recency", **options)
+        Workload(*workload)

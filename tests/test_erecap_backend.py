@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from benchmarks.backends import BackendFactory
+from benchmarks.files import checksum
 from benchmarks.models import ceiling_of, describe_models
 from erecap.backend import BACKENDS, make_backend
+from erecap.calibration import CALIBRATION_FILE, Fit, add_fits
 from erecap.cost_model import CostModel, Setting
 from erecap.loading import load_model
 from erecap.pruner import TokenPruner
+from erecap.rules import RULES
 from erecap.schedule import PruneSchedule
 from planner import BackendSpec, History, PlannerBackend, Prompt, Sampling, build_prompt
 from planner.trimming import TRIMS
@@ -104,6 +107,35 @@ def test_erecap_drops_tokens_and_says_so(model_dir, pruner_dir, prompt):
     assert answer.kept_share < 1.0
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_are_chosen_by_name(model_dir, pruner_dir, prompt, rule):
+    spec = spec_of("erecap", model_dir, pruner=pruner_dir, keep="0.5", rule=rule)
+    if rule == "threshold":
+        schedule = PruneSchedule.for_depth(4, 0.5)
+        add_fits(pruner_dir, [Fit(schedule.by_rule(rule, [0.0, 0.0]).stages, 1, 1, "none")])
+    backend = make_backend(spec)
+    answer = backend.generate(prompt, GREEDY)
+    assert backend.schedule.rule == rule
+    assert answer.stage_tokens == answer.layer_tokens[2:]
+    assert answer.layer_tokens[-1] < answer.prompt_tokens
+    assert answer.kv_bytes == sum(2 * tokens * 16 * 4 for tokens in answer.layer_tokens)
+    assert ceiling_of(backend, answer) > 1.0
+
+
+def test_a_calibration_is_described_with_its_pruner(model_dir, pruner_dir):
+    spec = f"erecap?model={model_dir}&dtype=float32&device=cpu&pruner={pruner_dir}&keep=0.9"
+    add_fits(pruner_dir, [Fit(PruneSchedule.for_depth(4, 0.9).by_rule("threshold", [0.0, 0.0]).stages, 1, 1, "none")])
+    facts = describe_models([spec, f"{spec}&rule=threshold"], lambda text: make_backend(BackendSpec.parse(text)))
+    assert "calibration" not in facts[spec]
+    assert facts[f"{spec}&rule=threshold"] == {**facts[spec], "calibration": checksum(Path(pruner_dir) / CALIBRATION_FILE)}
+
+
+def test_thresholds_must_have_been_fitted(model_dir, pruner_dir):
+    add_fits(pruner_dir, [])
+    with pytest.raises(ValueError, match=r"keep 0\.33 after layers \[1, 2\].*`erecap calibrate --keeps 0\.33 --stages 1\+2`"):
+        make_backend(spec_of("erecap", model_dir, pruner=pruner_dir, keep="0.33", rule="threshold"))
+
+
 def test_random_takes_a_seed(model_dir, prompt):
     def tokens(seed: str) -> tuple[int, ...]:
         spec = spec_of("erecap", model_dir, selector="random", keep="0.8", seed=seed)  # less, and only forced tokens are left
@@ -123,9 +155,15 @@ def test_backends_of_one_model_share_it(model_dir):
     [
         ("vllm", {}, "baseline, erecap, hf-generate"),
         ("baseline", {"keep": "0.7"}, "unknown option keep; baseline takes model, dtype, device"),
-        ("erecap", {"kepp": "0.7"}, "unknown option kepp; erecap takes model, dtype, device, keep, stages, selector, pruner, seed"),
+        (
+            "erecap",
+            {"kepp": "0.7"},
+            "unknown option kepp; erecap takes model, dtype, device, keep, stages, selector, pruner, seed, rule",
+        ),
         ("erecap", {"keep": "lots"}, "keep='lots' is not a number"),
         ("erecap", {"keep": "1.7", "selector": "random"}, "keep=1.7 must be in"),
+        ("erecap", {"rule": "magic", "selector": "random"}, "the rules are top_k, chunk_top_k, threshold"),
+        ("erecap", {"rule": "threshold", "selector": "random"}, "leave the selector out"),
         ("erecap", {"selector": "magic"}, "learned, learned-steps, random, recency"),
         ("erecap", {}, "pruner=DIR"),
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),

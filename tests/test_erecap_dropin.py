@@ -20,10 +20,12 @@ from transformers import (
 
 import erecap
 from erecap.architecture import UnsupportedModelError
+from erecap.calibration import fit_thresholds
 from erecap.identity import identify
 from erecap.prefilling import prefill
 from erecap.pruner import TokenPruner
 from erecap.reference import reference
+from erecap.rules import RULES
 from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import LearnedSelector, RandomSelector
 from erecap.tokenization import TokenizedPrompt
@@ -92,6 +94,28 @@ def test_each_family_agrees_with_the_masked_reference(family: str, attention: st
         assert kept[0].tolist() == list(expected)
 
 
+def by_rule(rule: str, model: PreTrainedModel, pruner: TokenPruner) -> PruneSchedule:
+    if rule != "threshold":
+        return SCHEDULE.by_rule(rule)
+    prompt = TokenizedPrompt.from_ids(ids_of(130)[0].numpy())
+    return fit_thresholds(model, [prompt], SCHEDULE, LearnedSelector(pruner, SCHEDULE))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_each_rule_agrees_with_the_masked_reference(rule: str, attention: str):
+    model, ids = make(attention=attention), ids_of(90)
+    pruner = scorer(model)
+    schedule = by_rule(rule, model, pruner)
+    with erecap.pruned(model, pruner, schedule) as stats:
+        tokens = greedy(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 33)[0].tolist()
+    wanted = reference(model, TokenizedPrompt.from_ids(ids[0].numpy()), tokens[:-1], schedule, LearnedSelector(pruner, SCHEDULE))
+    assert tokens == wanted.logits.argmax(-1).tolist()
+    assert [kept[0].tolist() for kept in stats.prefills[0].kept] == [list(kept) for kept in wanted.kept]
+    assert stats.prefills[0].layer_tokens[0] == (90, 90, *(len(wanted.kept[0]),) * 2, *(len(wanted.kept[1]),) * 2)
+    assert len(wanted.kept[1]) < len(wanted.kept[0]) < 90
+
+
 def test_stats_say_what_was_kept():
     model = make()
     with erecap.pruned(model, scorer(model), SCHEDULE) as stats:
@@ -108,9 +132,11 @@ def test_stats_say_what_was_kept():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("lengths", [(90, 90), (120, 1, 47, 119)])
-def test_a_left_padded_batch_gives_what_its_rows_give_alone(attention: str, lengths: tuple[int, ...]):
+@pytest.mark.parametrize("rule", RULES)
+def test_a_left_padded_batch_gives_what_its_rows_give_alone(attention: str, lengths: tuple[int, ...], rule: str):
     model = make(attention=attention)
-    with erecap.pruned(model, scorer(model), SCHEDULE):
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, by_rule(rule, model, pruner)):
         together = greedy(model, left_padded(*lengths))
         alone = torch.cat([greedy(model, left_padded(length)) for length in lengths])
     assert together.tolist() == alone.tolist()

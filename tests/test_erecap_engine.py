@@ -1,6 +1,7 @@
 """Prefill and decode: what they leave behind, batches, sampling, refusals."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,18 +9,29 @@ import torch
 from transformers import GenerationConfig
 
 from erecap.architecture import UnsupportedModelError
+from erecap.calibration import fit_thresholds
 from erecap.decoding import DecodeOptions, decode
+from erecap.identity import identify
 from erecap.prefilling import prefill
+from erecap.pruner import TokenPruner
+from erecap.rules import RULES
 from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
-from erecap.selectors import RandomSelector, RecencySelector
+from erecap.selectors import LearnedSelector, RandomSelector
 from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule.for_depth(8, 0.7)
 
 
-def prompt_of(length: int, protect: float = 0.0) -> TokenizedPrompt:
-    draw = np.random.default_rng(length)
-    return TokenizedPrompt.from_ids(draw.integers(3, 320, length), draw.random(length) < protect)
+def prompt_of(length: int, protect: float = 0.0, seed: int | None = None) -> TokenizedPrompt:
+    """Of messages of 25 tokens and a header of the rest."""
+    draw = np.random.default_rng(length if seed is None else seed)
+    ids, protected = draw.integers(3, 320, length), draw.random(length) < protect
+    return TokenizedPrompt(ids, protected, tuple(range(25, length + 1, 25)))
+
+
+def by_rule(rule: str, schedule: PruneSchedule = SCHEDULE) -> PruneSchedule:
+    """With the thresholds that uniform scores in [0, 1) call for."""
+    return schedule.by_rule(rule, [1 - stage.keep for stage in schedule.stages] if rule == "threshold" else ())
 
 
 def generate(model, prompts, options, schedule=SCHEDULE):
@@ -37,19 +49,29 @@ def test_baseline_tokens_equal_stock_generate(make_model, heads, length):
     assert generate(model, prompt, DecodeOptions(40, eos_ids=frozenset([2])), PruneSchedule.none()) == [stock]
 
 
-def test_cache_holds_what_reached_each_layer(make_model):
+@pytest.mark.parametrize("rule", ["top_k", "chunk_top_k"])
+def test_counts_are_known_before_a_prefill(make_model, rule):
+    prompts, schedule = [prompt_of(200, protect=0.1), prompt_of(70, protect=0.3)], by_rule(rule)
+    result = prefill(make_model(8), prompts, schedule, RandomSelector())
+    assert result.layer_tokens == tuple(layer_tokens(schedule, 8, p.protected, p.segment_ends) for p in prompts)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_cache_holds_what_reached_each_layer(make_model, rule):
     prompt = prompt_of(200, protect=0.1)
-    result = prefill(make_model(8), prompt, SCHEDULE, RecencySelector())
-    assert result.layer_tokens == (layer_tokens(SCHEDULE, 8, prompt.protected),)
+    result = prefill(make_model(8), prompt, by_rule(rule), RandomSelector())
+    assert [stage.counts[0] for stage in result.stages] == list(result.layer_tokens[0][2:]), "a stage after each of layers 1 to 6"
+    assert [len(set(stage.positions[0].tolist())) for stage in result.stages] == [stage.counts[0] for stage in result.stages]
     assert [layer.keys.shape[-2] for layer in result.cache.layers] == list(result.layer_tokens[0])
     assert result.kv_bytes == sum(2 * tokens * 16 * 4 for tokens in result.layer_tokens[0])  # K and V, one head of 16, float32
     assert result.next_positions == (200,)
     assert result.layer_tokens[0][-1] < 200
 
 
-def test_protected_tokens_survive_in_order(make_model):
+@pytest.mark.parametrize("rule", RULES)
+def test_protected_tokens_survive_in_order(make_model, rule):
     prompt = prompt_of(200, protect=0.2)
-    result = prefill(make_model(8), prompt, SCHEDULE, RandomSelector())
+    result = prefill(make_model(8), prompt, by_rule(rule), RandomSelector())
     for stage in result.stages:
         kept = stage.positions[0].tolist()
         assert kept == sorted(set(kept))
@@ -60,13 +82,15 @@ def test_protected_tokens_survive_in_order(make_model):
     "schedule", [SCHEDULE, PruneSchedule.none(), PruneSchedule((PruneStage(0, 0.2), PruneStage(5, 0.5)), head=0, tail_min=1)]
 )
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
-def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads):
-    model = make_model(8, *heads)
+@pytest.mark.parametrize("rule", RULES)
+def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads, rule):
+    model, schedule = make_model(8, *heads), by_rule(rule, schedule)
     prompts = [prompt_of(n, protect=0.1) for n in (90, 1, 200, 17, 200)]
     options = DecodeOptions(12)
     together = prefill(model, prompts, schedule, RandomSelector(1))
     for row, prompt in enumerate(prompts):
         alone = prefill(model, prompt, schedule, RandomSelector(1))
+        assert together.layer_tokens[row] == alone.layer_tokens[0]
         torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=0)
         for many, one in zip(together.stages, alone.stages, strict=True):
             assert many.positions[row, : many.counts[row]].tolist() == one.positions[0].tolist()
@@ -101,7 +125,56 @@ def test_a_stage_that_drops_nothing_is_not_scored(make_model):
         def score(self, hidden, positions, stage_index, lengths):
             raise AssertionError("scored")
 
-    assert prefill(make_model(8), prompt_of(20), SCHEDULE, Untouchable()).layer_tokens == ((20,) * 8,)
+    for rule in RULES:
+        assert prefill(make_model(8), prompt_of(20), by_rule(rule), Untouchable()).layer_tokens == ((20,) * 8,)
+
+
+def test_a_threshold_leaves_what_scores_above_it(make_model):
+    prompt, schedule = (
+        prompt_of(200),
+        PruneSchedule((PruneStage(2, 0.5, 0.3), PruneStage(5, 0.5, 2.0)), tail_min=3, rule="threshold"),
+    )
+    result = prefill(make_model(8), prompt, replace(schedule, tail_share=0.0), RandomSelector(4))
+    scores = RandomSelector(4).score(torch.zeros(1, 200, 1), torch.arange(200)[None], 0, torch.tensor([200]))[0]
+    first, second = (stage.positions[0].tolist() for stage in result.stages)
+    assert first == [p for p in range(200) if p < 4 or p >= 197 or scores[p] > 0.3]
+    assert second == [*range(4), *range(197, 200)], "no score is above 2: what is forced survives"
+
+
+def extended(prompt: TokenizedPrompt, by: TokenizedPrompt) -> TokenizedPrompt:
+    """``prompt`` with nothing of its last message protected any more, and ``by``, which is protected, behind it."""
+    ids = np.concatenate([prompt.input_ids, by.input_ids])
+    protected = np.arange(len(ids)) >= len(prompt)
+    return TokenizedPrompt(ids, protected, (*prompt.segment_ends, *(end + len(prompt) for end in by.segment_ends)))
+
+
+@pytest.mark.parametrize("rule", ["chunk_top_k", "threshold"])
+def test_verdicts_stand_when_the_prompt_is_extended(make_model, rule):
+    """A causal selector scores a token as before, and no other token has a say."""
+    model, window = make_model(8), prompt_of(50, seed=1)
+    before = extended(prompt_of(150), window)
+    after = extended(before, prompt_of(75, seed=2))
+    torch.manual_seed(0)
+    pruner = TokenPruner(identify(model), [stage.after_layer for stage in SCHEDULE.stages]).requires_grad_(False)
+    selector = LearnedSelector(pruner, SCHEDULE)
+    schedule = fit_thresholds(model, [before], SCHEDULE, selector) if rule == "threshold" else by_rule(rule)
+    first, later = (prefill(model, prompt, schedule, selector) for prompt in (before, after))
+    for earlier, now in zip(first.stages, later.stages, strict=True):
+        old = [[p for p in stage.positions[0].tolist() if p < 150] for stage in (earlier, now)]
+        assert old[0] == old[1]
+        assert len(old[0]) < 150
+    assert len(first.stages[0].positions[0]) > len(first.stages[1].positions[0]) > 60
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_only_a_threshold_asks_the_device(make_model, rule):
+    """On the meta device nothing has a value: whoever waits for one fails."""
+    model, prompts = copy.deepcopy(make_model(8)).to("meta"), [prompt_of(200, protect=0.1), prompt_of(90)]
+    if rule == "threshold":
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            prefill(model, prompts, by_rule(rule), RandomSelector())
+    else:
+        assert prefill(model, prompts, by_rule(rule), RandomSelector()).logits.is_meta
 
 
 def test_bfloat16_runs_and_gives_float32_logits(make_model):
@@ -148,14 +221,15 @@ def test_bad_calls_say_what_is_wrong(make_model, call, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_prefill_never_waits_for_the_gpu(make_model):
-    model = copy.deepcopy(make_model(8)).to("cuda")
+@pytest.mark.parametrize("rule", ["top_k", "chunk_top_k"])
+def test_prefill_never_waits_for_the_gpu(make_model, rule):
+    model, schedule = copy.deepcopy(make_model(8)).to("cuda"), by_rule(rule)
     prompts = [prompt_of(200), prompt_of(90)]
-    prefill(model, prompts, SCHEDULE, RandomSelector())  # first use may set up libraries
+    prefill(model, prompts, schedule, RandomSelector())  # first use may set up libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = prefill(model, prompts, SCHEDULE, RandomSelector())
+        result = prefill(model, prompts, schedule, RandomSelector())
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    alone = prefill(make_model(8), prompts[0], SCHEDULE, RandomSelector())
+    alone = prefill(make_model(8), prompts[0], schedule, RandomSelector())
     torch.testing.assert_close(result.logits[0].cpu(), alone.logits[0], atol=1e-2, rtol=0)

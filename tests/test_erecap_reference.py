@@ -1,15 +1,19 @@
 """The engine's anchor: it agrees with the slow masked reference, in logits and in greedy tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from erecap.architecture import decoder_parts
+from erecap.calibration import fit_thresholds
 from erecap.decoding import DecodeSteps
 from erecap.identity import identify
 from erecap.prefilling import PrefillResult, prefill
 from erecap.pruner import TokenPruner
 from erecap.reference import reference
+from erecap.rules import RULES
 from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
 from erecap.tokenization import TokenizedPrompt
@@ -19,8 +23,17 @@ TOKENS = 32
 
 
 def prompt_of(length: int, protect: float = 0.0) -> TokenizedPrompt:
+    """Of five messages, some of which may be empty, and a header."""
     draw = np.random.default_rng(length)
-    return TokenizedPrompt.from_ids(draw.integers(3, 320, length), draw.random(length) < protect)
+    ids, protected = draw.integers(3, 320, length), draw.random(length) < protect
+    return TokenizedPrompt(ids, protected, tuple(sorted(draw.integers(0, length + 1, 5).tolist())))
+
+
+def by_rule(rule: str, schedule: PruneSchedule, model, selector: Selector) -> PruneSchedule:
+    """With thresholds fitted to a prompt, for scores differ by orders of magnitude between selectors."""
+    if rule != "threshold":
+        return schedule.by_rule(rule)
+    return fit_thresholds(model, [prompt_of(150)], schedule, selector)
 
 
 def selector_for(name: str, model, schedule: PruneSchedule) -> Selector:
@@ -49,16 +62,19 @@ def assert_agrees(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selec
     assert expected.logits.argmax(-1).tolist() == tokens
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)], ids=["mha", "gqa", "mqa"])
 @pytest.mark.parametrize("layers", [2, 4, 8, 12])
-def test_agrees_with_reference(make_model, layers, heads, selector):
+def test_agrees_with_reference(make_model, layers, heads, selector, rule):
     model = make_model(layers, *heads)
-    schedule = PruneSchedule.for_depth(layers, 0.7)
-    for length in LENGTHS:
-        assert_agrees(model, prompt_of(length), schedule, selector_for(selector, model, schedule))
+    scorer = selector_for(selector, model, PruneSchedule.for_depth(layers, 0.7))
+    schedule = by_rule(rule, PruneSchedule.for_depth(layers, 0.7), model, scorer)
+    for length in LENGTHS if rule == "top_k" else LENGTHS[-1:]:
+        assert_agrees(model, prompt_of(length), schedule, scorer)
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize(
     "schedule",
@@ -71,10 +87,21 @@ def test_agrees_with_reference(make_model, layers, heads, selector):
     ],
     ids=["none", "keep09", "early", "unguarded", "harsh"],
 )
-def test_agrees_for_other_schedules(make_model, schedule, selector):
+def test_agrees_for_other_schedules(make_model, schedule, selector, rule):
     model = make_model(4, 4, 2)
+    scorer = selector_for(selector, model, schedule)
+    schedule = by_rule(rule, schedule, model, scorer)
     for length in (1, 2, 17, 120):
-        assert_agrees(model, prompt_of(length, protect=0.2), schedule, selector_for(selector, model, schedule))
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_growing_share_may_be_guarded_by_any_rule(make_model, rule):
+    model, schedule = make_model(8), PruneSchedule.for_depth(8, 0.5)
+    scorer = selector_for("learned", model, schedule)
+    shared = replace(by_rule(rule, schedule, model, scorer), tail_min=2, tail_share=0.3)
+    for length in (17, 120):
+        assert_agrees(model, prompt_of(length, protect=0.1), shared, scorer)
 
 
 def test_unpruned_reference_is_the_stock_model(make_model):

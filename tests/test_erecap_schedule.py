@@ -1,5 +1,7 @@
 """Schedules, the counts that follow from them, and the ceiling they allow."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,17 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from erecap.costs import ceiling, layer_cost, work_shares
-from erecap.schedule import PRESETS, PruneSchedule, PruneStage, forced_stages, layer_tokens, parse_stages, share_of, stage_counts
+from erecap.schedule import (
+    PRESETS,
+    PruneSchedule,
+    PruneStage,
+    chunk_counts,
+    forced_stages,
+    layer_tokens,
+    parse_stages,
+    share_of,
+    stage_counts,
+)
 
 QWEN2_7B = Qwen2Config(
     hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
@@ -104,6 +116,61 @@ def test_counts_equal_a_simulation_with_sets(schedule, protected, dice):
         assert len(forced) <= count.kept <= count.before
 
 
+@given(SCHEDULES, st.lists(st.lists(st.booleans(), max_size=30), min_size=1, max_size=6).filter(any), st.randoms())
+def test_chunk_counts_equal_a_simulation_with_sets(schedule, chunks, dice):
+    """Whichever of a chunk's tokens survive. Each keeps its share of those not forced, and what is forced on top."""
+    schedule, protected, ends = schedule.by_rule("chunk_top_k"), list(chain(*chunks)), np.cumsum([len(c) for c in chunks]).tolist()
+    through = forced_stages(schedule, np.array(protected), ends)
+    counts = chunk_counts(schedule, np.array(protected), ends)
+    totals = stage_counts(schedule, np.array(protected), ends)
+    alive = [list(range(end - len(chunk), end)) for chunk, end in zip(chunks, ends, strict=True)]
+    for index, (stage, count, total) in enumerate(zip(schedule.stages, counts, totals, strict=True)):
+        left = sorted(chain(*alive))
+        assert (count.before.tolist(), total.before) == ([*map(len, alive), 0], len(left))
+        tail = left[max(0, len(left) - schedule.tail_min) :]
+        forced = {p for p in left if p < schedule.head or protected[p]} | {*tail}
+        assert {p for p in left if through[p] > index} == forced
+        for number, chunk in enumerate(alive):
+            held, free = [p for p in chunk if p in forced], [p for p in chunk if p not in forced]
+            alive[number] = sorted([*held, *dice.sample(free, share_of(len(free), stage.keep))])
+            assert (count.forced[number], count.kept[number]) == (len(held), len(alive[number]))
+        assert total.kept == sum(map(len, alive))
+
+
+@given(SCHEDULES, st.lists(st.integers(0, 30), min_size=1, max_size=6), st.lists(st.integers(1, 30), min_size=1, max_size=4))
+def test_chunk_counts_do_not_change_when_messages_are_appended(schedule, sizes, more):
+    """The latest message is protected and covers the tail; so do those behind it later."""
+    schedule, window = schedule.by_rule("chunk_top_k"), schedule.tail_min
+
+    def counts(lengths):
+        protected = np.zeros(sum(lengths), np.bool_)
+        protected[len(protected) - window :] = True
+        return chunk_counts(schedule, protected, np.cumsum(lengths).tolist())
+
+    for first, later in zip(counts([*sizes, window]), counts([*sizes, window, *more, window]), strict=True):
+        assert first.kept[: len(sizes)].tolist() == later.kept[: len(sizes)].tolist()
+
+
+def test_bare_ids_are_one_chunk_with_or_without_an_end():
+    schedule, mask = PruneSchedule.for_depth(8, 0.5).by_rule("chunk_top_k"), np.zeros(100, np.bool_)
+    assert stage_counts(schedule, mask, ()) == stage_counts(schedule, mask, (100,))
+    assert [count.kept for count in stage_counts(schedule, mask)][:2] == [60, 40]  # 20 forced, 40 and 20 of the others
+
+
+def test_a_rule_that_must_stand_guards_no_share_of_the_length():
+    schedule = PruneSchedule.for_depth(8, 0.5)
+    assert schedule.by_rule("top_k") == schedule
+    assert schedule.by_rule("chunk_top_k").tail_share == 0.0
+    assert [stage.tau for stage in schedule.by_rule("threshold", [0.5] * 6).stages] == [0.5] * 6
+
+
+def test_stages_by_name_or_the_seeds():
+    assert layers_of(PruneSchedule.of_stages("0+2-3", 8, 0.5)) == [0, 2, 3]
+    assert PruneSchedule.of_stages(None, 8, 0.5) == PruneSchedule.for_depth(8, 0.5)
+    with pytest.raises(ValueError, match="does not fit a model of 4 layers"):
+        PruneSchedule.of_stages("0-3", 4, 0.5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -115,8 +182,10 @@ def test_counts_equal_a_simulation_with_sets(schedule, protected, dice):
         (lambda: PruneSchedule(head=-1), "head=-1"),
         (lambda: PruneSchedule(tail_min=0), "read off the last token"),
         (lambda: PruneSchedule(tail_share=1.5), "tail_share=1.5"),
-        (lambda: PruneSchedule(rule="chunk_top_k"), "does not exist yet: use 'top_k'"),
-        (lambda: PruneSchedule(rule="threshold"), "does not exist yet: use 'top_k'"),
+        (lambda: PruneStage(1, 0.5, float("nan")), "tau=nan"),
+        (lambda: PruneSchedule((PruneStage(1, 0.5, 0.0), PruneStage(2, 0.5)), rule="threshold"), r"\[2\] have none.*calibrate"),
+        (lambda: PruneSchedule.for_depth(8, 0.5).by_rule("threshold", [0.0]), "1 taus for 6 stages"),
+        (lambda: stage_counts(PruneSchedule(rule="threshold"), np.zeros(9, np.bool_)), "depends on the scores"),
         (lambda: PruneSchedule(rule="magic"), "the rules are top_k, chunk_top_k, threshold"),
         (lambda: PruneSchedule.preset("keep01", 8), "keep09, keep08, keep07"),
         (lambda: PruneSchedule.for_depth(0, 0.5), "num_layers=0"),

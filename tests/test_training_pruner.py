@@ -249,6 +249,8 @@ def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: Toke
         train_pruner(model, pruner, Batches(data, 128), collected, schedule(0.5), config, tmp_path)
     with pytest.raises(ValueError, match="not all 0"):
         PrunerLoss(lm=0, mse=0, rank=0)
+    with pytest.raises(ValueError, match=r"rule 'top_k', not of 'chunk_top_k'"):
+        train_pruner(model, pruner, Batches(data, 128), collected, schedule().by_rule("chunk_top_k"), config, tmp_path)
 
 
 def test_all_tokens_up_to_the_plans_end_can_be_targets(episode: EpisodeMaker):

@@ -1,86 +1,48 @@
 """``erecap calibrate``."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.commands.bench_prefill import load_with_pruner, parse_lengths
-from benchmarks.console import result_console
-from benchmarks.progress import StageProgress
-from benchmarks.report import percent, seconds
-
-if TYPE_CHECKING:
-    from benchmarks.cost_recipe import Calibration
+from benchmarks.commands.bench_prefill import parse_lengths
 
 
 def calibrate(
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Fit thresholds to these run directories (`erecap run --training-seeds`).")
+    ] = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="Measure what a replan costs on this machine, for erecap?budget_ms=...")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Directory or hub id; the bundled planner by default.")] = None,
-    selector: Annotated[str, typer.Option(help="What scores the tokens.")] = "learned",
-    pruner: Annotated[str | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; chosen for the machine by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="A torch device; the GPU by default where there is one.")] = None,
-    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by commas.")] = "256,512,1024,2048,4096",
-    answer_tokens: Annotated[int, typer.Option(help="Tokens of the answer that a budget has to hold.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds in which all prompts and schedules take turns.")] = 5,
+    pruner: Annotated[Path | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
+    keeps: Annotated[str, typer.Option(help="Thresholds: keep ratios, separated by commas.")] = "0.9,0.8,0.7,0.5,0.3",
+    stages: Annotated[str | None, typer.Option(help="Thresholds: layers such as 0-5; the seed's by default.")] = None,
+    num_prompts: Annotated[int, typer.Option(help="Thresholds: recorded prompts; half of them are held out.")] = 128,
+    max_length: Annotated[int, typer.Option(help="Thresholds: longest prompt in tokens.")] = 4608,
+    selector: Annotated[str, typer.Option(help="Cost: what scores the tokens.")] = "learned",
+    dtype: Annotated[str | None, typer.Option(help="Cost: float32 or bfloat16; the machine's default otherwise.")] = None,
+    device: Annotated[str | None, typer.Option(help="Cost: a torch device; the GPU by default where there is one.")] = None,
+    lengths: Annotated[str, typer.Option(help="Cost: prompt lengths in tokens, separated by commas.")] = "256,512,1024,2048,4096",
+    answer_tokens: Annotated[int, typer.Option(help="Cost: tokens of the answer that a budget has to hold.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Cost: rounds in which all prompts and schedules take turns.")] = 5,
     out: Annotated[
-        Path, typer.Option(help="Where the cost model goes; backends name another than the default with cost=FILE.")
+        Path, typer.Option(help="Cost: where the model goes; backends name another than the default with cost=FILE.")
     ] = Path("runs/cost.json"),
 ) -> None:
-    """Measure on this machine what backends need to know of it. The last line of stdout is one JSON object."""
-    if not cost:
-        raise ValueError("nothing to calibrate: give --cost, to measure what a replan costs on this machine")
-    calibrate_cost(model, selector, pruner, dtype, device, parse_lengths(lengths), answer_tokens, rounds, out)
+    """Fit thresholds to a pruner's scores (--data), or measure what a replan costs on this machine (--cost).
 
+    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them, with a table of what they and top_k keep
+    of held-out prompts. The last line of stdout is one JSON object.
+    """
+    from benchmarks.commands.calibrate_cost import calibrate_cost
+    from benchmarks.commands.calibrate_thresholds import calibrate_thresholds
 
-def calibrate_cost(
-    model: str | None,
-    selector: str,
-    pruner: str | None,
-    dtype: str | None,
-    device: str | None,
-    lengths: list[int],
-    answer_tokens: int,
-    rounds: int,
-    out: Path,
-) -> None:
-    """Measure, save and show a cost model."""
-    from benchmarks import cost_recipe  # takes seconds: imports torch
-    from benchmarks.prefill import WARM_UP_ROUNDS
-
-    loaded, scorer = load_with_pruner(selector, model, pruner, dtype, device)
-    with StageProgress(Console(stderr=True)) as progress:
-        progress.begin("calibrate --cost", WARM_UP_ROUNDS + rounds)
-        done = cost_recipe.calibrate_cost(loaded, selector, scorer, lengths, answer_tokens, rounds, progress.advance)
-    done.model.save(out)
-    result_console().print(_table(done))
-    made = done.model
-    facts = {"error_p50": made.error_p50, "error_max": made.error_max, "late_p90": made.late_p90, "answer_tokens": answer_tokens}
-    typer.echo(json.dumps({"cost": str(out), **facts}))
-
-
-def _table(done: "Calibration") -> Table:
-    """Every point, measured and predicted."""
-    from erecap.cost_fit import relative_error
-
-    made = done.model
-    out = Table(
-        title=f"replan of {made.setting.describe()}; answers of {made.answer_tokens} tokens",
-        caption=f"held out from the fit: median error {percent(made.error_p50)}, worst {percent(made.error_max)}; "
-        f"9 of 10 answers took at most {made.late_p90:.2f} times what was predicted",
-        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-    )  # fmt: skip
-    for header in ("tokens", "schedule", "used for", "TTFT", "measured", "predicted", "error"):
-        out.add_column(header, justify="right")
-    for point, m in sorted(done.measured.items(), key=lambda item: item[0].tokens):
-        predicted, use = made.replan_s(m.layer_tokens), "check" if point.held_out else "fit"
-        error = f"{100 * relative_error(made, m):+.1f}%"
-        out.add_row(str(point.tokens), str(point.schedule), use, seconds(m.first_s), seconds(m.replan_s), seconds(predicted), error)
-    return out
+    if cost == bool(data):
+        raise ValueError("give either --data, to fit thresholds to recorded prompts, or --cost, to measure what a replan costs")
+    if cost:
+        weights = None if pruner is None else str(pruner)
+        calibrate_cost(model, selector, weights, dtype, device, parse_lengths(lengths), answer_tokens, rounds, out)
+    else:
+        calibrate_thresholds(data or [], model, pruner, keeps, stages, num_prompts, max_length)

@@ -42,4 +42,5 @@ class LearnedStepsSelector:
         sums, counts = torch.zeros(2, *self._messages.shape, dtype=scores.dtype, device=scores.device)
         sums.scatter_add_(1, messages, scores * real)
         counts.scatter_add_(1, messages, real)
-        return (sums / counts.clamp_min(1)).gather(1, messages)
+        means: Tensor = sums / counts.clamp_min(1)
+        return means.gather(1, messages)

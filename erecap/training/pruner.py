@@ -135,6 +135,10 @@ def _check(
     pruner.check_model(identify(model))
     if keeps is not None and not 0 < keeps[0] <= keeps[1] <= 1:
         raise ValueError(f"keep ratios from {keeps[0]} to {keeps[1]}: give 0 < lowest <= highest <= 1")
+    if schedule.rule != "top_k":
+        raise ValueError(
+            f"soft masks are those of the rule 'top_k', not of {schedule.rule!r}: train by top_k; the scorers serve all"
+        )
     stages = tuple(stage.after_layer for stage in schedule.stages)
     if not stages == pruner.stages == saliency.stages:
         both = f"schedule {stages}, pruner {pruner.stages}, saliency {saliency.stages}"
