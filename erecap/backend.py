@@ -359,8 +359,12 @@ def _number(options: Mapping[str, str], key: str, default: Number, kind: Callabl
         raise ValueError(f"{key}={options[key]!r} is not a number: write it like {key}={default}") from error
 
 
+ERECAP_OPTIONS = (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
+
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(_erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule")),
+    "erecap": BackendFactory(
+        _erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
+    ),
     "hf-generate": BackendFactory(_hf_generate),
 }

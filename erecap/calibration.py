@@ -23,7 +23,7 @@ from erecap.pruner import WEIGHTS_FILE
 from erecap.rules import forced_now
 from erecap.schedule import Guards, PruneSchedule, PruneStage, stage_counts
 from erecap.selection import above, places
-from erecap.selectors.base import Selector
+from erecap.selectors.base import PreparedSelector, Selector
 from erecap.stream import Survivors
 from erecap.tokenization import TokenizedPrompt
 from erecap.training.checkpoint import write_atomically
@@ -177,6 +177,8 @@ class _Run:
         for layer in self._parts.layers[self._layers_run : end]:
             stream.hidden = run_layer(layer, stream.hidden, mask, None, stream.rope)
         self._layers_run = end
+        if isinstance(selector, PreparedSelector):
+            selector.prepare(self._layout.ids, self._layout.prompt_lengths)
         self._scores = selector.score(stream.hidden, stream.positions, stage, stream.lengths).float()
         self._forced = forced_now(stream, self._layout, self._schedule, stage)
         scores: NDArray[np.float32] = self._scores[~self._forced].cpu().numpy()

@@ -74,7 +74,7 @@ def test_listings(invoke):
         (["run", "--backend", "expert,openai?model=m"], "run takes one"),
         (["compare", "--backends", "nope"], "choose from"),
         (["compare", "--episodes", "0", "--backends", "expert"], "must be from 1"),
-        (["calibrate"], "give --cost"),
+        (["calibrate"], "give either --data"),
         (["calibrate", "--cost", "--lengths", "512,512"], "needs at least two lengths"),
         (["calibrate", "--cost", "--model", "somewhere"], "needs a pruner of its own"),
         (["bench-prefill", "--lengths", "2k"], "positive whole numbers"),
