@@ -10,6 +10,8 @@ from agents import episode_log
 from benchmarks import cli
 from benchmarks.backends import BackendFactory
 from benchmarks.commands import COMMANDS
+from erecap.loading import bundled_pruner_dir
+from erecap.pruner import TokenPruner
 
 EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
 
@@ -110,3 +112,27 @@ def test_ctrl_c_prints_what_is_there_and_the_same_command_goes_on(invoke, monkey
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["complete"], last["backends"]["expert"]["episodes"]) == (False, 1)
     assert invoke(*command).exit_code == 0
+
+
+def test_both_stages_of_the_pruner_from_texts(invoke, model_dir, tmp_path):
+    """Saliency of the texts that ship, then a pruner for its stages, with validation, plot and event files."""
+    data = ["--model", model_dir, "--data", bundled_pruner_dir().parent / "texts" / "sample.jsonl", "--num-samples", "6"]
+    done = invoke("saliency", *data, "--stages", "0+2", "--out", tmp_path / "s.safetensors")
+    assert done.exit_code == 0, done.output
+    training = ["--steps", "4", "--eval-every", "2", "--held-out", "0.4", "--keep", "0.4-0.8", "--tensorboard"]
+    done = invoke("train-pruner", *data, "--saliency", tmp_path / "s.safetensors", *training, "--out", tmp_path / "p")
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert {"lm", "mse", "rank", "order"} <= last["last"]["eval"].keys()
+    assert TokenPruner.from_pretrained(last["pruner"]).stages == (0, 2)
+    assert (tmp_path / "p" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "p" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--keep", "much", "write it like 0.7 or 0.3-0.9"), ("--targets", "none", "plan, all"), ("--held-out", "1", "in [0, 1)")],
+)
+def test_training_that_cannot_be_says_why(invoke, model_dir, tmp_path, option, value, message):
+    done = invoke("train-pruner", "--model", model_dir, "--data", tmp_path, option, value)
+    assert message in str(done.exception)

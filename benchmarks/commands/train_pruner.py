@@ -21,6 +21,7 @@ def train_pruner(
     stages: Annotated[
         str | None, typer.Option(help="Train for these of its stages only, such as 0-5 or 0+2+4; for all by default.")
     ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the frozen model runs in.")] = "float32",
     keep: Annotated[
         str, typer.Option(help="Keep ratio of the soft masks at each stage; LOW-HIGH draws one per batch.")
     ] = "0.3-0.9",
@@ -69,7 +70,7 @@ def train_pruner(
             if events is not None:
                 events(record)
 
-        loaded, chosen = load_model(model, dtype="float32"), None if stages is None else parse_stages(stages)
+        loaded, chosen = load_model(model, dtype=dtype), None if stages is None else parse_stages(stages)
         records = recipe.make_pruner(loaded, choice, saliency, training, out, on_step, chosen)
     if install:
         shutil.copytree(out / "pruner", bundled_pruner_dir(), dirs_exist_ok=True)
