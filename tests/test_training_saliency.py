@@ -11,6 +11,7 @@ from transformers import Qwen2ForCausalLM
 
 from benchmarks.metrics import rank_correlation
 from erecap.training import frozen as module
+from erecap.training.credits import GradientCredit
 from erecap.training.data import Sequence, collate
 from erecap.training.frozen import stage_hidden
 from erecap.training.saliency import saliency
@@ -80,8 +81,11 @@ def test_there_is_none_after_the_last_layer_but_one(model: Qwen2ForCausalLM, epi
 def test_checkpointing_changes_no_value(model: Qwen2ForCausalLM, episode: EpisodeMaker, attention: str):
     batch, other = collate([episode(0), episode(1, turns=2)]), deepcopy(model)
     other.set_attn_implementation(attention)
-    with_it, without = (saliency(other, batch, STAGES, checkpointing=flag) for flag in (True, False))
-    torch.testing.assert_close(with_it, without, equal_nan=True, atol=0, rtol=1e-5)
+    chosen = torch.tensor([2, 1])
+    with module.frozen(other), torch.enable_grad():
+        with_it, without = (GradientCredit(other, batch, STAGES, checkpointing=flag).of(chosen) for flag in (True, False))
+    torch.testing.assert_close(with_it, without, atol=0, rtol=1e-5)
+    assert with_it.max() > 0
 
 
 def test_checkpointing_holds_the_streams_of_layers_and_not_what_is_within_them(model: Qwen2ForCausalLM, episode: EpisodeMaker):

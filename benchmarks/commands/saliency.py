@@ -30,6 +30,10 @@ def collect(
         str | None, typer.Option(help="Layers after which saliency is taken, such as 0-5 or 0+2+4; the seed's by default.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the model runs in.")] = "float32",
+    credit: Annotated[
+        str, typer.Option(help="What a plan needed, by: gradient x hidden state, attention from the plan, or removal of steps.")
+    ] = "gradient",
+    replans: Annotated[int, typer.Option(help="Sampled replans of each episode.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out lines of texts that are no samples, and count them.")
@@ -64,7 +68,7 @@ def collect(
             progress.advance(finished - done, f"{finished}/{of} samples")
             done = finished
 
-        found = collect_saliency(loaded.model, sequences, layers, out, part_size=PART_SIZE, on_part=on_part)
+        found = collect_saliency(loaded.model, sequences, layers, out, replans, part_size=PART_SIZE, on_part=on_part, credit=credit)
     typer.echo(json.dumps({"saliency": str(out), "samples": len(found), "stages": list(found.stages), "loss": found.loss}))
 
 

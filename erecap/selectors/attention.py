@@ -33,12 +33,12 @@ class AttentionSelector:
         queries = self._projections.queries(newest, positions.gather(1, places), layer)
         keys = self._projections.rotated_keys(hidden, positions, layer)
         visible = torch.arange(count, device=hidden.device) <= places[..., None]
-        attention = _attention(queries, keys, visible)
+        attention = attention_weights(queries, keys, visible)
         received = (attention * (window >= 0)[:, None, :, None]).sum((1, 2))
         return functional.max_pool1d(received[:, None], self._pool, 1, self._pool // 2)[:, 0, :count]
 
 
-def _attention(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+def attention_weights(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
     """float32 ``(batch, heads, window, n)``; query heads share the KV heads in runs, as in grouped-query attention."""
     batch, heads, window, width = queries.shape
     shared = queries.float().reshape(batch, keys.shape[1], -1, width)

@@ -49,10 +49,7 @@ def stage_hidden(
     rising order.
     """
     parts = decoder_parts(model)
-    if not stages or list(stages) != sorted({s for s in stages if 0 <= s < len(parts.layers)}):
-        raise ValueError(
-            f"stages after layers {list(stages)}: give at least one layer of 0..{len(parts.layers) - 1}, in rising order"
-        )
+    check_stages(stages, len(parts.layers))
     kept: list[Tensor] = []
     stream = parts.embed(input_ids)
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
@@ -67,6 +64,12 @@ def stage_hidden(
             stream = stream if kept else stream.detach().requires_grad_()
             kept.append(stream)
     return kept, parts.norm(stream)
+
+
+def check_stages(stages: Sequence[int], num_layers: int) -> None:
+    """Raise ``ValueError`` unless ``stages`` are layers in rising order, at least one."""
+    if not stages or list(stages) != sorted({stage for stage in stages if 0 <= stage < num_layers}):
+        raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{num_layers - 1}, in rising order")
 
 
 def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:

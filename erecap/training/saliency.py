@@ -15,7 +15,7 @@ x and 2x, so that the gradient stands at right angles to the hidden state. After
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceABC
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.identity import ModelIdentity, identify
-from erecap.training.data import NO_REPLAN, PLAN_WEIGHT, Batch, SequenceSet, collate, digest, later_plans
-from erecap.training.frozen import dtype_name, frozen, gradient_products, stage_hidden
-from erecap.training.loss import weighted_loss
+from erecap.training.credits import make_credit
+from erecap.training.data import NO_REPLAN, Batch, SequenceSet, collate, digest, later_plans
+from erecap.training.frozen import dtype_name, frozen
 from erecap.training.saliency_file import (
     FORMAT,
     SaliencySet,
@@ -50,22 +50,22 @@ def saliency(
     stages: SequenceABC[int],
     replans: int = 4,
     seed: int = 0,
-    checkpointing: bool = True,
+    credit: str = "gradient",
 ) -> Tensor:
     """Saliency of every token of ``batch`` at each stage: float32 [stages, rows, length] on the CPU, NaN where there is none.
 
     ``replans`` replans are sampled per row (the last one always among them), seeded by the row's index in its set. Rows are
-    independent of one another and of padding. Products and sums are float32 whatever the model's dtype. With ``checkpointing`` the
-    backward pass computes each layer's activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages
-    that are not layers of the model in rising order, and for gradients beyond the model's dtype.
+    independent of one another and of padding. Products and sums are float32 whatever the model's dtype. ``credit`` names another
+    sense of what a plan needed than the gradient's (``credits.CREDITS``). Raises ``ValueError`` for stages that are no layers of
+    the model in rising order, and for gradients beyond the model's dtype.
     """
     total = torch.zeros(len(stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
     with frozen(model), torch.enable_grad():
-        hidden, final = stage_hidden(model, batch.input_ids, stages, checkpointing)
+        needed = make_credit(credit, model, batch, stages)
         for chosen in _sample_replans(batch, replans, seed):
             scored = ((batch.turns >= 0) & (batch.turns < chosen[:, None])).cpu()
-            total += gradient_products(_replan_loss(model, final, batch, chosen), hidden).cpu() * scored
+            total += needed.of(chosen).cpu() * scored
             count += scored
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
 
@@ -83,15 +83,6 @@ def _sample_replans(batch: Batch, replans: int, seed: int) -> list[Tensor]:
     return [torch.tensor([row[k] for row in padded], device=batch.turns.device) for k in range(passes)]
 
 
-def _replan_loss(model: PreTrainedModel, final: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
-    """Sum over rows of the mean cross entropy of the chosen replan's plan: a sum, so that rows do not weigh on one another."""
-    wanted = (batch.turns == chosen[:, None]) & (batch.weights >= PLAN_WEIGHT)
-    weights = wanted / wanted.sum(1, keepdim=True).clamp_min(1)
-    # weighted_loss divides by the sum of weights, which is the number of rows that have a replan
-    shares = replace(batch, weights=weights)
-    return weighted_loss(final, model.get_output_embeddings().weight, shares).loss * weights.sum()  # type: ignore[no-untyped-call]
-
-
 def collect_saliency(
     model: PreTrainedModel,
     sequences: SequenceSet,
@@ -102,6 +93,7 @@ def collect_saliency(
     part_size: int = 64,
     on_part: Callable[[int, int], None] | None = None,
     model_name: str | None = None,
+    credit: str = "gradient",
 ) -> SaliencySet:
     """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out`` (see ``saliency_file``).
 
@@ -113,7 +105,8 @@ def collect_saliency(
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
     identity = identify(model, model_name)
-    metadata = _metadata(identity, stages, {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype)}, sequences)
+    settings = {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype), "credit": credit}
+    metadata = _metadata(identity, stages, settings, sequences)
     if out.is_file():
         check_metadata(out, metadata)
         remove_parts(out)  # a kill may have come before they were
@@ -148,7 +141,8 @@ def _collect_parts(
 
 def _one(model: PreTrainedModel, sequences: SequenceSet, index: int, metadata: dict[str, Any]) -> SalientSample:
     batch, settings = collate([sequences[index]], [index]), metadata["settings"]
-    values = saliency(model, batch.to(model.device), metadata["stages"], settings["replans"], settings["seed"])[:, 0].numpy()
+    moved, drawn = batch.to(model.device), (settings["replans"], settings["seed"], settings["credit"])
+    values = saliency(model, moved, metadata["stages"], *drawn)[:, 0].numpy()
     return SalientSample(index, sequences[index].input_ids, sequences[index].turns, later_plans(batch)[0].numpy(), values)
 
 

@@ -1,0 +1,66 @@
+"""How much worse a plan becomes when a step of the episode is taken away, whole."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from erecap.architecture import decoder_parts
+from erecap.masks import attention_mask, causal
+from erecap.training.credits.base import entering, plan_places
+from erecap.training.data import Batch
+from erecap.training.frozen import layer_forward
+
+_AT_ONCE = 8
+
+
+class RemovalCredit:
+    """The rise of the plan's mean cross entropy (0 where it falls) when no layer after the stage looks at a turn's tokens.
+
+    All tokens of a turn get the same. Slow: the layers after each stage are run once for every older turn.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
+        self._parts, self._batch, self._stages = decoder_parts(model), batch, stages
+        self._streams, self._rope = entering(model, batch)
+
+    @torch.no_grad()
+    def of(self, chosen: Tensor) -> Tensor:
+        """See ``Credit.of``."""
+        rows = [self._row(row, turn) for row, turn in enumerate(chosen.tolist())]
+        return torch.stack(rows, 1)
+
+    def _row(self, row: int, turn: int) -> Tensor:
+        """float32 [stages, length]."""
+        found = torch.zeros(len(self._stages), self._batch.input_ids.shape[1], device=self._batch.input_ids.device)
+        plan = plan_places(self._batch, row, turn)
+        if not len(plan):
+            return found
+        turns = self._batch.turns[row, : int(plan[-1]) + 1]
+        whole = self._losses(row, plan, self._streams[-1][row][None, : len(turns)])
+        older = torch.unique(turns[(turns >= 0) & (turns < turn)])
+        for stage, layer in enumerate(self._stages):
+            for some in older.split(_AT_ONCE):
+                rise = (self._losses(row, plan, self._without(row, layer, turns, some)) - whole).clamp_min(0)
+                found[stage, : len(turns)] += ((turns == some[:, None]) * rise[:, None]).sum(0)
+        return found
+
+    def _without(self, row: int, layer: int, turns: Tensor, removed: Tensor) -> Tensor:
+        """The last layer's output, [removed, tokens, width], where layers after ``layer`` do not look at one turn each."""
+        count = len(turns)
+        there = (turns != removed[:, None])[:, None, None, :]
+        itself = torch.eye(count, dtype=torch.bool, device=turns.device)
+        visible = causal(count, count, turns.device) & there | itself
+        stream = self._streams[layer + 1][row, :count].expand(len(removed), -1, -1)
+        mask = attention_mask("eager", visible, stream)
+        for number in range(layer + 1, len(self._parts.layers)):
+            stream = layer_forward(self._parts.layers[number], stream, (self._rope[0][:, :count], self._rope[1][:, :count]), mask)
+        return stream
+
+    def _losses(self, row: int, plan: Tensor, last: Tensor) -> Tensor:
+        """Mean cross entropy of the plan behind each of ``last``, [several, tokens, width]: float32 [several]."""
+        logits = self._parts.head(self._parts.norm(last[:, plan - 1])).float()
+        wanted = self._batch.targets[row, plan].expand(len(last), -1)
+        return cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(last), -1).mean(1)
