@@ -105,7 +105,7 @@ def collect_saliency(
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
     identity = identify(model, model_name)
-    settings = {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype), "credit": credit}
+    settings: dict[str, int | str] = {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype), "credit": credit}
     metadata = _metadata(identity, stages, settings, sequences)
     if out.is_file():
         check_metadata(out, metadata)
