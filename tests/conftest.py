@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -103,6 +104,13 @@ def episode() -> Callable[..., Sequence]:
 def one_thread() -> None:
     """Test processes share the cores already (xdist); more threads each would only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_settings() -> Iterator[None]:
+    """The command line configures logging for its process, which here goes on with other tests."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
