@@ -147,7 +147,6 @@ def test_verbosity_follows_the_registration():
 
 
 def test_what_a_level_prints_goes_to_the_log(capsys):
-    structlog.reset_defaults()  # a command run before in this process has left out details
     env = make_env("BossLevel")
     with structlog.testing.capture_logs() as logs:
         for seed in range(10):
