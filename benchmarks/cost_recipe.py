@@ -19,7 +19,7 @@ from erecap.device import synchronize
 from erecap.loading import LoadedModel
 from erecap.prefilling import prefill
 from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
+from erecap.schedule import PruneSchedule, layer_tokens
 from erecap.selectors import Selector, SelectorContext, make_selector
 
 _FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
@@ -98,7 +98,7 @@ def _schedules(keeps: Sequence[float], sets: Sequence[Sequence[int]]) -> list[Pr
 
     The fit needs sets of different sizes: were their number always the same, a stage's price could not be told from the overhead.
     """
-    pruned = [PruneSchedule(tuple(PruneStage(layer, keep) for layer in layers)) for layers in sets for keep in keeps]
+    pruned = [PruneSchedule.after(layers, keep) for layers in sets for keep in keeps]
     return [PruneSchedule.none(), *pruned]
 
 

@@ -27,7 +27,7 @@ from benchmarks.training_plots import pruner_plot
 from erecap.identity import identify
 from erecap.loading import LoadedModel
 from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule
 from erecap.training.data import Batches, SequenceList, ShardedSequences, encode_episode
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.loop import Hooks, StepRecord
@@ -140,7 +140,7 @@ def _readable(plan: str) -> bool:
 
 def seed_stages(loaded: LoadedModel) -> tuple[int, ...]:
     """The seed's stages for the model's depth."""
-    return tuple(stage.after_layer for stage in PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, 1.0).stages)
+    return PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, 1.0).layers
 
 
 def warn_of_late_stages(loaded: LoadedModel, stages: Sequence[int]) -> None:
@@ -188,7 +188,7 @@ def make_pruner(
     pruner, sequences = TokenPruner(identity, found.stages).to(loaded.device), choose(choice, loaded.tokenizer)
     dealt, held_out = _split(len(sequences), training.held_out, choice.seed)
     batches = Batches(sequences, token_budget=choice.max_length, seed=choice.seed, only=dealt)
-    schedule = PruneSchedule(tuple(PruneStage(layer, sum(training.keeps) / 2) for layer in found.stages))
+    schedule = PruneSchedule.after(found.stages, sum(training.keeps) / 2)
     records = train_pruner(
         loaded.model,
         pruner,

@@ -16,7 +16,7 @@ from benchmarks.token_sources import Float32, Subject
 from erecap.loading import LoadedModel
 from erecap.prefilling import PrefillResult, prefill
 from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage, forced_stages
+from erecap.schedule import PruneSchedule, forced_stages
 from erecap.selectors import LearnedSelector, Selector
 from erecap.tokenization import TokenizedPrompt
 
@@ -55,7 +55,7 @@ def view(loaded: LoadedModel, subject: Subject, pruner: TokenPruner | None, keep
 
 def prune(loaded: LoadedModel, prompt: TokenizedPrompt, pruner: TokenPruner, keep: float) -> Pruning:
     """Prefill ``prompt`` and read off what happened to its tokens."""
-    schedule = PruneSchedule(tuple(PruneStage(layer, keep) for layer in pruner.stages))
+    schedule = PruneSchedule.after(pruner.stages, keep)
     selector = _Recording(LearnedSelector(pruner, schedule), len(prompt))
     result = prefill(loaded.model, prompt, schedule, selector)
     scores = {schedule.stages[stage].after_layer: values for stage, values in selector.scores.items()}

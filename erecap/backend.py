@@ -363,8 +363,6 @@ ERECAP_OPTIONS = (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed"
 
 BACKENDS: dict[str, BackendFactory] = {
     "baseline": BackendFactory(_baseline),
-    "erecap": BackendFactory(
-        _erecap, (*MODEL_OPTIONS, "keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
-    ),
+    "erecap": BackendFactory(_erecap, ERECAP_OPTIONS),
     "hf-generate": BackendFactory(_hf_generate),
 }

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
+from erecap.schedule import PruneSchedule, layer_tokens
 
 Cost = Callable[[Sequence[int]], float]
 """What a prefill costs in which ``layer_tokens[l]`` tokens enter layer ``l``; must not fall where tokens are added to a layer."""
@@ -83,11 +83,11 @@ def schedule_for_budget(
 def stage_sets(num_layers: int, stages: Sequence[int] | None) -> list[tuple[int, ...]]:
     """The seed's stages and all stages, as far as there are any, once each."""
     allowed = tuple(layer for layer in range(num_layers - 1) if stages is None or layer in stages)
-    seed = tuple(stage.after_layer for stage in PruneSchedule.for_depth(num_layers, 1.0).stages if stage.after_layer in allowed)
+    seed = tuple(layer for layer in PruneSchedule.for_depth(num_layers, 1.0).layers if layer in allowed)
     return [layers for layers in dict.fromkeys((seed, allowed)) if layers]
 
 
 @lru_cache(maxsize=64)
 def _ladder(layers: tuple[int, ...]) -> tuple[PruneSchedule, ...]:
     """The schedules of these stages, the least pruning first."""
-    return tuple(PruneSchedule(tuple(PruneStage(layer, keep) for layer in layers)) for keep in KEEPS)
+    return tuple(PruneSchedule.after(layers, keep) for keep in KEEPS)

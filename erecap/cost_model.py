@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from erecap.costs import causal_pairs
-from erecap.device import device_name
+from erecap.device import device_name, dtype_name
 from erecap.identity import ModelIdentity
 from erecap.loading import LoadedModel
 from erecap.training.checkpoint import write_atomically
@@ -41,9 +41,8 @@ class Setting:
     @classmethod
     def of(cls, loaded: LoadedModel, selector: str) -> "Setting":
         """The setting in which ``loaded`` runs in this process."""
-        dtype = str(loaded.dtype).removeprefix("torch.")
         device = device_name(loaded.device)
-        return cls(loaded.identity, selector, device, dtype, torch.get_num_threads(), str(torch.__version__))
+        return cls(loaded.identity, selector, device, dtype_name(loaded.dtype), torch.get_num_threads(), str(torch.__version__))
 
     def describe(self) -> str:
         """One phrase for messages."""

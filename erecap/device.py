@@ -57,6 +57,11 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` and so on."""
+    return str(dtype).removeprefix("torch.")
+
+
 def device_name(device: torch.device) -> str:
     """The device for people, and to tell machines apart: the GPU's name, or ``cpu`` and the processor's."""
     if device.type == "cuda":

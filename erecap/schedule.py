@@ -65,7 +65,7 @@ class PruneSchedule:
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)
-        layers = [stage.after_layer for stage in self.stages]
+        layers = list(self.layers)
         if layers != sorted(set(layers)):
             raise ValueError(f"stages after layers {layers} are not in strictly rising order: give each layer once, in order")
         if self.head < 0:
@@ -89,6 +89,16 @@ class PruneSchedule:
         return cls()
 
     @classmethod
+    def after(cls, layers: Iterable[int], keep: float) -> "PruneSchedule":
+        """A stage after each of ``layers``, all of one ``keep``."""
+        return cls(tuple(PruneStage(layer, keep) for layer in layers))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers after which the stages come."""
+        return tuple(stage.after_layer for stage in self.stages)
+
+    @classmethod
     def for_depth(cls, num_layers: int, keep: float) -> "PruneSchedule":
         """The seed's schedule for a model of ``num_layers`` layers.
 
@@ -99,7 +109,7 @@ class PruneSchedule:
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} must be at least 1: give the depth of the model")
         scaled = sorted({(2 * layer * num_layers + SEED_DEPTH) // (2 * SEED_DEPTH) for layer in SEED_LAYERS})
-        return cls(tuple(PruneStage(layer, keep) for layer in scaled if layer < num_layers - 1))
+        return cls.after((layer for layer in scaled if layer < num_layers - 1), keep)
 
     @classmethod
     def preset(cls, name: str, num_layers: int) -> "PruneSchedule":
@@ -117,7 +127,7 @@ class PruneSchedule:
         """Stages after the layers that ``stages`` names (see ``parse_stages``), or the seed's for ``None``; all of one ``keep``."""
         if stages is None:
             return cls.for_depth(num_layers, keep)
-        schedule = cls(tuple(PruneStage(layer, keep) for layer in parse_stages(stages)))
+        schedule = cls.after(parse_stages(stages), keep)
         schedule.check_depth(num_layers)
         return schedule
 

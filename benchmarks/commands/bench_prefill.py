@@ -66,7 +66,7 @@ def parse_lengths(text: str) -> list[int]:
 def load_with_pruner(
     selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None
 ) -> tuple["LoadedModel", "TokenPruner | None"]:
-    """The model and, for the selector ``learned``, its pruner. Raises ``ValueError`` for a model whose pruner is not named."""
+    """The model, and the pruner of a selector that scores with one. Raises ``ValueError`` where another model's is not named."""
     from erecap.loading import load_model, load_pruner
     from erecap.selectors import USE_PRUNER
 

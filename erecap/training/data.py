@@ -5,7 +5,7 @@ inference prompt of the episode is a prefix of it. ``Batches`` deals sequences o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass, replace
 from typing import Any
@@ -228,7 +228,14 @@ class Batches:
             rows = self._plan[self.position]
             self.position += 1
             if self.sequences.lengths[rows].max() <= limit:
-                return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows], self.pad_id)
+                return self._batch(rows)
+
+    def once(self) -> Iterator[Batch]:
+        """Each sequence once, in the order of the first epoch; the position stays."""
+        return (self._batch(rows) for rows in self._deal(0))
+
+    def _batch(self, rows: Int64) -> Batch:
+        return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows], self.pad_id)
 
     def seek(self, steps: int) -> None:
         """Go to batch ``steps`` of a deal without a curriculum, counted from the very first."""

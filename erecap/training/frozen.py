@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
+from erecap.device import dtype_name
 from erecap.masks import attention_mask
 
 # float16 holds nothing between 0 and 6e-8 and nothing above 65504: its loss is scaled up, and less where that overflows.
@@ -85,8 +86,3 @@ def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
             return found
     kind = dtype_name(hidden[0].dtype)
     raise ValueError(f"the loss or its gradients are not finite in {kind}: load the model in bfloat16 or float32 (dtype)")
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` and so on."""
-    return str(dtype).removeprefix("torch.")

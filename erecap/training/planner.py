@@ -31,12 +31,10 @@ def evaluate(
     model: PreTrainedModel, sequences: SequenceSet, token_budget: int = 8192, precision: Precision = "auto"
 ) -> dict[str, float]:
     """plan_loss, plan_accuracy and other_loss over every held-out sequence once."""
-    batches, sums, seen = Batches(sequences, token_budget), MetricSums(), 0
+    sums = MetricSums()
     with training_mode(model, False):
-        while seen < len(sequences):
-            batch = batches.next().to(model.device)
-            sums.add(batch_loss(model, batch, precision).metrics())
-            seen += len(batch.indices)
+        for batch in Batches(sequences, token_budget).once():
+            sums.add(batch_loss(model, batch.to(model.device), precision).metrics())
     return sums.means()
 
 

@@ -5,7 +5,7 @@ that may be drawn anew for each batch, so that one pruner serves all ratios. ``p
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -68,7 +68,9 @@ def train_pruner(
     stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), patience)
     told = hooks or Hooks()
     if held_out:
-        told = stopping.hooks(told, lambda _: play.evaluate(_deal(batches, held_out), schedule))
+        told = stopping.hooks(
+            told, lambda _: play.evaluate(Batches(batches.sequences, batches.token_budget, only=held_out).once(), schedule)
+        )
     loop = TrainLoop(pruner, step, batches, config, Path(out_dir), resume, told, settings)
     stopping.resume(loop.log.records)
     with frozen(model):
@@ -115,15 +117,6 @@ def _draw(lowest: float, highest: float) -> float:
     return lowest + (highest - lowest) * float(torch.rand(()))
 
 
-def _deal(batches: Batches, only: Sequence[int]) -> Iterator[Batch]:
-    """Each of the sequences once."""
-    dealt, seen = Batches(batches.sequences, batches.token_budget, only=only), 0
-    while seen < len(only):
-        batch = dealt.next()
-        seen += len(batch.indices)
-        yield batch
-
-
 def _check(
     model: PreTrainedModel,
     pruner: TokenPruner,
@@ -139,7 +132,7 @@ def _check(
         raise ValueError(
             f"soft masks are those of the rule 'top_k', not of {schedule.rule!r}: train by top_k; the scorers serve all"
         )
-    stages = tuple(stage.after_layer for stage in schedule.stages)
+    stages = schedule.layers
     if not stages == pruner.stages == saliency.stages:
         both = f"schedule {stages}, pruner {pruner.stages}, saliency {saliency.stages}"
         raise ValueError(f"stages differ: {both}: make them the same")

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from erecap.architecture import decoder_parts
 from erecap.selectors.attention import attention_weights
 from erecap.selectors.projections import Projections
-from erecap.training.credits.base import entering, plan_places
+from erecap.training.credits.base import plan_places
 from erecap.training.data import Batch
+from erecap.training.frozen import stage_hidden
 
 
 class AttentionCredit:
@@ -20,25 +21,26 @@ class AttentionCredit:
         parts = decoder_parts(model)
         self._batch, self._stages, self._depth = batch, stages, len(parts.layers)
         self._projections = Projections(parts)
-        self._streams, _ = entering(model, batch)
+        with torch.no_grad():
+            self._leaving, _ = stage_hidden(model, batch.input_ids, range(self._depth))
 
     @torch.no_grad()
     def of(self, chosen: Tensor) -> Tensor:
         """See ``Credit.of``."""
         rows = [self._row(row, turn) for row, turn in enumerate(chosen.tolist())]
         received = torch.stack(rows, 1)
-        return torch.stack([received[layer + 1 :].sum(0) for layer in self._stages])
+        return torch.stack([received[layer:].sum(0) for layer in self._stages])
 
     def _row(self, row: int, turn: int) -> Tensor:
-        """Attention that each token receives in each layer, float32 [layers, length]."""
+        """Attention that each token receives in each layer but the first, float32 [layers - 1, length]."""
         length, places = self._batch.input_ids.shape[1], plan_places(self._batch, row, turn) - 1
         if not len(places):
-            return torch.zeros(self._depth, length, device=self._batch.input_ids.device)
+            return torch.zeros(self._depth - 1, length, device=self._batch.input_ids.device)
         positions = torch.arange(length, device=places.device)[None]
         visible = (positions <= places[:, None])[None]
         layers = []
-        for layer in range(self._depth):
-            stream = self._streams[layer][row][None]
+        for layer in range(1, self._depth):
+            stream = self._leaving[layer - 1][row][None]
             queries = self._projections.queries(stream[:, places], places[None], layer)
             keys = self._projections.rotated_keys(stream, positions, layer)
             layers.append(attention_weights(queries, keys, visible).sum((1, 2))[0] / len(places))

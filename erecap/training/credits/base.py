@@ -2,14 +2,9 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from erecap.architecture import decoder_parts
-from erecap.masks import attention_mask
 from erecap.training.data import PLAN_WEIGHT, Batch
-from erecap.training.frozen import layer_forward
 
 
 class Credit(Protocol):
@@ -27,15 +22,3 @@ class Credit(Protocol):
 def plan_places(batch: Batch, row: int, turn: int) -> Tensor:
     """Where the tokens of the turn's plan stand, int64 [plan tokens]."""
     return ((batch.turns[row] == turn) & (batch.weights[row] >= PLAN_WEIGHT)).nonzero().flatten()
-
-
-@torch.no_grad()
-def entering(model: PreTrainedModel, batch: Batch) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    """The unpruned stream that enters each layer and leaves the last, [rows, length, width] each; and rotary (cos, sin)."""
-    parts = decoder_parts(model)
-    streams = [parts.embed(batch.input_ids)]
-    rope = parts.rotary(streams[0], torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None])
-    causal = attention_mask(parts.attention, None, streams[0])
-    for layer in parts.layers:
-        streams.append(layer_forward(layer, streams[-1], rope, causal))
-    return streams, rope

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from erecap.architecture import decoder_parts
 from erecap.masks import attention_mask, causal
-from erecap.training.credits.base import entering, plan_places
+from erecap.training.credits.base import plan_places
 from erecap.training.data import Batch
-from erecap.training.frozen import layer_forward
+from erecap.training.frozen import layer_forward, stage_hidden
 
 _AT_ONCE = 8
 
@@ -24,7 +24,10 @@ class RemovalCredit:
 
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
         self._parts, self._batch, self._stages = decoder_parts(model), batch, stages
-        self._streams, self._rope = entering(model, batch)
+        with torch.no_grad():
+            self._leaving, _ = stage_hidden(model, batch.input_ids, range(len(self._parts.layers)))
+        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
+        self._rope = self._parts.rotary(self._leaving[0], positions)
 
     @torch.no_grad()
     def of(self, chosen: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ class RemovalCredit:
         if not len(plan):
             return found
         turns = self._batch.turns[row, : int(plan[-1]) + 1]
-        whole = self._losses(row, plan, self._streams[-1][row][None, : len(turns)])
+        whole = self._losses(row, plan, self._leaving[-1][row][None, : len(turns)])
         older = torch.unique(turns[(turns >= 0) & (turns < turn)])
         for stage, layer in enumerate(self._stages):
             for some in older.split(_AT_ONCE):
@@ -53,7 +56,7 @@ class RemovalCredit:
         there = (turns != removed[:, None])[:, None, None, :]
         itself = torch.eye(count, dtype=torch.bool, device=turns.device)
         visible = causal(count, count, turns.device) & there | itself
-        stream = self._streams[layer + 1][row, :count].expand(len(removed), -1, -1)
+        stream = self._leaving[layer][row, :count].expand(len(removed), -1, -1)
         mask = attention_mask("eager", visible, stream)
         for number in range(layer + 1, len(self._parts.layers)):
             stream = layer_forward(self._parts.layers[number], stream, (self._rope[0][:, :count], self._rope[1][:, :count]), mask)
