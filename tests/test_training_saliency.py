@@ -65,6 +65,20 @@ def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM, episode: EpisodeMa
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_the_next_horizon_credits_a_token_by_the_plan_after_its_turn_alone(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    sequence = episode(0, turns=3)
+    near, every = (saliency(model, collate([sequence]), STAGES, horizon=h)[:, 0] for h in ("next", "all"))
+    last, first = torch.from_numpy(sequence.turns == 1), torch.from_numpy(sequence.turns == 0)
+    torch.testing.assert_close(near[:, last], every[:, last])  # one plan is left for these either way
+    assert not near[:, first].isclose(every[:, first]).all()
+    assert (near.isnan() == every.isnan()).all()  # both plans were sampled
+
+
+def test_an_unknown_horizon_is_refused(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    with pytest.raises(ValueError, match="horizon 'soon' is not known: choose from all, next"):
+        saliency(model, collate([episode(0)]), STAGES, horizon="soon")
+
+
 @pytest.mark.parametrize("stages", [(6,), (3, 1), (1, 1), ()])
 def test_stages_must_be_layers_in_order(model: Qwen2ForCausalLM, episode: EpisodeMaker, stages: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"at least one layer of 0\.\.5, in rising order"):

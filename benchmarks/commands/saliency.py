@@ -34,6 +34,9 @@ def collect(
         str, typer.Option(help="What a plan needed, by: gradient x hidden state, attention from the plan, or removal of steps.")
     ] = "gradient",
     replans: Annotated[int, typer.Option(help="Sampled replans of each episode.")] = 4,
+    horizon: Annotated[
+        str, typer.Option(help="Which plans credit a token: all sampled later ones, or next, the one after its turn.")
+    ] = "all",
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out lines of texts that are no samples, and count them.")
@@ -68,7 +71,9 @@ def collect(
             progress.advance(finished - done, f"{finished}/{of} samples")
             done = finished
 
-        found = collect_saliency(loaded.model, sequences, layers, out, replans, part_size=PART_SIZE, on_part=on_part, credit=credit)
+        found = collect_saliency(
+            loaded.model, sequences, layers, out, replans, part_size=PART_SIZE, on_part=on_part, credit=credit, horizon=horizon
+        )
     typer.echo(json.dumps({"saliency": str(out), "samples": len(found), "stages": list(found.stages), "loss": found.loss}))
 
 

@@ -40,9 +40,11 @@ from erecap.training.saliency_file import (
     write_samples,
 )
 
-__all__ = ["LOSS", "SaliencySet", "SalientSample", "collect_saliency", "saliency"]
+__all__ = ["HORIZONS", "LOSS", "SaliencySet", "SalientSample", "collect_saliency", "saliency"]
 
 LOSS = "cross entropy of plan tokens, mean per replan"
+HORIZONS = ("all", "next")
+"""Which later plans credit a token: all sampled ones, as a verdict is made once, or the one after its turn alone."""
 
 
 def saliency(
@@ -52,20 +54,25 @@ def saliency(
     replans: int = 4,
     seed: int = 0,
     credit: str = "gradient",
+    horizon: str = "all",
 ) -> Tensor:
     """Saliency of every token of ``batch`` at each stage: float32 [stages, rows, length] on the CPU, NaN where there is none.
 
     ``replans`` replans are sampled per row (the last one always among them), seeded by the row's index in its set. Rows are
     independent of one another and of padding. Products and sums are float32 whatever the model's dtype. ``credit`` names another
-    sense of what a plan needed than the gradient's (``credits.CREDITS``). Raises ``ValueError`` for stages that are no layers of
-    the model in rising order, and for gradients beyond the model's dtype.
+    sense of what a plan needed than the gradient's (``credits.CREDITS``). With the ``horizon`` "next" a token is credited by the
+    plan that follows its turn only, and has saliency where that one is sampled. Raises ``ValueError`` for an unknown horizon or
+    credit, for stages that are no layers of the model in rising order, and for gradients beyond the model's dtype.
     """
+    if horizon not in HORIZONS:
+        raise ValueError(f"horizon {horizon!r} is not known: choose from {', '.join(HORIZONS)}")
     total = torch.zeros(len(stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
     with frozen(model), torch.enable_grad():
         needed = make_credit(credit, model, batch, stages)
         for chosen in _sample_replans(batch, replans, seed):
-            scored = ((batch.turns >= 0) & (batch.turns < chosen[:, None])).cpu()
+            first = chosen - 1 if horizon == "next" else torch.zeros_like(chosen)
+            scored = ((batch.turns >= first.clamp_min(0)[:, None]) & (batch.turns < chosen[:, None])).cpu()
             total += needed.of(chosen).cpu() * scored
             count += scored
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
@@ -95,6 +102,7 @@ def collect_saliency(
     on_part: Callable[[int, int], None] | None = None,
     model_name: str | None = None,
     credit: str = "gradient",
+    horizon: str = "all",
 ) -> SaliencySet:
     """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out`` (see ``saliency_file``).
 
@@ -106,7 +114,8 @@ def collect_saliency(
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
     identity = identify(model, model_name)
-    settings: dict[str, int | str] = {"replans": replans, "seed": seed, "dtype": dtype_name(model.dtype), "credit": credit}
+    drawn: dict[str, int | str] = {"replans": replans, "seed": seed, "credit": credit, "horizon": horizon}
+    settings = {**drawn, "dtype": dtype_name(model.dtype)}
     metadata = _metadata(identity, stages, settings, sequences)
     if out.is_file():
         check_metadata(out, metadata)
@@ -142,7 +151,7 @@ def _collect_parts(
 
 def _one(model: PreTrainedModel, sequences: SequenceSet, index: int, metadata: dict[str, Any]) -> SalientSample:
     batch, settings = collate([sequences[index]], [index]), metadata["settings"]
-    moved, drawn = batch.to(model.device), (settings["replans"], settings["seed"], settings["credit"])
+    moved, drawn = batch.to(model.device), [settings[name] for name in ("replans", "seed", "credit", "horizon")]
     values = saliency(model, moved, metadata["stages"], *drawn)[:, 0].numpy()
     return SalientSample(index, sequences[index].input_ids, sequences[index].turns, later_plans(batch)[0].numpy(), values)
 
