@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.pruner_cost import WARM_UP_ROUNDS, measure_pruner_cost
 from erecap.costs import ceiling
 from erecap.device import synchronize
 from erecap.identity import identify
@@ -26,11 +27,10 @@ from erecap.tokenization import TokenizedPrompt
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
-WARM_UP_ROUNDS = 2
-
 
 class PrefillPoint(BaseModel):
-    """One prompt length. Seconds are medians over rounds; ratios are medians of the ratios within each round."""
+    """One prompt length. Seconds are medians over rounds; ratios are medians of the ratios within each round; shares are those of
+    ``PrunerCost``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,6 +45,14 @@ class PrefillPoint(BaseModel):
     ceiling: float
     of_ceiling_p50: float
     hf_over_baseline_p50: float
+    scoring_share: float
+    selection_share: float
+    dropping_share: float
+
+    @property
+    def pruner_share(self) -> float:
+        """Of a pruned prefill, what pruning itself takes."""
+        return self.scoring_share + self.selection_share + self.dropping_share
 
 
 class PrefillReport(BaseModel):
@@ -130,6 +138,7 @@ def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: S
         model.device,
     )
     speedup, most = _median_ratio(times["baseline"], times["erecap"]), ceiling(model.config, layer_tokens)
+    cost = measure_pruner_cost(model, prompt, schedule, selector, rounds)
     return PrefillPoint(
         prompt_tokens=length,
         layer_tokens=list(layer_tokens),
@@ -142,6 +151,9 @@ def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: S
         ceiling=most,
         of_ceiling_p50=speedup / most,
         hf_over_baseline_p50=_median_ratio(times["hf_generate"], times["baseline"]),
+        scoring_share=cost.scoring,
+        selection_share=cost.selection,
+        dropping_share=cost.dropping,
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADERS = (
     "tokens", "dropped", "kept share", "stock generate", "baseline", "pruned", "speedup", "ceiling", "of ceiling",
-    "stock / baseline",
+    "stock / baseline", "pruner's own share",
 )  # fmt: skip
 
 
@@ -95,5 +95,6 @@ def _table(report: "PrefillReport") -> Table:
         out.add_row(
             str(p.prompt_tokens), str(p.dropped_tokens), percent(p.kept_share), seconds(p.hf_generate_s), seconds(p.baseline_s),
             seconds(p.erecap_s), times(p.speedup_p50), times(p.ceiling), percent(p.of_ceiling_p50), times(p.hf_over_baseline_p50),
+            f"{100 * p.pruner_share:.1f}%",
         )  # fmt: skip
     return out
