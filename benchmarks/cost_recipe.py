@@ -10,7 +10,8 @@ from time import perf_counter
 import numpy as np
 from transformers import PreTrainedModel
 
-from benchmarks.prefill import in_turn, random_prompt
+from benchmarks.prefill import random_prompt
+from benchmarks.timing import in_turn
 from erecap.budget import stage_sets
 from erecap.cost_fit import Measurement, fit_cost_model
 from erecap.cost_model import CostModel, Setting

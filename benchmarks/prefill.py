@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.pruner_cost import WARM_UP_ROUNDS, measure_pruner_cost
+from benchmarks.pruner_cost import measure_pruner_cost
+from benchmarks.timing import in_turn
 from erecap.costs import ceiling
 from erecap.device import synchronize
 from erecap.identity import identify
@@ -23,9 +24,6 @@ from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector, SelectorContext, make_selector
 from erecap.tokenization import TokenizedPrompt
-
-Key = TypeVar("Key")
-Result = TypeVar("Result")
 
 
 class PrefillPoint(BaseModel):
@@ -116,7 +114,7 @@ def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -
 def random_pruner(model: PreTrainedModel, keep: float = 0.7) -> TokenPruner:
     """An untrained pruner for the seed's stages of ``model``: it scores as slowly as a trained one."""
     schedule = PruneSchedule.for_depth(model.config.num_hidden_layers, keep)
-    pruner = TokenPruner(identify(model), [stage.after_layer for stage in schedule.stages])
+    pruner = TokenPruner(identify(model), schedule.layers)
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
 
 
@@ -155,22 +153,6 @@ def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: S
         selection_share=cost.selection,
         dropping_share=cost.dropping,
     )
-
-
-def in_turn(
-    calls: Mapping[Key, Callable[[], Result]], rounds: int, on_round: Callable[[], None] = lambda: None
-) -> dict[Key, list[Result]]:
-    """What each call returned in each round; the order turns from round to round, so that none always follows the same one.
-
-    ``WARM_UP_ROUNDS`` come first and are left out. ``on_round`` is called after every round.
-    """
-    results: dict[Key, list[Result]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(WARM_UP_ROUNDS + rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            results[name].append(calls[name]())
-        on_round()
-    return {name: got[WARM_UP_ROUNDS:] for name, got in results.items()}
 
 
 def _time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:

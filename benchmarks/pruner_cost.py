@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from benchmarks.timing import WARM_UP_ROUNDS
 from erecap.architecture import decoder_parts
 from erecap.device import synchronize
 from erecap.layout import lay_out
@@ -22,8 +23,6 @@ from erecap.selectors import Selector
 from erecap.selectors.base import PreparedSelector
 from erecap.stream import Stream, Survivors
 from erecap.tokenization import TokenizedPrompt
-
-WARM_UP_ROUNDS = 2
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def make_pruner(
     """Stage 2, into ``out``, for the stages that ``saliency`` has, or those of them in ``stages``; the pruner is in ``out/pruner``
     afterwards, ``loss.png`` beside.
 
-    Held-out loss is measured at the middle of the keep ratios.
+    Held-out loss is measured at the lowest and the middle of the keep ratios.
     """
     identity = identify(loaded.model)
     found = SaliencySet(saliency, identity, stages)

@@ -7,6 +7,7 @@ that may be drawn anew for each batch, so that one pruner serves all ratios. ``p
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, draw_replans
 
 PRUNER_DIR = "pruner"
+EVAL_DRAWS = 4
+"""Replans of each held-out episode that an evaluation plays at each keep ratio: of most replans any pruner keeps what they need."""
 
 
 def train_pruner(
@@ -53,9 +56,9 @@ def train_pruner(
 
     Records hold lm, mse and rank (unweighted), their weighted sum loss, order (share of pairs in the order of their saliency), and
     kept_share (of prunable tokens, after the last stage), beside what ``train_planner`` logs; ``eval`` holds the same of the
-    held-out sequences, under hard verdicts at the schedule's keep ratio. Checkpoints and resume are as there. The model's weights
-    are never changed. Raises ``ValueError`` where pruner, schedule, saliency, data and model do not fit, or where ``out_dir`` holds
-    a run of other settings.
+    held-out sequences, ``EVAL_DRAWS`` replans of each, under hard verdicts at the schedule's keep ratio and at the lowest of
+    ``keeps``. Checkpoints and resume are as there. The model's weights are never changed. Raises ``ValueError`` where pruner,
+    schedule, saliency, data and model do not fit, or where ``out_dir`` holds a run of other settings.
     """
     settings = {"model": pruner.identity.checksum, "data": saliency.data, "schedule": asdict(schedule), "training": config.record()}
     play = _Play(model, pruner, saliency, loss or PrunerLoss(), mask or MaskConfig())
@@ -65,11 +68,12 @@ def train_pruner(
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
         return play.step(batch, schedule if keeps is None else schedule.with_keep(_draw(*keeps)))
 
+    judged = [schedule] if keeps is None else [schedule.with_keep(keeps[0]), schedule]
     stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), patience)
     told = hooks or Hooks()
     if held_out:
         told = stopping.hooks(
-            told, lambda _: play.evaluate(Batches(batches.sequences, batches.token_budget, only=held_out).once(), schedule)
+            told, lambda _: play.evaluate(Batches(batches.sequences, batches.token_budget, only=held_out), judged)
         )
     loop = TrainLoop(pruner, step, batches, config, Path(out_dir), resume, told, settings)
     stopping.resume(loop.log.records)
@@ -102,14 +106,15 @@ class _Play:
         return total, {**metrics, "kept_share": forward.mask.kept_share()}
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch], schedule: PruneSchedule) -> dict[str, float]:
-        """Means over ``batches`` under hard verdicts without noise, with the same draws at each call."""
+    def evaluate(self, batches: Batches, schedules: Iterable[PruneSchedule]) -> dict[str, float]:
+        """Means over ``batches`` and ``schedules`` under hard verdicts without noise, with the same draws at each call."""
         sums, hard = MetricSums(), replace(self, mask=replace(self.mask, noise=False, straight_through=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            for batch in batches:
-                total, metrics = hard.step(batch.to(self.model.device), schedule)
-                sums.add({**metrics, "loss": (total, 1)})
+            for schedule, _ in product(schedules, range(EVAL_DRAWS)):
+                for batch in batches.once():
+                    total, metrics = hard.step(batch.to(self.model.device), schedule)
+                    sums.add({**metrics, "loss": (total, 1)})
         return sums.means()
 
 
