@@ -247,6 +247,7 @@ def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor
 
 def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ...], starts: Tensor, width: int) -> Tensor:
     """Survivors' states back in the input's columns."""
+    positions, starts = positions.to(hidden.device), starts.to(hidden.device)
     spread = hidden.new_full((hidden.shape[0], width, hidden.shape[2]), torch.nan)
     spread.masked_fill_((torch.arange(width, device=hidden.device) < starts[:, None])[..., None], 0.0)
     for row, (states, places, tokens) in enumerate(zip(hidden, positions, counts, strict=True)):
@@ -271,5 +272,5 @@ def _visible(lengths: tuple[int, ...], cached: int, behind: Tensor | None, hidde
     keys = torch.arange(cached + new, device=hidden.device)
     own = (keys < torch.tensor(lengths, device=hidden.device)[:, None]) | (keys >= width)
     if behind is not None:
-        own = own & torch.nn.functional.pad(behind, (width, 0), value=True)
+        own = own & torch.nn.functional.pad(behind.to(hidden.device), (width, 0), value=True)
     return own[:, None, None] & causal(new, cached + new, hidden.device)

@@ -28,7 +28,7 @@ from erecap.pruner import TokenPruner
 from erecap.reference import reference
 from erecap.rules import RULES
 from erecap.schedule import PruneSchedule, PruneStage
-from erecap.selectors import LearnedSelector, RandomSelector
+from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
 from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
@@ -350,6 +350,32 @@ def test_layers_may_lie_on_disk(tmp_path: Path):
         wanted = greedy(model, inputs)
     with erecap.pruned(split, pruner, SCHEDULE):
         assert greedy(split, inputs).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("name", list(SELECTORS))
+def test_layers_may_lie_on_several_devices(places, name: str):
+    whole, split, pruner, inputs = make(), make(), scorer(make()), left_padded(90, 40)
+    devices, decoder = places.Places(), split.get_decoder()
+    for module in (decoder.embed_tokens, decoder.rotary_emb, *decoder.layers[:2]):
+        devices.put(module, places.HERE)
+    for module in (*decoder.layers[2:], decoder.norm, split.get_output_embeddings()):
+        devices.put(module, places.THERE)
+
+    def logits(model: PreTrainedModel) -> list[torch.Tensor]:
+        selector = make_selector(name, SelectorContext(SCHEDULE, pruner, model=model))
+        with erecap.pruned(model, None, SCHEDULE, selector):
+            first = model(**inputs, use_cache=True)
+            mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+            second = model(torch.tensor([[5], [6]]), attention_mask=mask, cache=first.cache)
+        prompts = [TokenizedPrompt.from_ids(ids_of(length)[0].numpy()) for length in (90, 40)]
+        return [first.logits[:, -1], second.logits[:, -1], prefill(model, prompts, SCHEDULE, selector).logits]
+
+    with torch.no_grad():
+        wanted = logits(whole)
+        with devices:
+            found = logits(split)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.slow
