@@ -27,7 +27,8 @@ def check_not_compiled(*modules: Any) -> None:
         if compiled or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
             raise UnsupportedModelError(
                 "the model is compiled as a whole, so that nothing can come between its layers: compile them one by one "
-                "(for layer in model.get_decoder().layers: layer.compile(dynamic=True)), and not the model"
+                "(for layer in model.get_decoder().layers: layer.compile(dynamic=True)), and not the model; with "
+                "torch._dynamo.config.recompile_limit at twice their number, since beyond 8 layers the others stay uncompiled"
             )
 
 
