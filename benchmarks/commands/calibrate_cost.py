@@ -31,7 +31,7 @@ def calibrate_cost(
 ) -> None:
     """Measure, save and show a cost model."""
     from benchmarks import cost_recipe  # takes seconds: imports torch
-    from benchmarks.prefill import WARM_UP_ROUNDS
+    from benchmarks.pruner_cost import WARM_UP_ROUNDS
 
     workload = cost_recipe.Workload(tuple(lengths), answer_tokens, rounds)
     loaded, scorer = load_with_pruner(selector, model, pruner, dtype, device)
