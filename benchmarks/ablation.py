@@ -60,7 +60,7 @@ def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | 
     rows = []
     for name in suites or published:
         row = published.get(name) or Row(name, find_suite(name).episodes, LADDER)
-        rows.append(Row(name, episodes or row.episodes, tuple(backends) or row.backends))
+        rows.append(Row(name, row.episodes if episodes is None else episodes, tuple(backends) or row.backends))
     return rows
 
 

@@ -70,7 +70,9 @@ def schedule_for_budget(
     num_layers: int, cost: Cost, budget: float, prompt: int | NDArray[np.bool_], stages: Sequence[int] | None = None
 ) -> PruneSchedule:
     """``PruneSchedule.for_budget``."""
-    protected = np.zeros(prompt, np.bool_) if isinstance(prompt, int) else prompt
+    if not isinstance(prompt, np.ndarray) and prompt < 1:
+        raise ValueError(f"prompt={prompt} must be at least 1: give its number of tokens, or the mask of its protected ones")
+    protected = prompt if isinstance(prompt, np.ndarray) else np.zeros(prompt, np.bool_)
     choice = choose_schedule(num_layers, cost, budget, protected, stages)
     if not choice.met:
         raise BudgetError(

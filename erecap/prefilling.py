@@ -136,9 +136,13 @@ def run_layer(
 
 
 def _prune(stream: Stream, layout: PrefillLayout, schedule: PruneSchedule, stage: int, selector: Selector) -> None:
-    """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included where that is known before."""
+    """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included where that is known before.
+
+    Layers may lie on several devices (accelerate's ``device_map``); whatever stages need lies on the first, where prompts come in.
+    """
     if not drops(stream, layout, schedule, stage):
         return
+    stream.hidden = stream.hidden.to(stream.positions.device)
     scores = selector.score(stream.hidden, stream.positions, stage, stream.lengths)
     left = survivors(scores, stream, layout, schedule, stage)
     if left.counts != stream.counts:
@@ -150,7 +154,8 @@ def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
     if stream.even:
         last = stream.hidden[:, -1]
     else:
-        last = stream.hidden[torch.arange(len(stream.hidden), device=stream.hidden.device), stream.lengths - 1]
+        device = stream.hidden.device
+        last = stream.hidden[torch.arange(len(stream.hidden), device=device), stream.lengths.to(device) - 1]
     return parts.head(parts.norm(last)).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -85,12 +86,19 @@ class TokenPruner(nn.Module):
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":
         """Read what ``save_pretrained`` wrote, in evaluation mode; with ``model`` given, check that it is meant for it.
 
-        Raises ``ValueError`` for a directory without a pruner or of another format, ``PrunerMismatchError`` for another model's.
+        Raises ``ValueError`` for a directory without a pruner, with a broken one or of another format, ``PrunerMismatchError``
+        for another model's.
         """
         path = Path(directory)
         saved = _read_config(path)
-        pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
-        pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
+        try:
+            pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
+            pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
+        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{CONFIG_FILE} and {WEIGHTS_FILE} in {path} cannot be read, or do not belong together ({error}): copy the pruner "
+                "again, or train one with `erecap train-pruner`"
+            ) from error
         if model is not None:
             pruner.check_model(model)
         return pruner.eval().requires_grad_(False)
@@ -100,10 +108,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
-    saved: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    if saved.get("format_version") != FORMAT_VERSION:
+    try:
+        saved: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        version = saved.get("format_version")
+    except (json.JSONDecodeError, AttributeError) as error:
         raise ValueError(
-            f"{path / CONFIG_FILE} has format version {saved.get('format_version')}, this erecap reads {FORMAT_VERSION}: "
+            f"{path / CONFIG_FILE} is not a JSON object ({error}): copy the pruner again, or train one with `erecap train-pruner`"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path / CONFIG_FILE} has format version {version}, this erecap reads {FORMAT_VERSION}: "
             "train the pruner again with `erecap train-pruner`"
         )
     return saved

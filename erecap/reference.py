@@ -4,6 +4,7 @@ Every token goes through every layer and there is no cache. A dropped token stay
 do not look at it. Shares the model's modules with the engine and nothing else: selection is plain Python over sorted lists.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,10 +65,10 @@ def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
 
 
 def _survivors(alive: list[int], scores: list[float], prompt: TokenizedPrompt, schedule: PruneSchedule, stage: int) -> list[int]:
-    """Positions that survive a stage, by the schedule's rule."""
+    """Positions that survive a stage, by the schedule's rule; NaN ranks lowest."""
     tail = max(schedule.tail_min, share_of(len(alive), schedule.tail_share))
     forced = {p for p in alive if p < schedule.head or prompt.protected[p]} | {*alive[max(0, len(alive) - tail) :]}
-    score = dict(zip(alive, scores, strict=True))
+    score = {p: -math.inf if math.isnan(value) else value for p, value in zip(alive, scores, strict=True)}
     others, chosen = [p for p in alive if p not in forced], schedule.stages[stage]
     if schedule.rule == "threshold":
         assert chosen.tau is not None

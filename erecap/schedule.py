@@ -189,6 +189,8 @@ def parse_stages(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"stages={text!r} are not layers: write them like 0-5 or 0+2+4")
+        if int(last or first) < int(first):
+            raise ValueError(f"stages={text!r} has a range that ends before it begins: write {last}-{first}")
         layers.extend(range(int(first), int(last or first) + 1))
     return tuple(layers)
 

@@ -121,6 +121,13 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module ``places``: two devices where there is one."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
+    return importlib.import_module("places")
+
+
+@pytest.fixture
 def small_house(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """``small_house(skill_fails=0.0)``: a house of two rooms that the test furnishes, with an agent that does single skills."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))

@@ -33,6 +33,7 @@ def test_the_published_grid_is_the_default_and_every_cell_can_be_made():
 
 def test_what_is_asked_for_replaces_the_grid_s():
     assert [row.suite for row in choose_rows(["babyai"], [], None)] == ["babyai"]
+    assert choose_rows(["babyai"], [], 0)[0].episodes == 0, "and not the grid's number: what plays them refuses it"
     (row,) = choose_rows(["household-small"], ["erecap?keep=0.5"], 7)
     assert (row.episodes, row.backends) == (7, ("erecap?keep=0.5",))
     with pytest.raises(ValueError, match="suite 'kitchen' is unknown"):

@@ -105,6 +105,14 @@ def test_a_stage_that_costs_more_than_it_saves_is_not_chosen():
     assert (choice.schedule, choice.met) == (PruneSchedule.none(), False)
 
 
+def test_a_prompt_is_a_length_of_any_integer_kind():
+    made = [PruneSchedule.for_budget(8, sum, 500, length) for length in (100, np.int64(100), np.zeros(100, np.bool_))]
+    assert made[0].stages
+    assert made[0] == made[1] == made[2]
+    with pytest.raises(ValueError, match="at least 1"):
+        PruneSchedule.for_budget(8, sum, 500, -5)
+
+
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_a_budget_must_be_positive(budget):
     with pytest.raises(ValueError, match="must be positive"):

@@ -8,6 +8,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
+    GenerationConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
@@ -27,7 +28,7 @@ from erecap.pruner import TokenPruner
 from erecap.reference import reference
 from erecap.rules import RULES
 from erecap.schedule import PruneSchedule, PruneStage
-from erecap.selectors import LearnedSelector, RandomSelector
+from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
 from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
@@ -151,10 +152,10 @@ def test_without_stages_tokens_are_the_stock_ones():
 
 def test_pruned_tokens_are_not_the_stock_ones_and_everything_is_restored():
     model, inputs = make(), left_padded(120)
-    stock, before = greedy(model, inputs), dict(model.get_decoder().__dict__)
+    stock, before = greedy(model, inputs), [dict(module.__dict__) for module in model.modules()]
     with erecap.pruned(model, scorer(model), SCHEDULE):
         assert greedy(model, inputs).tolist() != stock.tolist()
-    assert model.get_decoder().__dict__ == before
+    assert [module.__dict__ for module in model.modules()] == before
     assert greedy(model, inputs).tolist() == stock.tolist()
 
 
@@ -244,12 +245,16 @@ def test_streaming_and_pipelines(tokenizer, make_model, capsys):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs(dtype: torch.dtype):
-    model = make(dtype=dtype)
-    with erecap.pruned(model, scorer(make()), SCHEDULE, selector=RandomSelector()) as stats:
-        made = greedy(model, left_padded(90, 40), 8, output_logits=True, return_dict_in_generate=False)
-    assert made.shape == (2, 8)
+def test_half_precision_runs_with_a_pruner_in_float32(dtype: torch.dtype, tmp_path: Path):
+    model, inputs = make(dtype=dtype), left_padded(90, 40)
+    pruner = scorer(model)
+    pruner.save_pretrained(tmp_path)
+    with erecap.pruned(model, tmp_path, SCHEDULE) as stats:
+        read = greedy(model, inputs, 8)
+    with erecap.pruned(model, pruner, SCHEDULE):
+        assert greedy(model, inputs, 8).tolist() == read.tolist()
     assert stats.prefills[0].layer_tokens[0][-1] < 90
+    assert {weight.dtype for weight in pruner.parameters()} == {torch.float32}
 
 
 def test_a_forward_gives_the_survivors_states_in_their_places():
@@ -278,6 +283,43 @@ def test_a_conversation_goes_on_from_the_pruned_cache():
     )
     torch.testing.assert_close(logits[0], wanted.logits[1:], atol=1e-4, rtol=0)
     assert len(stats.prefills) == 1
+
+
+@pytest.mark.parametrize("lengths", [(60, 60), (60, 33)])
+def test_a_batch_goes_on_with_padding_behind_its_prompts(lengths: tuple[int, int]):
+    model, first, second = make(), left_padded(*lengths), left_padded(20, 8)
+    pruner = scorer(model)
+    whole = {key: torch.cat([first[key], second[key]], 1) for key in first}
+    with erecap.pruned(model, pruner, SCHEDULE):
+        cache = model(**first, use_cache=True).cache
+        made = model.generate(**whole, cache=cache, max_new_tokens=8, **GREEDY)[:, whole["input_ids"].shape[1] :]
+    for row, (length, more) in enumerate(zip(lengths, (20, 8), strict=True)):
+        said = [*ids_of(more)[0].tolist(), *made[row, :-1].tolist()]
+        prompt = TokenizedPrompt.from_ids(ids_of(length)[0].numpy())
+        wanted = reference(model, prompt, said, SCHEDULE, LearnedSelector(pruner, SCHEDULE))
+        assert made[row].tolist() == wanted.logits[more:].argmax(-1).tolist()
+
+
+def test_padded_rows_go_on_without_position_ids():
+    model, inputs = make(), left_padded(90, 40)
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        wanted, mask = greedy(model, inputs, 7), inputs["attention_mask"]
+        output = model(**inputs, use_cache=True)
+        for step in range(7):
+            token = output.logits[:, -1:].argmax(-1)
+            assert token[:, 0].tolist() == wanted[:, step].tolist()
+            mask = torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], 1)
+            output = model(token, attention_mask=mask, cache=output.cache)
+
+
+def test_attention_may_be_switched_inside():
+    model, ids = make(), ids_of(90)
+    pruner = scorer(model)
+    with erecap.pruned(model, pruner, SCHEDULE):
+        model.set_attn_implementation("eager")
+        tokens = greedy(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 8)[0].tolist()
+    wanted = reference(model, TokenizedPrompt.from_ids(ids[0].numpy()), tokens[:-1], SCHEDULE, LearnedSelector(pruner, SCHEDULE))
+    assert tokens == wanted.logits.argmax(-1).tolist()
 
 
 def test_a_lora_model_is_pruned_with_its_base_model_s_pruner():
@@ -310,6 +352,32 @@ def test_layers_may_lie_on_disk(tmp_path: Path):
         assert greedy(split, inputs).tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("name", list(SELECTORS))
+def test_layers_may_lie_on_several_devices(places, name: str):
+    whole, split, pruner, inputs = make(), make(), scorer(make()), left_padded(90, 40)
+    devices, decoder = places.Places(), split.get_decoder()
+    for module in (decoder.embed_tokens, decoder.rotary_emb, *decoder.layers[:2]):
+        devices.put(module, places.HERE)
+    for module in (*decoder.layers[2:], decoder.norm, split.get_output_embeddings()):
+        devices.put(module, places.THERE)
+
+    def logits(model: PreTrainedModel) -> list[torch.Tensor]:
+        selector = make_selector(name, SelectorContext(SCHEDULE, pruner, model=model))
+        with erecap.pruned(model, None, SCHEDULE, selector):
+            first = model(**inputs, use_cache=True)
+            mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+            second = model(torch.tensor([[5], [6]]), attention_mask=mask, cache=first.cache)
+        prompts = [TokenizedPrompt.from_ids(ids_of(length)[0].numpy()) for length in (90, 40)]
+        return [first.logits[:, -1], second.logits[:, -1], prefill(model, prompts, SCHEDULE, selector).logits]
+
+    with torch.no_grad():
+        wanted = logits(whole)
+        with devices:
+            found = logits(split)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.slow
 def test_compiled_layers_change_no_token():
     model, inputs = make(), left_padded(90, 40)
@@ -321,11 +389,37 @@ def test_compiled_layers_change_no_token():
         assert greedy(model, inputs).tolist() == wanted.tolist()
 
 
-@pytest.mark.parametrize("compile_whole", [lambda m: torch.compile(m, backend="eager"), lambda m: m.compile(backend="eager") or m])
+def compile_forward(model: PreTrainedModel) -> PreTrainedModel:
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def compile_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    model.model = torch.compile(model.model, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "compile_whole",
+    [
+        lambda m: torch.compile(m, backend="eager"),
+        lambda m: m.compile(backend="eager") or m,
+        lambda m: m.get_decoder().compile(backend="eager") or m,
+        compile_forward,
+        compile_decoder,
+    ],
+)
 def test_a_model_compiled_as_a_whole_is_refused(compile_whole):
     model = compile_whole(make())
     with pytest.raises(UnsupportedModelError, match="one by one"), erecap.pruned(model, None, SCHEDULE, RandomSelector()):
         pass
+
+
+def test_a_model_may_be_compiled_around_its_pruned_decoder():
+    model, ids = make(), ids_of(90)
+    with erecap.pruned(model, scorer(model), SCHEDULE):
+        wanted = model(ids).logits[0, -1]
+        torch.testing.assert_close(torch.compile(model, backend="eager")(ids).logits[0, -1], wanted)
 
 
 def test_unsupported_models_are_refused_before_any_computation():
@@ -337,6 +431,10 @@ def test_unsupported_models_are_refused_before_any_computation():
         pass
 
 
+def goes_on(model: PreTrainedModel, ids: torch.Tensor, rows: int, **more: torch.Tensor) -> None:
+    model(torch.ones(rows, 1, dtype=torch.long), cache=model(ids, use_cache=True).cache, **more)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -345,13 +443,28 @@ def test_unsupported_models_are_refused_before_any_computation():
         (lambda m: m(ids_of(50), attention_mask=torch.tensor([[1] * 40 + [0] * 10])), "pad on the left"),
         (lambda m: m(ids_of(50), attention_mask=torch.zeros(1, 50, dtype=torch.long)), "no token"),
         (lambda m: m(ids_of(600)), "600"),
-        (lambda m: m.generate(ids_of(4).repeat(1, 12), prompt_lookup_num_tokens=3, max_new_tokens=20, **GREEDY), "cropped"),
+        (lambda m: m.generate(ids_of(50), prompt_lookup_num_tokens=3, **GREEDY), "prompt_lookup_num_tokens=3"),
+        (lambda m: m.generate(ids_of(50), assistant_model=make(), **GREEDY), "assistant_model=Qwen2ForCausalLM"),
+        (lambda m: m.generate(ids_of(50), GenerationConfig(prefill_chunk_size=20)), "prefill_chunk_size=20"),
+        (lambda m: m.generate(ids_of(50), use_cache=False, **GREEDY), "use_cache=False"),
+        (lambda m: m(ids_of(50), attention_mask=torch.ones(1, 60, dtype=torch.long)), "60"),
+        (lambda m: m(ids_of(50), position_ids=torch.arange(7, 57)[None]), "from 0"),
+        (lambda m: m(), "exactly one"),
+        (lambda m: m.train()(ids_of(50)), "training mode"),
+        (lambda m: goes_on(m, ids_of(50).repeat(2, 1), 3), "goes on with 3 rows"),
+        (lambda m: goes_on(m, ids_of(50), 1, attention_mask=torch.ones(1, 1, dtype=torch.long)), "every token so far"),
     ],
 )
 def test_what_cannot_work_is_refused(call, words):
     model = make()
     with erecap.pruned(model, None, SCHEDULE, RandomSelector()), pytest.raises(ValueError, match=words):
         call(model)
+
+
+def test_outputs_that_the_config_asks_for_are_refused_too():
+    model = make(output_hidden_states=True)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()), pytest.raises(ValueError, match="output_hidden_states"):
+        model(ids_of(50))
 
 
 def test_a_cache_from_outside_is_refused():

@@ -59,6 +59,22 @@ def test_missing_and_foreign_files(make_model, tmp_path):
         TokenPruner.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("config", ["{", "[]", '{"format_version": 1}', '{"format_version": 1, "base_model": {}, "stages": [1]}'])
+def test_a_broken_configuration_is_named(make_model, tmp_path, config):
+    TokenPruner(identify(make_model(4)), (1, 2)).save_pretrained(tmp_path)
+    (tmp_path / "pruner.json").write_text(config)
+    with pytest.raises(ValueError, match=r"pruner\.json.*copy the pruner again"):
+        TokenPruner.from_pretrained(tmp_path)
+
+
+def test_broken_weights_are_named(make_model, tmp_path):
+    TokenPruner(identify(make_model(4)), (1, 2)).save_pretrained(tmp_path)
+    weights = tmp_path / "pruner.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"pruner\.safetensors.*cannot be read"):
+        TokenPruner.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("stages", [(2, 1), (1, 1), (-1,), (4,)])
 def test_stages_must_be_layers_of_the_model(make_model, stages):
     with pytest.raises(ValueError, match=r"strictly rising order within 0\.\.3"):

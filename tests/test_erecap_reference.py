@@ -109,3 +109,16 @@ def test_unpruned_reference_is_the_stock_model(make_model):
     expected = model(torch.from_numpy(prompt.input_ids)[None]).logits[0, -1:]
     found = reference(model, prompt, [], PruneSchedule.none(), selector_for("recency", model, PruneSchedule.none())).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+class _Holes:
+    """Scores of which every third is NaN."""
+
+    def score(self, hidden: torch.Tensor, positions: torch.Tensor, stage_index: int, lengths: torch.Tensor) -> torch.Tensor:
+        return torch.where(positions % 3 == 0, torch.nan, (positions * 37 % 101).float())
+
+
+@pytest.mark.parametrize("rule", ["top_k", "chunk_top_k"])
+def test_agrees_where_scores_are_nan(make_model, rule):
+    schedule = PruneSchedule((PruneStage(0, 0.3), PruneStage(1, 0.3)), tail_min=2).by_rule(rule)
+    assert_agrees(make_model(4), prompt_of(64), schedule, _Holes())

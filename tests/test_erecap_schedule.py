@@ -202,6 +202,12 @@ def test_stages_are_read_as_written(text, layers):
     assert parse_stages(text) == layers
 
 
+def test_a_range_of_stages_does_not_fall():
+    """It would be an empty one, and an unpruned run that calls itself pruned."""
+    with pytest.raises(ValueError, match="write 0-5"):
+        parse_stages("5-0")
+
+
 @pytest.mark.parametrize("text", ["", "a", "0-", "-1", "1+", "0,1", "0.5"])
 def test_stages_that_are_no_layers_are_refused(text):
     with pytest.raises(ValueError, match="write them like 0-5"):

@@ -74,6 +74,11 @@ def test_the_next_horizon_credits_a_token_by_the_plan_after_its_turn_alone(model
     assert (near.isnan() == every.isnan()).all()  # both plans were sampled
 
 
+def test_some_replan_must_be_sampled(model: Qwen2ForCausalLM, episode: EpisodeMaker):
+    with pytest.raises(ValueError, match="replans=0 must be at least 1"):
+        saliency(model, collate([episode(0)]), STAGES, replans=0)
+
+
 def test_an_unknown_horizon_is_refused(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     with pytest.raises(ValueError, match="horizon 'soon' is not known: choose from all, next"):
         saliency(model, collate([episode(0)]), STAGES, horizon="soon")

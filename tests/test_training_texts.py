@@ -87,6 +87,16 @@ def test_a_bad_line_is_named_or_skipped(tokenizer: PreTrainedTokenizerFast, tmp_
     assert [found.line for found in bad] == [3]
 
 
+def test_what_is_no_utf_8_is_named(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
+    lines, whole = write(tmp_path / "texts.jsonl", DOLLY, DOLLY), tmp_path / "book.txt"
+    lines.write_bytes(lines.read_bytes() + b'{"instruction": "caf\xe9"}\n')
+    whole.write_bytes(b"caf\xe9")
+    with pytest.raises(TextDataError, match=r"texts\.jsonl, line 3: .*utf-8"):
+        list(read_texts(lines, tokenizer, 1024))
+    with pytest.raises(TextDataError, match=r"book\.txt is no text in UTF-8"):
+        list(read_texts(whole, tokenizer, 1024))
+
+
 def test_hub_data_need_their_extra(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"erecap\[data\]"):

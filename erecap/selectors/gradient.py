@@ -60,11 +60,11 @@ class GradientSelector:
         """Of every token of one prompt at every stage: float32 ``(n, stages)``."""
         answer = self._answer(prompt)
         with torch.inference_mode(False), torch.enable_grad():
-            wanted = torch.tensor(answer, device=self._model.device)
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
             hidden, final = stage_hidden(self._model, ids, self._layers)
             logits = decoder_parts(self._model).head(final[0, len(prompt) - 1 :]).float()
-            return gradient_products(cross_entropy(logits, wanted), hidden)[:, 0, : len(prompt)].T
+            loss = cross_entropy(logits, torch.tensor(answer, device=logits.device))
+            return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)
 
     def _answer(self, prompt: list[int]) -> list[int]:
         from erecap.decoding import DecodeOptions, decode  # these two import the selectors' protocol from this package

@@ -39,7 +39,8 @@ class Projections:
         attention = module.self_attn
         heads = getattr(attention, f"{which}_proj")(module.input_layernorm(hidden)).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{which}_norm", None)
-        return heads if norm is None else norm(heads)  # type: ignore[no-any-return]  # modules by name are untyped
+        made = heads if norm is None else norm(heads)
+        return made.to(hidden.device)  # type: ignore[no-any-return]  # modules by name are untyped; the layer may lie elsewhere
 
     def _rotated(self, heads: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
         cos, sin = self._parts.rotary(hidden, positions)

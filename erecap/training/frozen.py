@@ -81,7 +81,7 @@ def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
     for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
         gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)
         products = [((g.float() * h.float()).sum(-1).abs() / scale).detach() for g, h in zip(gradients, hidden, strict=True)]
-        found = torch.stack(products)
+        found = torch.stack([product.to(loss.device) for product in products])  # layers may lie on several devices
         if found.isfinite().all():
             return found
     kind = dtype_name(hidden[0].dtype)

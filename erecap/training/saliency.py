@@ -62,10 +62,12 @@ def saliency(
     independent of one another and of padding. Products and sums are float32 whatever the model's dtype. ``credit`` names another
     sense of what a plan needed than the gradient's (``credits.CREDITS``). With the ``horizon`` "next" a token is credited by the
     plan that follows its turn only, and has saliency where that one is sampled. Raises ``ValueError`` for an unknown horizon or
-    credit, for stages that are no layers of the model in rising order, and for gradients beyond the model's dtype.
+    credit, for no replans, for stages that are no layers of the model in rising order, and for gradients beyond the model's dtype.
     """
     if horizon not in HORIZONS:
         raise ValueError(f"horizon {horizon!r} is not known: choose from {', '.join(HORIZONS)}")
+    if replans < 1:
+        raise ValueError(f"replans={replans} must be at least 1: saliency is taken from sampled replans")
     total = torch.zeros(len(stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
     with frozen(model), torch.enable_grad():

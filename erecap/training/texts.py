@@ -52,18 +52,25 @@ def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     Chats that are longer than ``max_length`` tokens are left to the caller; plain text is cut into pieces of that length.
     """
     if path.suffix == ".txt":
-        yield from _pieces(path.read_text(encoding="utf-8"), tokenizer, max_length)
+        yield from _pieces(_whole(path), tokenizer, max_length)
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # decoded one by one, so that the line at fault is known
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                yield encode_chat(tokenizer, chat_of(json.loads(line)))
+                yield encode_chat(tokenizer, chat_of(json.loads(line.decode("utf-8"))))
             except json.JSONDecodeError as error:
                 on_bad(BadLine(str(path), number, f"no JSON: {error}"))
             except ValueError as error:
                 on_bad(BadLine(str(path), number, str(error)))
+
+
+def _whole(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TextDataError(f"{path} is no text in UTF-8 ({error}): convert it") from error
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: list[Message]) -> Sequence:
