@@ -172,24 +172,26 @@ class PrunerTraining:
 def make_pruner(
     loaded: LoadedModel,
     choice: Choice,
-    saliency: Path,
+    saliency: Path | None,
     training: PrunerTraining,
     out: Path,
     on_step: Callable[[StepRecord], None],
     stages: Sequence[int] | None = None,
 ) -> Sequence[StepRecord]:
-    """Stage 2, into ``out``, for the stages that ``saliency`` has, or those of them in ``stages``; the pruner is in ``out/pruner``
-    afterwards, ``loss.png`` beside.
+    """Stage 2, into ``out``; the pruner is in ``out/pruner`` afterwards, ``loss.png`` beside.
+
+    For the layers in ``stages``, or all that ``saliency`` has, or else the seed's.
 
     Held-out loss is measured at the lowest and the middle of the keep ratios.
     """
     identity = identify(loaded.model)
-    found = SaliencySet(saliency, identity, stages)
+    found = None if saliency is None else SaliencySet(saliency, identity, stages)
+    layers = found.stages if found is not None else seed_stages(loaded) if stages is None else tuple(stages)
     torch.manual_seed(training.config.seed)
-    pruner, sequences = TokenPruner(identity, found.stages).to(loaded.device), choose(choice, loaded.tokenizer)
+    pruner, sequences = TokenPruner(identity, layers).to(loaded.device), choose(choice, loaded.tokenizer)
     dealt, held_out = _split(len(sequences), training.held_out, choice.seed)
     batches = Batches(sequences, token_budget=choice.max_length, seed=choice.seed, only=dealt)
-    schedule = PruneSchedule.after(found.stages, sum(training.keeps) / 2)
+    schedule = PruneSchedule.after(layers, sum(training.keeps) / 2)
     records = train_pruner(
         loaded.model,
         pruner,

@@ -8,22 +8,33 @@ from matplotlib.figure import Figure
 
 from benchmarks.plots import COLORS, png
 
-_PRUNER_TERMS = (("lm", "LM loss under masks (nats)"), ("mse", "squared error to saliency"), ("rank", "ranking loss"))
+_PRUNER_TERMS = {
+    "lm": "LM loss under masks (nats)",
+    "mse": "squared error to saliency",
+    "rank": "ranking loss",
+    "order": "pairs in the order of saliency",
+}
 GUESS = 0.5
 
 
 def pruner_plot(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """The pruner's loss terms and the share of pairs in the right order, in training and on held-out episodes, as a PNG."""
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True).flatten()
-    for axes, (name, label) in zip(panels, (*_PRUNER_TERMS, ("order", "pairs in the order of saliency")), strict=True):
+    """The pruner's loss terms and the share of pairs in the right order, in training and on held-out episodes, as a PNG.
+
+    One panel, where it was trained without saliency.
+    """
+    shown = [name for name in _PRUNER_TERMS if any(name in record for record in records)] or ["lm"]
+    rows, columns = (1, 1) if len(shown) == 1 else (2, 2)
+    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
+    for axes, name in zip(panels, shown, strict=False):
         _curves(axes, records, name)
-        axes.set_title(label, loc="left", fontsize=10)
+        axes.set_title(_PRUNER_TERMS[name], loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[3].axhline(GUESS, color="0.6", linewidth=1, linestyle=":", label="a guess")
-    for axes in panels[2:]:
+        if name == "order":
+            axes.axhline(GUESS, color="0.6", linewidth=1, linestyle=":", label="a guess")
+    for axes in panels[-columns:]:
         axes.set_xlabel("optimiser steps")
-    panels[3].legend(frameon=False, fontsize=9)
+    panels[-1].legend(frameon=False, fontsize=9)
     return png(figure)
 
 

@@ -21,7 +21,7 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS])
+@pytest.mark.parametrize("records", [[], [{"step": 10, "lm": 0.5}], RECORDS[:1], RECORDS])
 def test_a_plot_is_drawn_of_whatever_was_logged(records):
     assert pruner_plot(records).startswith(b"\x89PNG")
 

@@ -222,13 +222,26 @@ def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2For
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
+def test_without_a_saliency_there_are_no_terms_of_it(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
+):
+    batches, before = Batches(SequenceList([episode(n) for n in range(8)]), 128), copy.deepcopy(pruner.state_dict())
+    log = train_pruner(model, pruner, batches, None, schedule(), TrainConfig(steps=3, log_every=1), tmp_path / "lm")
+    assert {"mse", "rank", "order"}.isdisjoint(log[0])
+    assert all(record["loss"] == record["lm"] for record in log)
+    assert any(not torch.equal(value, before[name]) for name, value in pruner.state_dict().items())
+    with pytest.raises(ValueError, match=r"mse=0\.0 rank=0\.5 are of terms that compare with a saliency, and there is none"):
+        train_pruner(model, pruner, batches, None, schedule(), TrainConfig(steps=3), tmp_path / "rank", loss=PrunerLoss(rank=0.5))
+
+
 def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
 ):
     data = SequenceList([episode(n) for n in range(8)])
     collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
     config = TrainConfig(steps=60, lr=3e-3, log_every=10)
-    log = train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path)
+    seed = PrunerLoss(1.0, 1.0, 1.0)
+    log = train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path, loss=seed)
     assert {"lm", "mse", "rank", "loss", "kept_share"} <= log[0].keys()
     assert log[-1]["rank"] < 0.9 * log[0]["rank"]
     assert log[-1]["mse"] < 0.9 * log[0]["mse"]

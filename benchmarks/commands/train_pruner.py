@@ -7,19 +7,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.commands.saliency import DATA_HELP
 from benchmarks.progress import StageProgress
 
 SHOWN = ("lm", "mse", "rank", "order", "kept_share")
 
 
 def train_pruner(
-    data: Annotated[list[Path], typer.Option(help="The data that `erecap saliency` was given.")],
-    saliency: Annotated[Path, typer.Option(help="Its result; the pruner is made for its stages.")] = Path(
-        "runs/saliency.safetensors"
-    ),
+    data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
+    saliency: Annotated[
+        Path | None, typer.Option(help="What `erecap saliency` made of the same data; the terms mse and rank need it.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
     stages: Annotated[
-        str | None, typer.Option(help="Train for these of its stages only, such as 0-5 or 0+2+4; for all by default.")
+        str | None,
+        typer.Option(help="Layers after which to score, such as 0-5 or 0+2+4; those of the saliency by default, else the seed's."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the frozen model runs in.")] = "float32",
     keep: Annotated[
@@ -28,8 +30,8 @@ def train_pruner(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     lm: Annotated[float, typer.Option(help="Weight of the language model's loss.")] = 1.0,
-    mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency.")] = 1.0,
-    rank: Annotated[float, typer.Option(help="Weight of the ranking loss.")] = 1.0,
+    mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency; 1 in the seed.")] = 0.0,
+    rank: Annotated[float, typer.Option(help="Weight of the ranking loss; 1 in the seed.")] = 0.0,
     targets: Annotated[str, typer.Option(help="What the language model's loss is of: plan tokens, or all.")] = "plan",
     held_out: Annotated[float, typer.Option(help="Share of the episodes to validate on.")] = 0.1,
     eval_every: Annotated[int, typer.Option(help="Steps between validations; the best pruner is kept.")] = 25,
@@ -44,7 +46,10 @@ def train_pruner(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's directory.")] = False,
     install: Annotated[bool, typer.Option(help="Make the result the bundled pruner.")] = False,
 ) -> None:
-    """Stage 2 of the pruner: train one scorer per stage on a frozen model. The last line of stdout is one JSON object."""
+    """Train one scorer per stage on a frozen model (stage 2 of the seed, whose stage 1 is `erecap saliency`).
+
+    The last line of stdout is one JSON object.
+    """
     import shutil
 
     from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def train_pruner(
     model: PreTrainedModel,
     pruner: TokenPruner,
     batches: Batches,
-    saliency: SaliencySet,
+    saliency: SaliencySet | None,
     schedule: PruneSchedule,
     config: TrainConfig,
     out_dir: Path,
@@ -50,20 +51,24 @@ def train_pruner(
 ) -> list[StepRecord]:
     """Train ``pruner`` and save it to ``out_dir / "pruner"``; return the log's records.
 
-    ``batches`` deal sequences of the set that ``saliency`` was collected from. With ``keeps`` (lowest, highest) each batch draws
-    its keep ratio from between them; otherwise it is the schedule's. ``held_out`` names sequences that ``batches`` do not deal: the
-    pruner of their lowest loss is saved (else the last), and ``patience`` evaluations without a lower one end the run.
+    ``batches`` deal sequences of the set that ``saliency``, which the terms mse and rank need, was collected from. With ``keeps``
+    (lowest, highest) each batch draws its keep ratio from between them; otherwise it is the schedule's. ``held_out`` names
+    sequences that ``batches`` do not deal: the pruner of their lowest loss is saved (else the last), and ``patience`` evaluations
+    without a lower one end the run.
 
-    Records hold lm, mse and rank (unweighted), their weighted sum loss, order (share of pairs in the order of their saliency), and
-    kept_share (of prunable tokens, after the last stage), beside what ``train_planner`` logs; ``eval`` holds the same of the
-    held-out sequences, ``EVAL_DRAWS`` replans of each, under hard verdicts at the schedule's keep ratio and at the lowest of
-    ``keeps``. Checkpoints and resume are as there. The model's weights are never changed. Raises ``ValueError`` where pruner,
-    schedule, saliency, data and model do not fit, or where ``out_dir`` holds a run of other settings.
+    Records hold lm, mse and rank (unweighted), their weighted sum loss, order (share of pairs in the order of their saliency) and
+    kept_share (of prunable tokens, after the last stage), beside what ``train_planner`` logs; mse, rank and order only where there
+    is a saliency. ``eval`` holds the same of the held-out sequences, ``EVAL_DRAWS`` replans of each, under hard verdicts at the
+    schedule's keep ratio and at the lowest of ``keeps``. Checkpoints and resume are as there. The model's weights are never
+    changed. Raises ``ValueError`` where pruner, schedule, saliency, data and model do not fit, or where ``out_dir`` holds a run of
+    other settings.
     """
-    settings = {"model": pruner.identity.checksum, "data": saliency.data, "schedule": asdict(schedule), "training": config.record()}
     play = _Play(model, pruner, saliency, loss or PrunerLoss(), mask or MaskConfig())
+    settings: dict[str, Any] = {"model": pruner.identity.checksum, "data": digest(batches.sequences), "training": config.record()}
     settings |= {"loss": asdict(play.loss), "mask": asdict(play.mask), "keeps": keeps, "held_out": sorted(held_out)}
-    _check(model, pruner, batches, saliency, schedule, keeps)
+    settings["schedule"] = asdict(schedule)
+    _check(model, pruner, schedule, keeps)
+    _check_saliency(saliency, pruner, batches, play.loss)
 
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
         return play.step(batch, schedule if keeps is None else schedule.with_keep(_draw(*keeps)))
@@ -90,7 +95,7 @@ class _Play:
 
     model: PreTrainedModel
     pruner: TokenPruner
-    saliency: SaliencySet
+    saliency: SaliencySet | None
     loss: PrunerLoss
     mask: MaskConfig
 
@@ -98,10 +103,11 @@ class _Play:
         """The loss that is differentiated, and (sum, count) of each metric."""
         replans = draw_replans(batch, self.loss.targets)
         forward = soft_forward(self.model, self.pruner, replans, schedule, self.mask)
-        lm = lm_loss(self.model, forward, replans.batch)
-        found = pruner_losses(forward, [self.saliency[i] for i in batch.indices], self.loss.pairs_per_token)
-        total = self.loss.lm * lm + self.loss.mse * found.mse + self.loss.rank * found.rank
-        terms = {"lm": lm, "mse": found.mse, "rank": found.rank, "order": found.order}
+        terms = {"lm": lm_loss(self.model, forward, replans.batch)}
+        if self.saliency is not None:
+            found = pruner_losses(forward, [self.saliency[i] for i in batch.indices], self.loss.pairs_per_token)
+            terms |= {"mse": found.mse, "rank": found.rank, "order": found.order}
+        total = sum((weight * terms[name] for name, weight in self.loss.weights.items()), terms["lm"].new_zeros(()))
         metrics: Metrics = {name: (term.detach(), 1) for name, term in terms.items()}
         return total, {**metrics, "kept_share": forward.mask.kept_share()}
 
@@ -125,8 +131,6 @@ def _draw(lowest: float, highest: float) -> float:
 def _check(
     model: PreTrainedModel,
     pruner: TokenPruner,
-    batches: Batches,
-    saliency: SaliencySet,
     schedule: PruneSchedule,
     keeps: tuple[float, float] | None,
 ) -> None:
@@ -137,10 +141,20 @@ def _check(
         raise ValueError(
             f"soft masks are those of the rule 'top_k', not of {schedule.rule!r}: train by top_k; the scorers serve all"
         )
-    stages = schedule.layers
-    if not stages == pruner.stages == saliency.stages:
-        both = f"schedule {stages}, pruner {pruner.stages}, saliency {saliency.stages}"
-        raise ValueError(f"stages differ: {both}: make them the same")
+    if schedule.layers != pruner.stages:
+        raise ValueError(f"stages differ: schedule {schedule.layers}, pruner {pruner.stages}: make them the same")
+
+
+def _check_saliency(saliency: SaliencySet | None, pruner: TokenPruner, batches: Batches, loss: PrunerLoss) -> None:
+    if saliency is None and loss.needs_saliency:
+        raise ValueError(
+            f"loss weights mse={loss.mse} rank={loss.rank} are of terms that compare with a saliency, and there is none: collect "
+            "one with `erecap saliency`, or leave these terms out"
+        )
+    if saliency is None:
+        return
+    if saliency.stages != pruner.stages:
+        raise ValueError(f"stages differ: pruner {pruner.stages}, saliency {saliency.stages}: make them the same")
     data = digest(batches.sequences)
     if saliency.data != data:
         raise ValueError(

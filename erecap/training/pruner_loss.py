@@ -1,7 +1,8 @@
 """What the pruner is trained for: the terms of its loss.
 
 Seed method (SDTP, arXiv 2504.04514): loss = lm * LM loss under soft masks + mse * squared error to the normalised saliency +
-rank * logistic ranking loss over sampled pairs.
+rank * logistic ranking loss over sampled pairs. The default leaves the last two out: in closed loop they made the bundled planner's
+pruner worse (docs/pruning.md).
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ class PrunerLoss:
     tokens of an episode the LM loss is of: those of the drawn replan's plan, or all up to its end (the seed's)."""
 
     lm: float = 1.0
-    mse: float = 1.0
-    rank: float = 1.0
+    mse: float = 0.0
+    rank: float = 0.0
     pairs_per_token: int = 4
     targets: Targets = "plan"
 
@@ -37,6 +38,16 @@ class PrunerLoss:
             raise ValueError(f"loss weights lm={self.lm} mse={self.mse} rank={self.rank} must not be negative, and not all 0")
         if self.pairs_per_token < 1:
             raise ValueError(f"pairs_per_token={self.pairs_per_token} must be at least 1")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Those of the terms that count."""
+        return {name: weight for name, weight in (("lm", self.lm), ("mse", self.mse), ("rank", self.rank)) if weight}
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether a term compares with a saliency."""
+        return self.mse + self.rank > 0
 
 
 @dataclass(frozen=True)
