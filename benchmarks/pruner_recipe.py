@@ -28,7 +28,7 @@ from erecap.identity import identify
 from erecap.loading import LoadedModel
 from erecap.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
-from erecap.training.data import Batches, SequenceList, ShardedSequences, encode_episode
+from erecap.training.data import Batches, SequenceList, ShardedSequences, cut_after_plan, encode_episode
 from erecap.training.data import Sequence as TokenSequence
 from erecap.training.loop import Hooks, StepRecord
 from erecap.training.planner import TrainConfig
@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Choice:
-    """Which episodes: ``samples`` of at most ``max_length`` tokens, chosen at random from ``data``.
+    """Which episodes: ``samples`` chosen at random from ``data``, longer ones cut after the last plan within ``max_length`` tokens.
 
     Data: run directories, shards directories of ``train-planner``, ``.jsonl`` or ``.txt`` files, data sets on the hub. ``skip_bad``
     leaves out the lines of texts that are no samples; they are an error otherwise.
@@ -65,13 +65,14 @@ def choose(choice: Choice, tokenizer: PreTrainedTokenizerBase) -> SequenceList:
     """The chosen episodes as token sequences. Raises ``ValueError`` where ``data`` holds no fitting episode."""
     bad: list[BadLine] = []
     on_bad = bad.append if choice.skip_bad else refuse
-    found = [s for path in choice.data for s in _read(path, tokenizer, choice.max_length, on_bad) if len(s) <= choice.max_length]
+    whole = (s for path in choice.data for s in _read(path, tokenizer, choice.max_length, on_bad))
+    found = [cut for s in whole if (cut := cut_after_plan(s, choice.max_length)) is not None]
     if bad:
         log.warning("lines left out", count=len(bad), first=str(bad[0]))
     if not found:
         raise ValueError(
-            f"no episode of at most {choice.max_length} tokens in {', '.join(map(str, choice.data))}: give data that is not empty, "
-            "or raise --max-length"
+            f"no episode with a plan within {choice.max_length} tokens in {', '.join(map(str, choice.data))}: give data that is not "
+            "empty, or raise --max-length"
         )
     order = np.random.default_rng(choice.seed).permutation(len(found))[: choice.samples]
     return SequenceList([found[i] for i in sorted(order)])

@@ -15,6 +15,7 @@ from erecap.training.data import (
     SequenceList,
     ShardedSequences,
     collate,
+    cut_after_plan,
     encode_episode,
     length_curriculum,
     write_shard,
@@ -166,3 +167,11 @@ def test_batches_deal_only_what_they_are_told_to(episode):
     assert set(seen) == {1, 4, 6}
     with pytest.raises(ValueError, match="0 sequences"):
         Batches(data, 64, only=[])
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(3, None), (4, 4), (8, 4), (9, 9), (11, 9), (12, 12)])
+def test_a_long_episode_is_cut_after_the_last_plan_that_is_whole(length: int, wanted: int | None):
+    weights = np.array([0.3, 0.3, 1, 1, 0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, 1], np.float32)
+    sequence = Sequence(np.arange(12, dtype=np.int32), weights, np.zeros(12, np.int32))
+    cut = cut_after_plan(sequence, length)
+    assert (cut if cut is None else cut.input_ids.tolist()) == (wanted if wanted is None else list(range(wanted)))

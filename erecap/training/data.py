@@ -25,6 +25,7 @@ from erecap.training.sequences import (
     SequenceList,
     SequenceSet,
     ShardedSequences,
+    cut_after_plan,
     digest,
     write_shard,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "SequenceSet",
     "ShardedSequences",
     "collate",
+    "cut_after_plan",
     "digest",
     "encode_episode",
     "later_plans",

@@ -66,6 +66,19 @@ class Sequence:
         return Sequence(self.input_ids[:length], self.weights[:length], self.turns[:length], corrected)
 
 
+def cut_after_plan(sequence: Sequence, length: int) -> Sequence | None:
+    """``sequence`` if it has at most ``length`` tokens, else what comes up to the end of the last plan that is whole within them.
+
+    ``None`` where no plan is.
+    """
+    if len(sequence) <= length:
+        return sequence
+    plans = sequence.weights >= PLAN_WEIGHT
+    ends = np.flatnonzero(plans[:-1] & ~plans[1:]) + 1
+    fitting = ends[ends <= length]
+    return sequence.cut(int(fitting[-1])) if len(fitting) else None
+
+
 class SequenceSet(Protocol):
     """A random-access collection of sequences whose lengths are known without reading them."""
 
