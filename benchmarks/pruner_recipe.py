@@ -71,8 +71,8 @@ def choose(choice: Choice, tokenizer: PreTrainedTokenizerBase) -> SequenceList:
         log.warning("lines left out", count=len(bad), first=str(bad[0]))
     if not found:
         raise ValueError(
-            f"no episode with a plan within {choice.max_length} tokens in {', '.join(map(str, choice.data))}: give data that is not "
-            "empty, or raise --max-length"
+            f"no episode with a plan within {choice.max_length} tokens in {', '.join(map(str, choice.data))}: give data that is not"
+            " empty, or raise --max-length"
         )
     order = np.random.default_rng(choice.seed).permutation(len(found))[: choice.samples]
     return SequenceList([found[i] for i in sorted(order)])
