@@ -25,7 +25,7 @@ def collect(
     data: Annotated[list[Path] | None, typer.Option(help=DATA_HELP, show_default="required")] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
     num_samples: Annotated[int, typer.Option(help="Episodes, chosen at random.")] = 256,
-    max_length: Annotated[int, typer.Option(help="Longest episode in tokens; what is longer is cut after the last plan within.")] = 4608,
+    max_length: Annotated[int, typer.Option(help="Tokens of an episode; longer ones are cut after a plan.")] = 4608,
     stages: Annotated[
         str | None, typer.Option(help="Layers after which saliency is taken, such as 0-5 or 0+2+4; the seed's by default.")
     ] = None,
