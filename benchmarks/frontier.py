@@ -25,16 +25,16 @@ def write_frontiers(summary: Summary, out: Path) -> list[Path]:
         gain = speed.get(name)
         return None if gain is None else 1.0 / gain
 
-    axes: dict[str, tuple[str, Place]] = {
-        "kept-share": ("mean share of the prompt's tokens that a layer sees", lambda name, cell: cell.kept_share),
-        "ttft": ("time to first token, share of the unpruned planner's", relative_ttft),
+    axes: dict[str, tuple[str, str, Place]] = {
+        "kept-share": ("what is kept", "mean share of the prompt's tokens that a layer sees", lambda name, cell: cell.kept_share),
+        "ttft": ("time to first token", "time to first token, share of the unpruned planner's", relative_ttft),
     }
     paths = []
-    for name, (label, place) in axes.items():
+    for name, (cost, label, place) in axes.items():
         found = lines(summary, place)
         if any(len(points) > 0 for key, points in found.items() if key != summary.reference):
             path = out / f"{summary.suite}-success-by-{name}.png"
-            write_atomically(path, _draw(summary, found, label))
+            write_atomically(path, _draw(summary, found, cost, label))
             paths.append(path)
     return paths
 
@@ -59,19 +59,20 @@ def way_of(spec: str) -> str:
     return f"text: {trims[0]}" if trims else spec
 
 
-def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary]]], label: str) -> bytes:
+def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary]]], cost: str, label: str) -> bytes:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, (way, points) in enumerate(found.items()):
         _line(axes, index, way, points)
     if EXPERT in summary.backends:
         axes.axhline(100 * summary.backends[EXPERT].success_rate, color="0.6", linewidth=1, linestyle=":", label="expert")
-    axes.set_title(f"{summary.suite}: success against what is kept (95% intervals)", loc="left", fontsize=11)
-    axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 104), xlim=(0, 1.04))
+    axes.set_title(f"{summary.suite}: success against {cost} (95% intervals)", loc="left", fontsize=11)
+    most = max(x for points in found.values() for x, _ in points)
+    axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 104), xlim=(0, max(1.0, most) + 0.04))
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return png(figure)
 
 
