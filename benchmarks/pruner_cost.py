@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from benchmarks.timing import WARM_UP_ROUNDS
+from benchmarks.timing import in_turn
 from erecap.architecture import decoder_parts
 from erecap.device import synchronize
 from erecap.layout import lay_out
@@ -91,8 +91,8 @@ class _TimedStream(Stream):
 def measure_pruner_cost(
     model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, rounds: int = 9
 ) -> PrunerCost:
-    """The median over ``rounds`` prefills of ``prompt`` of each share; two more come first and are left out."""
-    costs = [_one(model, prompt, schedule, selector) for _ in range(WARM_UP_ROUNDS + rounds)][WARM_UP_ROUNDS:]
+    """The median over ``rounds`` prefills of ``prompt`` of each share; those of the warm-up are left out."""
+    costs = in_turn({"pruned": lambda: _one(model, prompt, schedule, selector)}, rounds)["pruned"]
     return PrunerCost(*(median(getattr(cost, field.name) for cost in costs) for field in fields(PrunerCost)))
 
 

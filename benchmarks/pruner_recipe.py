@@ -1,4 +1,4 @@
-"""From recorded episodes to a pruner: saliency of the unpruned planner (stage 1), then the token pruner (stage 2).
+"""From recorded episodes to a pruner: the token pruner (stage 2), after saliency of the unpruned planner (stage 1) where asked for.
 
 Episodes come from run directories (``steps.jsonl``) or from the shards of ``erecap train-planner``. Both stages read the same
 choice of them, which is a function of the arguments alone, so that saliency and sequences fit together.

@@ -25,8 +25,9 @@ Targets = Literal["plan", "all"]
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Gumbel-softmax over {keep, drop}. Logits are ``sharpness`` x score (scores have about unit variance), so that noise does not
-    drown them; ``temperature`` divides logits and noise. ``straight_through``: the forward pass uses the hard verdict."""
+    """Gumbel-softmax over {keep, drop}. Logits are ``sharpness`` x score, so that noise does not drown scores of unit variance, as
+    the squared error to saliency asks for them; without it they find their own scale. ``temperature`` divides logits and noise.
+    ``straight_through``: the forward pass uses the hard verdict."""
 
     temperature: float = 1.0
     sharpness: float = 4.0
