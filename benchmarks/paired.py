@@ -1,10 +1,13 @@
 """Paired replay: recorded prompts are fed to each backend in turn (A B A B), with a fixed number of decoded tokens.
 
-So latencies are compared on identical work, and what slows the machine down for a while slows both sides. One line of
-``replay.jsonl`` holds one prompt with the measurements of all backends: a kill loses a whole pair, never half of one.
+So latencies are compared on identical work, and what slows the machine down for a while slows both sides. Right before it is timed
+a backend answers the same prompt with one token: matrix libraries make a kernel for each number of rows they have not met, which
+the backends share, and the first one would pay for all. Backends must not remember prompts, or they would be timed on memories.
+One line of ``replay.jsonl`` holds one prompt with the measurements of all backends: a kill loses a whole pair, never half of one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +74,8 @@ def replay(
     """Measure ``prompts`` on ``backends``, append the rows to ``path``, and return them, those found in ``path`` first.
 
     Prompts that ``path`` already has for all of the backends are skipped. Each backend answers the longest prompt once before
-    anything is timed. Raises ``ValueError`` for a malformed ``path``, and whatever the backends raise.
+    anything is timed, and each prompt with one token before it is timed on it. Raises ``ValueError`` for a malformed ``path``, and
+    whatever the backends raise.
     """
     wanted = {p.key for p in prompts}
     rows = [row for row in read_rows(path) if row.key in wanted and set(backends) <= set(row.measured)]
@@ -119,6 +123,7 @@ def _append(path: Path, row: ReplayRow) -> None:
 def _measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling) -> ReplayRow:
     measured = {}
     for spec, backend in backends.items():
+        backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # the prompt's lengths, not counted
         answer = backend.generate(prompt.prompt, sampling)
         measured[spec] = _measured(answer, ceiling_of(backend, answer))
     return ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, measured=measured)

@@ -41,17 +41,17 @@ def measure(fakes, tmp_path):
 def test_backends_take_turns_after_a_warm_up_on_the_longest_prompt(measure):
     _, order = measure()
     a, b = SPECS
-    assert [(spec, words) for spec, words, _ in order] == [
-        (a, 30),
-        (b, 30),
-        (a, 30),
-        (b, 30),
-        (a, 10),
-        (b, 10),
-        (a, 20),
-        (b, 20),
-    ]
-    assert all(sampling.ignore_eos and sampling.max_new_tokens == 16 for _, _, sampling in order)
+    full = [(spec, words) for spec, words, sampling in order if sampling.max_new_tokens == 16]
+    assert full == [(a, 30), (b, 30), (a, 30), (b, 30), (a, 10), (b, 10), (a, 20), (b, 20)]
+    assert all(sampling.ignore_eos for _, _, sampling in order)
+
+
+def test_what_is_timed_comes_right_after_one_token_of_the_same_prompt(measure):
+    _, order = measure()
+    asked = [(spec, words, sampling.max_new_tokens) for spec, words, sampling in order[2:]]
+    assert [first for *first, _ in asked[::2]] == [timed for *timed, _ in asked[1::2]]
+    assert {new for *_, new in asked[::2]} == {1}
+    assert {new for *_, new in asked[1::2]} == {16}
 
 
 def test_rows_hold_times_and_ceilings(measure):
@@ -77,14 +77,14 @@ def test_a_torn_line_is_measured_again(measure, tmp_path):
     assert len(read_rows(path)) == 2
     rows, order = measure()
     assert len(rows) == 3
-    assert [words for _, words, _ in order[2:]] == [20, 20]
+    assert {words for _, words, _ in order[2:]} == {20}
     assert path.read_text() == whole
 
 
 def test_a_backend_more_measures_every_pair_anew(measure):
     measure()
     rows, order = measure(specs=[*SPECS, "hf-generate"])
-    assert len(order) == 3 + 9
+    assert len(order) == 3 + 2 * 9
     assert all(set(row.measured) == {*SPECS, "hf-generate"} for row in rows)
 
 
