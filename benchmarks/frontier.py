@@ -1,14 +1,15 @@
 """What success costs: plots of success against kept share and against time to first token, one line per way of choosing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.backends import EXPERT
 from benchmarks.files import write_atomically
-from benchmarks.plots import COLORS, LINES, MARKERS, png
+from benchmarks.plots import png, style
 from benchmarks.schema import BackendSummary, Summary
 from planner import BackendSpec
 
@@ -56,14 +57,23 @@ def way_of(spec: str) -> str:
         others = [f"{k}={v}" for k, v in parsed.options.items() if k not in (*BUDGET_OPTIONS, "selector")]
         return " ".join([parsed.options.get("selector", "learned"), *others])
     trims = [key for key in ("last", "mask") if key in parsed.options]
-    return f"text: {trims[0]}" if trims else spec
+    return f"{trims[0]}=K" if trims else spec
+
+
+def looks(ways: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A style for each line. Those of one selector look alike: their names begin with it."""
+    families: dict[str, list[str]] = {}
+    for way in ways:
+        families.setdefault(way.partition(" ")[0], []).append(way)
+    return {way: style(number, variant) for number, members in enumerate(families.values()) for variant, way in enumerate(members)}
 
 
 def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary]]], cost: str, label: str) -> bytes:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    for index, (way, points) in enumerate(found.items()):
-        _line(axes, index, way, points)
+    styles = looks(found)
+    for way, points in found.items():
+        _line(axes, styles[way], way, points)
     if EXPERT in summary.backends:
         axes.axhline(100 * summary.backends[EXPERT].success_rate, color="0.6", linewidth=1, linestyle=":", label="expert")
     axes.set_title(f"{summary.suite}: success against {cost} (95% intervals)", loc="left", fontsize=11)
@@ -76,7 +86,7 @@ def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary
     return png(figure)
 
 
-def _line(axes: Axes, index: int, way: str, points: list[tuple[float, BackendSummary]]) -> None:
+def _line(axes: Axes, look: Mapping[str, Any], way: str, points: list[tuple[float, BackendSummary]]) -> None:
     rates = [100 * cell.success_rate for _, cell in points]
     below = [rate - 100 * cell.success_ci95[0] for rate, (_, cell) in zip(rates, points, strict=True)]
     above = [100 * cell.success_ci95[1] - rate for rate, (_, cell) in zip(rates, points, strict=True)]
@@ -84,9 +94,7 @@ def _line(axes: Axes, index: int, way: str, points: list[tuple[float, BackendSum
         [x for x, _ in points],
         rates,
         yerr=[[max(0.0, value) for value in below], [max(0.0, value) for value in above]],
-        color=COLORS[index % len(COLORS)],
-        linestyle=LINES[index % len(LINES)],
-        marker=MARKERS[index % len(MARKERS)],
+        **look,
         markersize=5,
         linewidth=1.6,
         capsize=2.5,

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,10 +16,11 @@ from benchmarks.paired import ReplayRow
 
 Points = Sequence[tuple[float, float]]
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; lines and markers differ as well.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's colours but yellow, and three more; people with any colour vision can tell the first ones apart, and lines and
+# markers differ as well.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#777777")
 LINES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>"
 MIN_EPISODES = 3
 BINS = 12
 LEGEND_WIDTH = 75  # characters of all names in one line
@@ -98,23 +100,23 @@ def png(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
+def style(number: int, variant: int = 0) -> dict[str, Any]:
+    """How matplotlib is to draw line ``number``. Its variants share colour and marker, which is hollow from the second on."""
+    color = COLORS[number % len(COLORS)]
+    return {
+        "color": color,
+        "linestyle": LINES[(number + variant) % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markerfacecolor": "white" if variant else color,
+    }
+
+
 def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[float]]]) -> None:
     xs = [x for x, _ in grouped]
     low, middle, high = np.array([np.quantile(ys, [0.25, 0.5, 0.75]) for _, ys in grouped]).T
-    color = COLORS[index % len(COLORS)]
-    every = max(1, len(xs) // 12)
-    axes.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
-    axes.plot(
-        xs,
-        middle,
-        color=color,
-        linestyle=LINES[index % len(LINES)],
-        marker=MARKERS[index % len(MARKERS)],
-        markersize=4.5,
-        markevery=(index % every, every),
-        linewidth=1.8,
-        label=backend,
-    )
+    look, every = style(index), max(1, len(xs) // 12)
+    axes.fill_between(xs, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    axes.plot(xs, middle, **look, markersize=4.5, markevery=(index % every, every), linewidth=1.8, label=backend)
 
 
 def _dress(figure: Figure, axes: Axes, x_label: str, y_label: str, title: str) -> None:

@@ -6,7 +6,7 @@ from agents.loop import AgentConfig
 from benchmarks.ablation import PUBLISHED, choose_rows, comparisons, markdown, write_ablation
 from benchmarks.closed_loop import ClosedLoop
 from benchmarks.compare import Comparison, run_comparison
-from benchmarks.frontier import lines, way_of
+from benchmarks.frontier import lines, looks, way_of
 from benchmarks.progress import Progress
 from benchmarks.suites import SUITES, Suite
 from planner import BackendSpec
@@ -53,7 +53,7 @@ def test_each_suite_is_a_comparison_with_the_unpruned_planner_first(tmp_path):
     [
         ("erecap?keep=0.7", "learned"),
         ("erecap?selector=random&keep=0.5&seed=3", "random seed=3"),
-        ("baseline?last=8", "text: last"),
+        ("baseline?last=8", "last=K"),
         ("baseline", "baseline"),
     ],
 )
@@ -67,6 +67,15 @@ def test_a_line_rises_in_what_is_kept(summary):
     assert [len(points) for points in found.values()] == [1, 2, 1]
     for points in found.values():
         assert [x for x, _ in points] == sorted(x for x, _ in points)
+
+
+def test_every_line_looks_different_and_those_of_one_selector_share_a_colour():
+    ways = ["baseline", *("abcdefg"), "last=K", "mask=K", "a stages=0-5", "b stages=0-5"]
+    styles = looks(ways)
+    assert list(styles) == ["baseline", "a", "a stages=0-5", "b", "b stages=0-5", *("cdefg"), "last=K", "mask=K"]
+    assert len({tuple(sorted(style.items())) for style in styles.values()}) == len(ways)
+    assert styles["a"]["color"] == styles["a stages=0-5"]["color"]
+    assert len({style["color"] for style in styles.values()}) == 10
 
 
 def test_table_and_plots_are_written(summary, tmp_path):
