@@ -44,13 +44,6 @@ def flops_cost(config: PretrainedConfig) -> Callable[[Sequence[int]], float]:
     return lambda layer_tokens: float(sum(prefill_flops(config, layer_tokens)))
 
 
-def work_shares(layer_tokens: Sequence[int]) -> tuple[float, float]:
-    """What is left of the matrices' work (``m1``) and of attention's (``m2``), as shares of the unpruned work."""
-    full, layers = layer_tokens[0], len(layer_tokens)
-    pairs = sum(causal_pairs(tokens) for tokens in layer_tokens)
-    return sum(layer_tokens) / (layers * full), pairs / (layers * causal_pairs(full))
-
-
 def ceiling(config: PretrainedConfig, layer_tokens: Sequence[int], prompt_tokens: int | None = None) -> float:
     """The most that a prefill can gain from its dropped tokens: ``(lin + attn) / (lin * m1 + attn * m2)``.
 

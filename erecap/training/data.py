@@ -239,16 +239,6 @@ class Batches:
     def _batch(self, rows: Int64) -> Batch:
         return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows], self.pad_id)
 
-    def seek(self, steps: int) -> None:
-        """Go to batch ``steps`` of a deal without a curriculum, counted from the very first."""
-        self.epoch = self.position = 0
-        self._plan = self._deal(0)
-        while steps >= len(self._plan):
-            steps -= len(self._plan)
-            self.epoch += 1
-            self._plan = self._deal(self.epoch)
-        self.position = steps
-
     def state_dict(self) -> dict[str, int]:
         """Where the deal stands."""
         return {"epoch": self.epoch, "position": self.position, "sequences": len(self._rows), "seed": self.seed}
