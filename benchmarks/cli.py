@@ -1,7 +1,7 @@
 """The ``erecap`` command. Each subcommand is a function, or a group of them, in ``benchmarks/commands``, listed there."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,9 +33,17 @@ for command_name, command in COMMANDS.items():
 
 
 def main() -> None:
-    """Entry point: a user error (``ValueError``) is one readable message and exit code 2."""
+    """Entry point: a user error (``ValueError``, or a path that cannot be used) is one readable message and exit code 2."""
     try:
         app()
     except ValueError as error:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {error}")
-        sys.exit(USER_ERROR)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename!r}: {error.strerror}. Name a path that can be read or written")
+
+
+def _refuse(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {message}")
+    sys.exit(USER_ERROR)

@@ -81,6 +81,7 @@ def test_listings(invoke):
         (["calibrate", "--cost", "--model", "somewhere"], "needs a pruner of its own"),
         (["bench-prefill", "--lengths", "2k"], "positive whole numbers"),
         (["bench-prefill", "--model", "somewhere"], "needs a pruner of its own"),
+        (["run", "--backend", "expert", "--out", f"{__file__}/below"], "Not a directory. Name a path"),
     ],
 )
 def test_user_errors_are_one_message_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):

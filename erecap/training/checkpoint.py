@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ def save_checkpoint(out_dir: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
-    """The last checkpoint of ``out_dir``, on the CPU; ``None`` where there is none."""
+    """The last checkpoint of ``out_dir``, on the CPU; ``None`` where there is none. Raises ``ValueError`` for a damaged one."""
     path = out_dir / CHECKPOINT_FILE
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: remove it to begin the run anew") from error
     return state
 
 
