@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.backends import EXPERT
 from benchmarks.files import write_atomically
@@ -15,6 +16,7 @@ from planner import BackendSpec
 
 BUDGET_OPTIONS = ("keep", "last", "mask", "budget_ms")
 """Options that say how much; what they have in common is one line."""
+FAR_MORE = 2.0
 Place = Callable[[str, BackendSummary], float | None]
 
 
@@ -77,13 +79,24 @@ def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary
     if EXPERT in summary.backends:
         axes.axhline(100 * summary.backends[EXPERT].success_rate, color="0.6", linewidth=1, linestyle=":", label="expert")
     axes.set_title(f"{summary.suite}: success against {cost} (95% intervals)", loc="left", fontsize=11)
-    most = max(x for points in found.values() for x, _ in points)
-    axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 104), xlim=(0, max(1.0, most) + 0.04))
+    axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 104))
+    _spread(axes, [x for points in found.values() for x, _ in points])
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return png(figure)
+
+
+def _spread(axes: Axes, xs: list[float]) -> None:
+    """From nothing to the whole, or in octaves where something costs far more than the whole: an oracle, five times as much."""
+    most = max(1.0, *xs)
+    if most <= FAR_MORE:
+        axes.set_xlim(0, most + 0.04)
+        return
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(xs) / 1.1, most * 1.1)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
 def _line(axes: Axes, look: Mapping[str, Any], way: str, points: list[tuple[float, BackendSummary]]) -> None:

@@ -23,6 +23,7 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"
 MIN_EPISODES = 3
 BINS = 12
+HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches, the second for each line of a legend from the fifth on
 LEGEND_WIDTH = 75  # characters of all names in one line
 
 
@@ -84,7 +85,7 @@ def _plot(
     drawn = {backend: grouped for backend, points in series.items() if (grouped := group(points))}
     if not drawn:
         return None
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.2, HEIGHT), layout="constrained")
     axes = figure.subplots()
     for index, (backend, grouped) in enumerate(drawn.items()):
         _draw(axes, index, backend, grouped)
@@ -114,7 +115,7 @@ def style(number: int, variant: int = 0) -> dict[str, Any]:
 def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[float]]]) -> None:
     xs = [x for x, _ in grouped]
     low, middle, high = np.array([np.quantile(ys, [0.25, 0.5, 0.75]) for _, ys in grouped]).T
-    look, every = style(index), max(1, len(xs) // 12)
+    look, every = style(index % len(COLORS), index // len(COLORS)), max(1, len(xs) // 12)
     axes.fill_between(xs, low, high, color=look["color"], alpha=0.18, linewidth=0)
     axes.plot(xs, middle, **look, markersize=4.5, markevery=(index % every, every), linewidth=1.8, label=backend)
 
@@ -130,6 +131,7 @@ def _dress(figure: Figure, axes: Axes, x_label: str, y_label: str, title: str) -
     axes.spines[["top", "right"]].set_visible(False)
     lines, names = axes.get_legend_handles_labels()
     columns = len(names) if sum(map(len, names)) < LEGEND_WIDTH else 1
+    figure.set_figheight(HEIGHT + LEGEND_LINE * max(0, len(names) // columns - 4))
     figure.legend(
         lines, names, loc="outside lower left", ncols=columns, frameon=False, fontsize=9,
         title="median, quartiles shaded", title_fontsize=8, alignment="left",
