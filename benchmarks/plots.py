@@ -20,7 +20,7 @@ Points = Sequence[tuple[float, float]]
 # markers differ as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#777777")
 LINES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX*<>"
+MARKERS = "osD^vPX*<>"  # one for each colour
 MIN_EPISODES = 3
 BINS = 12
 HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches, the second for each line of a legend from the fifth on
@@ -102,12 +102,16 @@ def png(figure: Figure) -> bytes:
 
 
 def style(number: int, variant: int = 0) -> dict[str, Any]:
-    """How matplotlib is to draw line ``number``. Its variants share colour and marker, which is hollow from the second on."""
-    color = COLORS[number % len(COLORS)]
+    """How matplotlib is to draw line ``number``. Its variants share colour and marker, which is hollow from the second on.
+
+    Numbers beyond the colours are variants of the first ones.
+    """
+    turn, number = divmod(number, len(COLORS))
+    variant, color = variant + turn, COLORS[number]
     return {
         "color": color,
         "linestyle": LINES[(number + variant) % len(LINES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": MARKERS[number],
         "markerfacecolor": "white" if variant else color,
     }
 
@@ -115,7 +119,7 @@ def style(number: int, variant: int = 0) -> dict[str, Any]:
 def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[float]]]) -> None:
     xs = [x for x, _ in grouped]
     low, middle, high = np.array([np.quantile(ys, [0.25, 0.5, 0.75]) for _, ys in grouped]).T
-    look, every = style(index % len(COLORS), index // len(COLORS)), max(1, len(xs) // 12)
+    look, every = style(index), max(1, len(xs) // 12)
     axes.fill_between(xs, low, high, color=look["color"], alpha=0.18, linewidth=0)
     axes.plot(xs, middle, **look, markersize=4.5, markevery=(index % every, every), linewidth=1.8, label=backend)
 
