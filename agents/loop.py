@@ -11,12 +11,12 @@ import numpy as np
 import structlog
 from minigrid.core.actions import Actions
 
-from agents.belief import Belief
+from agents.gridworld.belief import Belief
+from agents.gridworld.situation import report
+from agents.gridworld.skills import Outcome, failed, start_skill
 from agents.job import EpisodeJob
 from agents.protocols import AgentConfig, BeliefAware, End, FrameSink, Sink
 from agents.records import EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
-from agents.situation import report
-from agents.skills import Outcome, failed, start_skill
 from envs import describe, make_env, task_text, verbosity_of
 from planner import (
     Generation,

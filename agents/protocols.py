@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.belief import Belief
+from agents.gridworld.belief import Belief
 from agents.records import Record
 from planner import ReplanPolicy, Sampling
 

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands import COMMANDS
-from benchmarks.logs import configure_logging
+from benchmarks.output.logs import configure_logging
 
 USER_ERROR = 2
 

@@ -1,9 +1,9 @@
 """Environments: the household, BabyAI's levels, their text, and what disturbs them."""
 
-from envs.babyai import LEVELS, EmbodiedLevel
-from envs.config import DisturbanceRates, HouseholdConfig, Verbosity
-from envs.describe import Mention, Report, describe, task_text
-from envs.household import EpisodeOverError, HouseholdEnv
+from envs.babyai.levels import LEVELS, EmbodiedLevel
+from envs.household.config import DisturbanceRates, HouseholdConfig, Verbosity
+from envs.household.env import EpisodeOverError, HouseholdEnv
+from envs.observation.describe import Mention, Report, describe, task_text
 from envs.registration import HOUSEHOLDS, make_env, register_all, verbosity_of
 
 register_all()

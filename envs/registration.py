@@ -4,10 +4,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from envs.babyai import LEVELS, EmbodiedLevel
-from envs.config import DisturbanceRates, Verbosity
+from envs.babyai.levels import LEVELS, EmbodiedLevel
+from envs.household.config import DisturbanceRates, Verbosity
 
-_ENTRY = "envs.household:HouseholdEnv"
+_ENTRY = "envs.household.env:HouseholdEnv"
 RECALL_RATES = DisturbanceRates.none().model_copy(update={"skill_fails": 0.02})
 TROUBLED_RATES = DisturbanceRates(
     door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005

@@ -3,14 +3,14 @@
 Only ``erecap.backend`` knows the planner; everything else needs torch, transformers, tokenizers, safetensors and numpy alone.
 """
 
-from erecap.decoding import DecodeOptions, decode
-from erecap.dropin import PruneStats, pruned
-from erecap.identity import ModelIdentity, identify
-from erecap.prefilling import PrefillResult, prefill
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.dropin.pruned import PruneStats, pruned
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.prefill import PrefillResult, prefill
+from erecap.models.identity import ModelIdentity, identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
-from erecap.tokenization import ChatTokenizer, TokenizedPrompt
 
 __all__ = [
     "SELECTORS",

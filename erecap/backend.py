@@ -15,19 +15,19 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from erecap.architecture import ContextLengthError, check_config, check_length
-from erecap.calibration import read_calibration
-from erecap.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
-from erecap.cost_model import DEFAULT_FILE, CostModel, Setting
-from erecap.decoding import DecodeOptions, decode
-from erecap.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
-from erecap.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
-from erecap.prefilling import cache_bytes, prefill
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, parse_rule
+from erecap.calibration.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
+from erecap.calibration.cost_model import DEFAULT_FILE, CostModel, Setting
+from erecap.calibration.thresholds import read_calibration
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.prefill import cache_bytes, prefill
+from erecap.models.architecture import ContextLengthError, check_config, check_length
+from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
+from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
+from erecap.models.pruner import TokenPruner
+from erecap.models.streaming import LineStreamer
+from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, parse_rule
 from erecap.selectors import USE_PRUNER, Selector, SelectorContext, make_selector
-from erecap.streaming import LineStreamer
-from erecap.tokenization import ChatTokenizer, TokenizedPrompt
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.prompt import Prompt
 from planner.spec import BackendSpec

@@ -5,9 +5,9 @@ import pytest
 from minigrid.core.actions import Actions
 from minigrid.envs.babyai.core.verifier import ObjDesc
 
-from agents.belief import MARGIN, Belief, Thing, matches
+from agents.gridworld.belief import MARGIN, Belief, Thing, matches
 from envs import make_env
-from envs.names import BALL, BOX, CLOSED, DOOR, EMPTY, LOCKED, OPEN, UNSEEN
+from envs.observation.names import BALL, BOX, CLOSED, DOOR, EMPTY, LOCKED, OPEN, UNSEEN
 
 EAST, SOUTH, WEST, NORTH = range(4)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from agents.belief import Belief
-from agents.expert import ExpertBackend, expert_plan
-from agents.situation import assess
+from agents.gridworld.belief import Belief
+from agents.gridworld.expert import ExpertBackend, expert_plan
+from agents.gridworld.situation import assess
 from envs import HOUSEHOLDS, LEVELS, DisturbanceRates, verbosity_of
-from envs.subgoals import KINDS
+from envs.household.subgoals import KINDS
 from planner import History, Sampling, build_prompt, parse_plan
 
 ALL = [*HOUSEHOLDS, *LEVELS]

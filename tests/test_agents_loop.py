@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from agents.expert import ExpertBackend
+from agents.gridworld.expert import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, BeliefAware, Episode, run_episode
 from agents.records import RECORD, EpisodeRecord, StepRecord

@@ -3,8 +3,8 @@
 import pytest
 from minigrid.core.actions import Actions
 
-from agents.belief import Belief
-from agents.skills import OK, RUNNERS, Outcome, failed, start_skill
+from agents.gridworld.belief import Belief
+from agents.gridworld.skills import OK, RUNNERS, Outcome, failed, start_skill
 from planner import SKILLS, SkillCall
 
 EAST, SOUTH, WEST, NORTH = range(4)

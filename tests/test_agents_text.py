@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from agents.belief import MARGIN
-from agents.situation import report
+from agents.gridworld.belief import MARGIN
+from agents.gridworld.situation import report
 from envs import HOUSEHOLDS, LEVELS, Mention, Report, describe, task_text
-from envs.containers import decode_content
-from envs.embodied import view_cells
-from envs.names import BALL, BOX, DOOR, THINGS, thing_name
+from envs.household.containers import decode_content
+from envs.observation.embodied import view_cells
+from envs.observation.names import BALL, BOX, DOOR, THINGS, thing_name
 
 ALL = [*HOUSEHOLDS, *LEVELS]
 THING = re.compile(r"\b(?:red|green|blue|purple|yellow|grey) (?:door|key|ball|box)\b")

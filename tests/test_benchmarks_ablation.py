@@ -3,12 +3,12 @@
 import pytest
 
 from agents.loop import AgentConfig
-from benchmarks.ablation import PUBLISHED, choose_rows, comparisons, markdown, write_ablation
-from benchmarks.closed_loop import ClosedLoop
-from benchmarks.compare import Comparison, run_comparison
-from benchmarks.frontier import lines, looks, way_of
-from benchmarks.progress import Progress
-from benchmarks.suites import SUITES, Suite
+from benchmarks.comparison.ablation import PUBLISHED, choose_rows, comparisons, markdown, write_ablation
+from benchmarks.comparison.run import Comparison, run_comparison
+from benchmarks.reports.frontier import lines, looks, way_of
+from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.progress import Progress
+from benchmarks.runs.suites import SUITES, Suite
 from planner import BackendSpec
 
 BACKENDS = ("baseline", "erecap?keep=0.5&selector=random", "erecap?keep=0.3&selector=random", "erecap?keep=0.5")

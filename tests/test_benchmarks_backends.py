@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from benchmarks.backends import BackendFactory, backend_names, parse_specs, runs_model
-from benchmarks.threads import threads_per_worker
+from benchmarks.backends.registry import BackendFactory, backend_names, parse_specs, runs_model
+from benchmarks.backends.threads import threads_per_worker
 from planner import PlannerBackend, Prompt, Sampling, Segment
 
 ASK = Prompt((Segment("user", "Where is the ball?"),))

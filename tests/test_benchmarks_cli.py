@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from agents import episode_log
 from benchmarks import cli
-from benchmarks.backends import BackendFactory
+from benchmarks.backends.registry import BackendFactory
 from benchmarks.commands import COMMANDS
-from erecap.loading import bundled_pruner_dir
-from erecap.pruner import TokenPruner
+from erecap.models.loading import bundled_pruner_dir
+from erecap.models.pruner import TokenPruner
 
 EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
 

@@ -8,12 +8,12 @@ import pytest
 from agents.episode_log import read_records
 from agents.loop import AgentConfig
 from agents.records import EpisodeRecord
-from benchmarks.closed_loop import ClosedLoop, step_limits
-from benchmarks.compare import Comparison, missing_episodes, run_comparison, sample_prompts
-from benchmarks.progress import Progress
-from benchmarks.schema import Summary
-from benchmarks.suites import Case, Suite
-from benchmarks.summary import Played, choose_reference, read_played, summarize
+from benchmarks.comparison.run import Comparison, missing_episodes, run_comparison, sample_prompts
+from benchmarks.comparison.schema import Summary
+from benchmarks.comparison.summary import Played, choose_reference, read_played, summarize
+from benchmarks.runs.closed_loop import ClosedLoop, step_limits
+from benchmarks.runs.progress import Progress
+from benchmarks.runs.suites import Case, Suite
 
 SUITE = Suite("fake-suite", "for tests", ("fake",))
 PRUNED = "erecap?keep=0.5"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.cost_recipe import Workload, calibrate_cost
-from erecap.cost_model import Setting
-from erecap.loading import load_model
+from benchmarks.micro.cost_calibration import Workload, calibrate_cost
+from erecap.calibration.cost_model import Setting
+from erecap.models.loading import load_model
 
 
 @pytest.fixture(scope="module")

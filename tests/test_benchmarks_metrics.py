@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.metrics import bootstrap_interval, mean, quantile, rank_correlation, spl, wilson_interval
+from benchmarks.comparison.metrics import bootstrap_interval, mean, quantile, rank_correlation, spl, wilson_interval
 
 
 def test_wilson_agrees_with_the_published_example():

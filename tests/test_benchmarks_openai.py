@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.openai_backend import OpenAIBackend, RemoteBackendError
+from benchmarks.backends.openai_backend import OpenAIBackend, RemoteBackendError
 from planner import BackendSpec, Prompt, Sampling, Segment
 
 openai = pytest.importorskip("openai")

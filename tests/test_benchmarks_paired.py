@@ -3,7 +3,7 @@
 import pytest
 
 from agents.replay import RecordedPrompt
-from benchmarks.paired import read_rows, replay, spread_over_lengths
+from benchmarks.comparison.replay import read_rows, replay, spread_over_lengths
 from planner import Prompt, Segment
 
 

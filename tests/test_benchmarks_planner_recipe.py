@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
+from agents.gridworld.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
-from benchmarks.backends import BackendFactory
-from benchmarks.planner_recipe.collect import Chunk, ChunkStats, chunks, collect, play_chunk, read_samples, read_stats
-from benchmarks.planner_recipe.config import Recipe, Round, Source
-from benchmarks.planner_recipe.dataset import encode, make_tokenizer, messages
-from benchmarks.planner_recipe.pipeline import run_recipe
-from benchmarks.suites import HELD_OUT
+from benchmarks.backends.registry import BackendFactory
+from benchmarks.recipes.planner.collect import Chunk, ChunkStats, chunks, collect, play_chunk, read_samples, read_stats
+from benchmarks.recipes.planner.config import Recipe, Round, Source
+from benchmarks.recipes.planner.dataset import encode, make_tokenizer, messages
+from benchmarks.recipes.planner.pipeline import run_recipe
+from benchmarks.runs.suites import HELD_OUT
 from planner import Generation, History, LineCallback, Prompt, Sampling, build_prompt
 
 SMALL = "ERecap/HouseholdSmall-v0"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import prefill as module
-from benchmarks.prefill import PrefillReport, measure_prefill, random_model, random_pruner
-from benchmarks.pruner_cost import measure_pruner_cost
-from erecap.costs import ceiling
-from erecap.schedule import PruneSchedule
+from benchmarks.micro import prefill as module
+from benchmarks.micro.prefill import PrefillReport, measure_prefill, random_model, random_pruner
+from benchmarks.micro.pruner_cost import measure_pruner_cost
+from erecap.calibration.flops import ceiling
+from erecap.schedule.schedule import PruneSchedule
 from erecap.selectors import SelectorContext, make_selector
 
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from benchmarks.files import write_atomically
-from benchmarks.models import describe_models
-from benchmarks.provenance import RunConfig, describe_run, git_state, open_run
+from benchmarks.backends.models import describe_models
+from benchmarks.output.files import write_atomically
+from benchmarks.runs.provenance import RunConfig, describe_run, git_state, open_run
 
 
 def config(models=None, **arguments):
@@ -49,7 +49,7 @@ def test_the_revision_is_that_of_this_tree():
 
 
 def test_models_are_named_by_checksum_dtype_and_device(model_dir):
-    from benchmarks.backends import BackendFactory
+    from benchmarks.backends.registry import BackendFactory
 
     spec = f"baseline?model={model_dir}&dtype=float32&device=cpu"
     facts = describe_models([spec], BackendFactory())[spec]

@@ -7,8 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from agents.records import EpisodeRecord, TranscriptRecord
-from benchmarks.pruner_recipe import Choice, choose
-from benchmarks.suites import HELD_OUT, RECORDED
+from benchmarks.recipes.pruner import Choice, choose
+from benchmarks.runs.suites import HELD_OUT, RECORDED
 from erecap.training.data import PLAN_WEIGHT
 
 END = {

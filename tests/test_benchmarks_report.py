@@ -9,12 +9,12 @@ from rich.console import Console
 
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
-from benchmarks.backends import BackendFactory
-from benchmarks.gif import CAPTION_HEIGHT, MAX_WIDTH, GifWriter, captioned, record_gif
-from benchmarks.paired import Measured, ReplayRow
-from benchmarks.plots import per_bin, per_value, write_plots
-from benchmarks.report import COLUMNS, differences, environments, markdown, mebibytes, seconds, table
-from benchmarks.schema import BackendSummary, PairedSummary, Summary
+from benchmarks.backends.registry import BackendFactory
+from benchmarks.comparison.replay import Measured, ReplayRow
+from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
+from benchmarks.reports.plots import per_bin, per_value, write_plots
+from benchmarks.reports.table import COLUMNS, differences, environments, markdown, mebibytes, seconds, table
+from benchmarks.runs.gif import CAPTION_HEIGHT, MAX_WIDTH, GifWriter, captioned, record_gif
 
 SPREAD = {"p50": 4000, "p95": 4200, "max": 5000}
 TIMES = {"p50": 0.1234, "p95": 1.5}

@@ -17,19 +17,19 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from benchmarks import cli
-from benchmarks.planner_recipe.dataset import messages
-from benchmarks.pruner_recipe import _transcripts
-from benchmarks.saliency_stats import statistics
-from benchmarks.token_layout import NEWLINE, lay_out
-from benchmarks.token_picture import choose_stages, picture, verdict_palette
-from benchmarks.token_sources import of_file, of_run, of_sample
-from benchmarks.token_view import GUARDED, KEPT, TokenView, token_texts, view
-from erecap.loading import LoadedModel, load_model, load_pruner
-from erecap.prefilling import prefill
-from erecap.pruner import TokenPruner
+from benchmarks.recipes.planner.dataset import messages
+from benchmarks.recipes.pruner import _transcripts
+from benchmarks.token_views.layout import NEWLINE, lay_out
+from benchmarks.token_views.picture import choose_stages, picture, verdict_palette
+from benchmarks.token_views.saliency_stats import statistics
+from benchmarks.token_views.sources import of_file, of_run, of_sample
+from benchmarks.token_views.view import GUARDED, KEPT, TokenView, token_texts, view
+from erecap.engine.differentiable import stage_hidden
+from erecap.engine.prefill import prefill
+from erecap.models.loading import LoadedModel, load_model, load_pruner
+from erecap.models.pruner import TokenPruner
 from erecap.selectors import LearnedSelector
 from erecap.training.data import Sequence, SequenceList, collate, encode_episode
-from erecap.training.frozen import stage_hidden
 from erecap.training.saliency import SaliencySet, collect_saliency, saliency
 
 STAGES = (0, 1)

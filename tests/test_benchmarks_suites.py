@@ -3,9 +3,9 @@
 import gymnasium as gym
 import pytest
 
-from benchmarks.planner_recipe.collect import SEEDS_PER_ROUND
-from benchmarks.planner_recipe.config import Recipe
-from benchmarks.suites import HELD_OUT, RECORDED, SUITES, find_suite, suite_of_env
+from benchmarks.recipes.planner.collect import SEEDS_PER_ROUND
+from benchmarks.recipes.planner.config import Recipe
+from benchmarks.runs.suites import HELD_OUT, RECORDED, SUITES, find_suite, suite_of_env
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=lambda s: s.name)

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
 from benchmarks import cli
-from benchmarks.suites import HELD_OUT, RECORDED
-from benchmarks.threshold_recipe import Choice, choose_prompts
+from benchmarks.recipes.thresholds import Choice, choose_prompts
+from benchmarks.runs.suites import HELD_OUT, RECORDED
 from erecap.backend import make_backend
-from erecap.calibration import read_calibration
-from erecap.loading import bundled_pruner_dir
-from erecap.tokenization import ChatTokenizer
+from erecap.calibration.thresholds import read_calibration
+from erecap.models.loading import bundled_pruner_dir
+from erecap.models.tokenization import ChatTokenizer
 from planner import BackendSpec, History, Sampling, build_prompt
 
 END = {

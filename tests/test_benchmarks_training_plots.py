@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tensorboard import tensorboard_hook
-from benchmarks.training_plots import pruner_plot
+from benchmarks.recipes.tensorboard import tensorboard_hook
+from benchmarks.reports.training_plots import pruner_plot
 
 RECORDS = [
     {"step": 10, "lm": 0.5, "mse": 1.0, "rank": 0.69, "order": 0.5, "lr": 1e-3},

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from minigrid.core.actions import Actions
 
 from envs import DisturbanceRates, make_env
-from envs.disturbances import DISTURBANCES, MAX_GOAL_CHANGES, slips
-from envs.flood import flood
+from envs.household.disturbances import DISTURBANCES, MAX_GOAL_CHANGES, slips
+from envs.household.flood import flood
 
 EVENTS = {
     "door_closes": "door closed",

@@ -9,11 +9,11 @@ from minigrid.core.world_object import Ball, Box, Key
 from pydantic import ValidationError
 
 from envs import HOUSEHOLDS, DisturbanceRates, HouseholdConfig, HouseholdEnv, make_env
-from envs.containers import BOX_CLOSED, BOX_EMPTY, Container, content_code, decode_content
-from envs.embodied import room_indices, view_cells
-from envs.names import BALL, BOX, KEY, ROOM_NAMES, room_name, thing_name
-from envs.subgoals import KINDS, Subgoal
-from envs.tasks import tour
+from envs.household.containers import BOX_CLOSED, BOX_EMPTY, Container, content_code, decode_content
+from envs.household.subgoals import KINDS, Subgoal
+from envs.household.tasks import tour
+from envs.observation.embodied import room_indices, view_cells
+from envs.observation.names import BALL, BOX, KEY, ROOM_NAMES, room_name, thing_name
 
 QUIET = DisturbanceRates.none()
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.backends import BackendFactory
-from benchmarks.files import checksum
-from benchmarks.models import ceiling_of, describe_models
+from benchmarks.backends.models import ceiling_of, describe_models
+from benchmarks.backends.registry import BackendFactory
+from benchmarks.output.files import checksum
 from erecap.backend import BACKENDS, make_backend
-from erecap.calibration import CALIBRATION_FILE, Fit, add_fits
-from erecap.cost_model import CostModel, Setting
-from erecap.loading import load_model
-from erecap.pruner import TokenPruner
-from erecap.rules import RULES
-from erecap.schedule import PruneSchedule
+from erecap.calibration.cost_model import CostModel, Setting
+from erecap.calibration.thresholds import CALIBRATION_FILE, Fit, add_fits
+from erecap.engine.rules import RULES
+from erecap.models.loading import load_model
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule
 from planner import BackendSpec, History, PlannerBackend, Prompt, Sampling, build_prompt
 from planner.trimming import TRIMS
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen2Config
 
-from erecap.budget import KEEPS, BudgetError, choose_schedule, stage_sets
-from erecap.cost_model import prefill_work
-from erecap.costs import flops_cost, prefill_flops
-from erecap.schedule import PruneSchedule, PruneStage, layer_tokens, parse_stages
+from erecap.calibration.cost_model import prefill_work
+from erecap.calibration.flops import flops_cost, prefill_flops
+from erecap.calibration.search import KEEPS, BudgetError, choose_schedule, stage_sets
+from erecap.schedule.schedule import PruneSchedule, PruneStage, layer_tokens, parse_stages
 
 CONFIG = Qwen2Config(hidden_size=128, intermediate_size=512, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1)
 DEPTHS = st.integers(2, 12)

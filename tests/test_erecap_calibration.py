@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.calibration import Fit, add_fits, fit_thresholds, read_calibration, threshold_of
-from erecap.identity import identify
-from erecap.prefilling import prefill
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.calibration.thresholds import Fit, add_fits, fit_thresholds, read_calibration, threshold_of
+from erecap.engine.prefill import prefill
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.selectors import SELECTORS, RandomSelector, SelectorContext, make_selector
-from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.7), PruneStage(2, 0.7), PruneStage(4, 0.8)))
 TIED = st.sampled_from([-1.5, 0.0, 0.25, 0.25, 3.0])

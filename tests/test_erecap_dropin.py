@@ -20,16 +20,16 @@ from transformers import (
 )
 
 import erecap
-from erecap.architecture import UnsupportedModelError
-from erecap.calibration import fit_thresholds
-from erecap.identity import identify
-from erecap.prefilling import prefill
-from erecap.pruner import TokenPruner
-from erecap.reference import reference
-from erecap.rules import RULES
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.calibration.thresholds import fit_thresholds
+from erecap.dropin.reference import reference
+from erecap.engine.prefill import prefill
+from erecap.engine.rules import RULES
+from erecap.models.architecture import UnsupportedModelError
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
-from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "mistral": MistralConfig}

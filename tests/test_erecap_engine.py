@@ -8,16 +8,16 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from erecap.architecture import UnsupportedModelError
-from erecap.calibration import fit_thresholds
-from erecap.decoding import DecodeOptions, decode
-from erecap.identity import identify
-from erecap.prefilling import prefill
-from erecap.pruner import TokenPruner
-from erecap.rules import RULES
-from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
+from erecap.calibration.thresholds import fit_thresholds
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.prefill import prefill
+from erecap.engine.rules import RULES
+from erecap.models.architecture import UnsupportedModelError
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage, layer_tokens
 from erecap.selectors import LearnedSelector, RandomSelector
-from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule.for_depth(8, 0.7)
 

@@ -8,11 +8,11 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 import erecap
-from erecap.architecture import ContextLengthError
-from erecap.prefilling import prefill
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.engine.prefill import prefill
+from erecap.models.architecture import ContextLengthError
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage
 from erecap.selectors import GradientSelector
-from erecap.tokenization import TokenizedPrompt
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.5), PruneStage(3, 0.5)))
 

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from erecap import device as device_module
-from erecap import loading
-from erecap.architecture import UnsupportedModelError
 from erecap.backend import make_backend
-from erecap.device import OutOfMemoryError, default_dtype, explain_out_of_memory, resolve_device, resolve_dtype
-from erecap.loading import ModelNotFoundError, load_model
+from erecap.models import device as device_module
+from erecap.models import loading
+from erecap.models.architecture import UnsupportedModelError
+from erecap.models.device import OutOfMemoryError, default_dtype, explain_out_of_memory, resolve_device, resolve_dtype
+from erecap.models.loading import ModelNotFoundError, load_model
 from planner import BackendSpec
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from erecap.identity import identify
-from erecap.pruner import PrunerMismatchError, TokenPruner
+from erecap.models.identity import identify
+from erecap.models.pruner import PrunerMismatchError, TokenPruner
 
 
 def test_saves_and_loads(make_model, tmp_path):
@@ -20,7 +20,7 @@ def test_saves_and_loads(make_model, tmp_path):
 
 
 def test_shape_is_the_seeds():
-    from erecap.pruner import StageScorer
+    from erecap.models.pruner import StageScorer
 
     scorer = StageScorer(64)
     assert (scorer.up.in_features, scorer.up.out_features, scorer.out.in_features, scorer.out.out_features) == (64, 16, 16, 1)

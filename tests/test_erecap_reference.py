@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from erecap.architecture import decoder_parts
-from erecap.calibration import fit_thresholds
-from erecap.decoding import DecodeSteps
-from erecap.identity import identify
-from erecap.prefilling import PrefillResult, prefill
-from erecap.pruner import TokenPruner
-from erecap.reference import reference
-from erecap.rules import RULES
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.calibration.thresholds import fit_thresholds
+from erecap.dropin.reference import reference
+from erecap.engine.decode import DecodeSteps
+from erecap.engine.prefill import PrefillResult, prefill
+from erecap.engine.rules import RULES
+from erecap.models.architecture import decoder_parts
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
-from erecap.tokenization import TokenizedPrompt
 
 LENGTHS = (1, 2, 5, 17, 64, 200)
 TOKENS = 32

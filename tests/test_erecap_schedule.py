@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen2Config
 
-from erecap.costs import causal_pairs, ceiling, layer_cost
-from erecap.schedule import (
+from erecap.calibration.flops import causal_pairs, ceiling, layer_cost
+from erecap.schedule.schedule import (
     PRESETS,
     PruneSchedule,
     PruneStage,

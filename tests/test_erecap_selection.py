@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.selection import above, chunk_top_k, places, top_k
+from erecap.engine.selection import above, chunk_top_k, places, top_k
 
 TIED = st.sampled_from([-2.0, -1.0, 0.0, 0.0, 0.5, 0.5, 3.0])
 ROW = st.lists(st.tuples(TIED, st.booleans()), min_size=1, max_size=40)

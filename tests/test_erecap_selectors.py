@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from erecap.identity import ModelIdentity
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage
+from erecap.models.identity import ModelIdentity
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, PreparedSelector, RandomSelector, Selector, SelectorContext, make_selector
 
 HIDDEN = 64

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erecap.tokenization import ChatTokenizer, TokenizedPrompt
+from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
 
 ROLES = st.sampled_from(["user", "assistant"])
 TURNS = st.lists(st.tuples(ROLES, st.text(max_size=30), st.booleans()), min_size=1, max_size=6)

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
+from erecap.engine.differentiable import frozen
 from erecap.training.credits import CREDITS, AttentionCredit, RemovalCredit
 from erecap.training.data import NO_REPLAN, Sequence, collate
-from erecap.training.frozen import frozen
 from erecap.training.saliency import saliency
 
 STAGES = (1, 3)

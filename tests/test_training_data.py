@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from erecap.tokenization import ChatTokenizer
+from erecap.models.tokenization import ChatTokenizer
 from erecap.training.data import (
     ALWAYS_KEPT,
     Batches,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from erecap.identity import identify
-from erecap.prefilling import prefill
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.engine.prefill import prefill
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.selectors import LearnedSelector
-from erecap.tokenization import TokenizedPrompt
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate
 from erecap.training.loop import Hooks

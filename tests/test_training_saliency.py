@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
-from benchmarks.metrics import rank_correlation
+from benchmarks.comparison.metrics import rank_correlation
+from erecap.engine.differentiable import stage_hidden
 from erecap.training import frozen as module
 from erecap.training.credits import GradientCredit
 from erecap.training.data import Sequence, collate
-from erecap.training.frozen import stage_hidden
 from erecap.training.saliency import saliency
 
 STAGES = (1, 3)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from transformers import Qwen2ForCausalLM
 
-from erecap.identity import identify
+from erecap.models.identity import identify
 from erecap.training.data import Sequence, SequenceList, collate
 from erecap.training.saliency import SaliencySet, collect_saliency, saliency
 from erecap.training.saliency_file import parts_dir, read_metadata

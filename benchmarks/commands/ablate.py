@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.ablation import choose_rows, comparisons, markdown, write_ablation
-from benchmarks.backends import BackendFactory, parse_specs
+from benchmarks.backends.registry import BackendFactory, parse_specs
+from benchmarks.backends.threads import threads_per_worker
 from benchmarks.commands.outcome import INTERRUPTED
-from benchmarks.compare import run_comparison
-from benchmarks.console import result_console
-from benchmarks.progress import Progress
-from benchmarks.threads import threads_per_worker
+from benchmarks.comparison.ablation import choose_rows, comparisons, markdown, write_ablation
+from benchmarks.comparison.run import run_comparison
+from benchmarks.output.console import result_console
+from benchmarks.runs.progress import Progress
 
 
 def ablate(

@@ -7,16 +7,16 @@ import typer
 from rich import box
 from rich.table import Table
 
-from benchmarks.console import result_console
-from benchmarks.files import write_atomically
-from benchmarks.report import percent, seconds, times
+from benchmarks.output.console import result_console
+from benchmarks.output.files import write_atomically
+from benchmarks.reports.table import percent, seconds, times
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from benchmarks.prefill import PrefillReport
-    from erecap.loading import LoadedModel
-    from erecap.pruner import TokenPruner
+    from benchmarks.micro.prefill import PrefillReport
+    from erecap.models.loading import LoadedModel
+    from erecap.models.pruner import TokenPruner
 
 _HEADERS = (
     "tokens", "dropped", "kept share", "stock generate", "baseline", "pruned", "speedup", "ceiling", "of ceiling",
@@ -40,7 +40,7 @@ def bench_prefill(
 
     The last line of stdout is the report as JSON.
     """
-    from benchmarks.prefill import measure_prefill  # takes seconds: imports torch
+    from benchmarks.micro.prefill import measure_prefill  # takes seconds: imports torch
 
     counts = parse_lengths(lengths)
     if random_weights:
@@ -67,7 +67,7 @@ def load_with_pruner(
     selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None
 ) -> tuple["LoadedModel", "TokenPruner | None"]:
     """The model, and the pruner of a selector that scores with one. Raises ``ValueError`` where another model's is not named."""
-    from erecap.loading import load_model, load_pruner
+    from erecap.models.loading import load_model, load_pruner
     from erecap.selectors import USE_PRUNER
 
     if selector in USE_PRUNER and model is not None and pruner is None:
@@ -77,8 +77,8 @@ def load_with_pruner(
 
 
 def _random(keep: float, dtype: str | None, device: str | None) -> tuple["PreTrainedModel", "TokenPruner | None"]:
-    from benchmarks.prefill import random_model, random_pruner
-    from erecap.device import resolve_device, resolve_dtype
+    from benchmarks.micro.prefill import random_model, random_pruner
+    from erecap.models.device import resolve_device, resolve_dtype
 
     place = resolve_device(device)
     model = random_model(resolve_dtype(dtype, place), str(place))

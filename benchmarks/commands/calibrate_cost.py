@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.commands.bench_prefill import load_with_pruner
-from benchmarks.console import result_console
-from benchmarks.progress import StageProgress
-from benchmarks.report import percent, seconds
+from benchmarks.output.console import result_console
+from benchmarks.reports.table import percent, seconds
+from benchmarks.runs.progress import StageProgress
 
 if TYPE_CHECKING:
-    from benchmarks.cost_recipe import Calibration
+    from benchmarks.micro.cost_calibration import Calibration
 
 
 def calibrate_cost(
@@ -30,8 +30,8 @@ def calibrate_cost(
     out: Path,
 ) -> None:
     """Measure, save and show a cost model."""
-    from benchmarks import cost_recipe  # takes seconds: imports torch
-    from benchmarks.timing import WARM_UP_ROUNDS
+    from benchmarks.micro import cost_calibration as cost_recipe  # takes seconds: imports torch
+    from benchmarks.micro.timing import WARM_UP_ROUNDS
 
     workload = cost_recipe.Workload(tuple(lengths), answer_tokens, rounds)
     loaded, scorer = load_with_pruner(selector, model, pruner, dtype, device)
@@ -47,7 +47,7 @@ def calibrate_cost(
 
 def _table(done: "Calibration") -> Table:
     """Every point, measured and predicted."""
-    from erecap.cost_fit import relative_error
+    from erecap.calibration.cost_fit import relative_error
 
     made = done.model
     out = Table(

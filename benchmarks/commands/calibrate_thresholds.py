@@ -9,22 +9,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.console import result_console
-from benchmarks.progress import StageProgress
+from benchmarks.output.console import result_console
+from benchmarks.runs.progress import StageProgress
 
 if TYPE_CHECKING:
-    from benchmarks.threshold_recipe import KeptShares
+    from benchmarks.recipes.thresholds import KeptShares
 
 
 def calibrate_thresholds(
     data: list[Path], model: str | None, pruner: Path | None, keeps: str, stages: str | None, num_prompts: int, max_length: int
 ) -> None:
     """Fit, save and show thresholds."""
-    from benchmarks import threshold_recipe as recipe  # takes seconds: imports torch
-    from erecap.calibration import CALIBRATION_FILE, add_fits
-    from erecap.loading import bundled_pruner_dir, load_model, load_pruner
-    from erecap.schedule import PruneSchedule
-    from erecap.tokenization import ChatTokenizer
+    from benchmarks.recipes import thresholds as recipe  # takes seconds: imports torch
+    from erecap.calibration.thresholds import CALIBRATION_FILE, add_fits
+    from erecap.models.loading import bundled_pruner_dir, load_model, load_pruner
+    from erecap.models.tokenization import ChatTokenizer
+    from erecap.schedule.schedule import PruneSchedule
 
     ratios = _ratios(keeps)
     if model is not None and pruner is None:

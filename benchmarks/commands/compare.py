@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from agents.loop import AgentConfig
-from benchmarks.backends import parse_specs
-from benchmarks.closed_loop import ClosedLoop
+from benchmarks.backends.registry import parse_specs
 from benchmarks.commands.outcome import carry_out
-from benchmarks.compare import Comparison
-from benchmarks.suites import find_suite
+from benchmarks.comparison.run import Comparison
+from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.suites import find_suite
 
 
 def compare(

@@ -2,9 +2,9 @@
 
 from rich.table import Table
 
-from benchmarks.backends import backend_names
-from benchmarks.console import result_console
-from benchmarks.suites import SUITES
+from benchmarks.backends.registry import backend_names
+from benchmarks.output.console import result_console
+from benchmarks.runs.suites import SUITES
 
 
 def suites() -> None:

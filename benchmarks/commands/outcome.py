@@ -7,13 +7,13 @@ from typing import Any
 import structlog
 import typer
 
-from benchmarks.backends import BackendFactory
-from benchmarks.compare import SUMMARY_FILE, TABLE_FILE, Comparison, missing_episodes, run_comparison
-from benchmarks.console import result_console
-from benchmarks.progress import Progress
-from benchmarks.report import differences, environments, table
-from benchmarks.schema import Summary
-from benchmarks.threads import threads_per_worker
+from benchmarks.backends.registry import BackendFactory
+from benchmarks.backends.threads import threads_per_worker
+from benchmarks.comparison.run import SUMMARY_FILE, TABLE_FILE, Comparison, missing_episodes, run_comparison
+from benchmarks.comparison.schema import Summary
+from benchmarks.output.console import result_console
+from benchmarks.reports.table import differences, environments, table
+from benchmarks.runs.progress import Progress
 
 INTERRUPTED = 130
 log = structlog.get_logger(__name__)

@@ -9,12 +9,12 @@ import typer
 
 from agents.episode_log import read_episodes
 from agents.loop import AgentConfig
-from benchmarks.backends import EXPERT, BackendFactory, parse_specs
-from benchmarks.closed_loop import STEPS_FILE, ClosedLoop, step_limits
+from benchmarks.backends.registry import EXPERT, BackendFactory, parse_specs
 from benchmarks.commands.outcome import carry_out
-from benchmarks.compare import Comparison
-from benchmarks.gif import record_gif
-from benchmarks.suites import Suite, find_suite, suite_of_env
+from benchmarks.comparison.run import Comparison
+from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, step_limits
+from benchmarks.runs.gif import record_gif
+from benchmarks.runs.suites import Suite, find_suite, suite_of_env
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands.saliency_show import show
-from benchmarks.progress import StageProgress
+from benchmarks.runs.progress import StageProgress
 
 DATA_HELP = (
     "Run directories, shards directories of train-planner, .jsonl files (an instruction as in Dolly-15k or a chat per line), .txt "
@@ -53,9 +53,9 @@ def collect(
         return
     if not data:
         raise ValueError("no data to take saliency from: give --data, such as a run directory made with `erecap run`")
-    from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch
-    from erecap.loading import load_model
-    from erecap.schedule import parse_stages
+    from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
+    from erecap.models.loading import load_model
+    from erecap.schedule.schedule import parse_stages
     from erecap.training.saliency import collect_saliency
 
     loaded = load_model(model, dtype=dtype)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.console import result_console
-from benchmarks.files import write_atomically
+from benchmarks.output.console import result_console
+from benchmarks.output.files import write_atomically
 
 if TYPE_CHECKING:
-    from benchmarks.token_sources import Subject
-    from erecap.loading import LoadedModel
-    from erecap.pruner import TokenPruner
+    from benchmarks.token_views.sources import Subject
+    from erecap.models.loading import LoadedModel
+    from erecap.models.pruner import TokenPruner
     from erecap.training.saliency import SaliencySet
 
 
@@ -42,12 +42,12 @@ def show(
     The last line of stdout is one JSON object.
     """
     _check(file, prompt, run)
-    from benchmarks.plots import png  # takes seconds: imports torch
-    from benchmarks.saliency_stats import statistics, table
-    from benchmarks.token_picture import picture
-    from benchmarks.token_view import view
-    from erecap.loading import load_model
-    from erecap.schedule import parse_stages
+    from benchmarks.reports.plots import png  # takes seconds: imports torch
+    from benchmarks.token_views.picture import picture
+    from benchmarks.token_views.saliency_stats import statistics, table
+    from benchmarks.token_views.view import view
+    from erecap.models.loading import load_model
+    from erecap.schedule.schedule import parse_stages
     from erecap.training.saliency import SaliencySet
 
     shown = None if stages is None else parse_stages(stages)
@@ -71,7 +71,7 @@ def _check(file: Path | None, prompt: Path | None, run: Path | None) -> None:
 
 def _pruner(model: str | None, pruner: Path | None, loaded: "LoadedModel") -> "TokenPruner | None":
     """The pruner named, or the bundled one for the bundled planner; other models may be looked at without one."""
-    from erecap.loading import load_pruner
+    from erecap.models.loading import load_pruner
 
     return None if model is not None and pruner is None else load_pruner(pruner, loaded)
 
@@ -86,8 +86,8 @@ def _subject(
     episode: int,
     replan: int,
 ) -> "Subject":
-    from benchmarks import token_sources
-    from benchmarks.pruner_recipe import seed_stages
+    from benchmarks.recipes.pruner import seed_stages
+    from benchmarks.token_views import sources as token_sources
 
     if found is not None and prompt is None and run is None:
         return token_sources.of_sample(found, sample)

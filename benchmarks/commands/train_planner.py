@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.planner_recipe.config import Recipe
-from benchmarks.progress import StageProgress
+from benchmarks.recipes.planner.config import Recipe
+from benchmarks.runs.progress import StageProgress
 
 
 def train_planner(
@@ -28,7 +28,7 @@ def train_planner(
 
     Takes about an hour and a half on 2 cores by the default recipe. The last line of stdout is one JSON object.
     """
-    from benchmarks.planner_recipe.pipeline import run_recipe  # takes seconds: imports torch
+    from benchmarks.recipes.planner.pipeline import run_recipe  # takes seconds: imports torch
 
     fields: dict[str, Any] = json.loads(recipe.read_text()) if recipe is not None else {}
     chosen = Recipe(**fields)

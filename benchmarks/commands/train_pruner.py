@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands.saliency import DATA_HELP
-from benchmarks.progress import StageProgress
+from benchmarks.runs.progress import StageProgress
 
 SHOWN = ("lm", "mse", "rank", "order", "kept_share")
 
@@ -52,10 +52,10 @@ def train_pruner(
     """
     import shutil
 
-    from benchmarks import pruner_recipe as recipe  # takes seconds: imports torch
-    from benchmarks.tensorboard import tensorboard_hook
-    from erecap.loading import bundled_pruner_dir, load_model
-    from erecap.schedule import parse_stages
+    from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
+    from benchmarks.recipes.tensorboard import tensorboard_hook
+    from erecap.models.loading import bundled_pruner_dir, load_model
+    from erecap.schedule.schedule import parse_stages
     from erecap.training.planner import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
 

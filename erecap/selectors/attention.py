@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from erecap.schedule import PruneSchedule
+from erecap.schedule.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 from erecap.selectors.projections import Projections
 

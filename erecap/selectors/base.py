@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from erecap.architecture import check_length, decoder_parts
-from erecap.schedule import PruneSchedule
+from erecap.engine.differentiable import gradient_products, stage_hidden
+from erecap.models.architecture import check_length, decoder_parts
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
-from erecap.tokenization import TokenizedPrompt
-from erecap.training.frozen import gradient_products, stage_hidden
 
 
 class GradientSelector:
@@ -67,8 +67,8 @@ class GradientSelector:
             return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)
 
     def _answer(self, prompt: list[int]) -> list[int]:
-        from erecap.decoding import DecodeOptions, decode  # these two import the selectors' protocol from this package
-        from erecap.prefilling import prefill
+        from erecap.engine.decode import DecodeOptions, decode  # these two import the selectors' protocol from this package
+        from erecap.engine.prefill import prefill
 
         check_length(self._model.config, len(prompt), 1)
         room = self._model.config.max_position_embeddings - len(prompt)

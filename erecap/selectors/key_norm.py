@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from erecap.schedule import PruneSchedule
+from erecap.schedule.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 from erecap.selectors.projections import Projections
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 
 

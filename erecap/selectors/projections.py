@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from erecap.architecture import DecoderParts, decoder_parts
+from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.selectors.base import SelectorContext
 
 

@@ -1,20 +1,21 @@
 """Files of a training run: atomic checkpoints and a log of one JSON object per line."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from erecap.models.files import fill_atomically
+
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "log.jsonl"
 
 
 def save_checkpoint(out_dir: Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors and plain values) to ``out_dir``; the file replaces the last one only when it is complete."""
-    write_atomically(out_dir / CHECKPOINT_FILE, lambda partial: torch.save(dict(state), partial))
+    fill_atomically(out_dir / CHECKPOINT_FILE, lambda partial: torch.save(dict(state), partial))
 
 
 def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
@@ -27,14 +28,6 @@ def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: remove it to begin the run anew") from error
     return state
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a neighbouring file, then put it in place of ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -51,7 +44,7 @@ class StepLog:
         self.path = out_dir / LOG_FILE
         self.records: list[dict[str, Any]] = [r for r in read_log(out_dir) if r["step"] <= resume_step] if resume_step else []
         text = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record and flush it to disk."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2Config
 
-from erecap.device import default_dtype
+from erecap.models.device import default_dtype
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.identity import identify
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule
+from erecap.engine.differentiable import frozen
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches, digest
 from erecap.training.early_stopping import EarlyStopping
-from erecap.training.frozen import frozen
 from erecap.training.loop import Hooks, Metrics, MetricSums, StepRecord, TrainLoop
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, pruner_losses
 from erecap.training.saliency import SaliencySet

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.device import dtype_name
-from erecap.identity import ModelIdentity, identify
+from erecap.engine.differentiable import frozen
+from erecap.models.device import dtype_name
+from erecap.models.identity import ModelIdentity, identify
 from erecap.training.credits import make_credit
 from erecap.training.data import NO_REPLAN, Batch, SequenceSet, collate, digest, later_plans
-from erecap.training.frozen import frozen
 from erecap.training.saliency_file import (
     FORMAT,
     SaliencySet,

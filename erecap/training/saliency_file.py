@@ -18,8 +18,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from erecap.identity import ModelIdentity
-from erecap.training.checkpoint import differences, write_atomically
+from erecap.models.files import fill_atomically
+from erecap.models.identity import ModelIdentity
+from erecap.training.checkpoint import differences
 from erecap.training.sequences import Float32, Int32
 
 FORMAT = "erecap-saliency-3"
@@ -54,7 +55,7 @@ def write_samples(path: Path, samples: SequenceABC[SalientSample], metadata: Map
         "offsets": np.cumsum([0, *lengths]).astype(np.int64),
     }
     described = {key: json.dumps(value) for key, value in metadata.items()}
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=described))
+    fill_atomically(path, lambda partial: save_file(tensors, partial, metadata=described))
 
 
 def read_samples(path: Path) -> list[SalientSample]:

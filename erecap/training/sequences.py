@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from erecap.training.checkpoint import write_atomically
+from erecap.models.files import fill_atomically
 
 PLAN_WEIGHT = 1.0
 ALWAYS_KEPT = -1
@@ -129,7 +129,7 @@ def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
         "offsets": offsets,
     }
-    write_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": FORMAT}))
+    fill_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": FORMAT}))
 
 
 class ShardedSequences:

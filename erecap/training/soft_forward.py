@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from erecap.architecture import decoder_parts
-from erecap.masks import attention_mask
-from erecap.pruner import TokenPruner
-from erecap.schedule import PruneSchedule
-from erecap.training.frozen import layer_forward
+from erecap.engine.differentiable import layer_forward
+from erecap.models.architecture import decoder_parts
+from erecap.models.masks import attention_mask
+from erecap.models.pruner import TokenPruner
+from erecap.schedule.schedule import PruneSchedule
 from erecap.training.softmask import MaskConfig, Replans, SoftMask
 
 

@@ -5,8 +5,8 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from agents.belief import Belief
-from agents.expert import ExpertBackend
+from agents.gridworld.belief import Belief
+from agents.gridworld.expert import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord

@@ -5,10 +5,10 @@ from typing import Any
 
 from minigrid.core.world_object import Ball, Key, WorldObj
 
-from agents.belief import Belief
-from agents.skills import Outcome, start_skill
+from agents.gridworld.belief import Belief
+from agents.gridworld.skills import Outcome, start_skill
 from envs import DisturbanceRates, HouseholdEnv
-from envs.containers import Container
+from envs.household.containers import Container
 from planner import parse_skill
 
 EAST, SOUTH, WEST, NORTH = range(4)

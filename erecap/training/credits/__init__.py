@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
+from erecap.engine.differentiable import check_stages
 from erecap.training.credits.attention import AttentionCredit
 from erecap.training.credits.base import Credit
 from erecap.training.credits.gradient import GradientCredit
 from erecap.training.credits.removal import RemovalCredit
 from erecap.training.data import Batch
-from erecap.training.frozen import check_stages
 
 CREDITS: dict[str, Callable[[PreTrainedModel, Batch, Sequence[int]], Credit]] = {
     "gradient": GradientCredit,

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.architecture import decoder_parts
+from erecap.engine.differentiable import stage_hidden
+from erecap.models.architecture import decoder_parts
 from erecap.selectors.attention import attention_weights
 from erecap.selectors.projections import Projections
 from erecap.training.credits.base import plan_places
 from erecap.training.data import Batch
-from erecap.training.frozen import stage_hidden
 
 
 class AttentionCredit:

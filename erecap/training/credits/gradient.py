@@ -6,8 +6,8 @@ from dataclasses import replace
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from erecap.engine.differentiable import gradient_products, stage_hidden
 from erecap.training.data import PLAN_WEIGHT, Batch
-from erecap.training.frozen import gradient_products, stage_hidden
 from erecap.training.loss import weighted_loss
 
 

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from erecap.architecture import decoder_parts
-from erecap.masks import attention_mask, causal
+from erecap.engine.differentiable import layer_forward, stage_hidden
+from erecap.models.architecture import decoder_parts
+from erecap.models.masks import attention_mask, causal
 from erecap.training.credits.base import plan_places
 from erecap.training.data import Batch
-from erecap.training.frozen import layer_forward, stage_hidden
 
 _AT_ONCE = 8
 

@@ -1,0 +1,1 @@
+"""The family of gridworlds: belief, navigation, skills, expert."""

@@ -1,0 +1,212 @@
+"""The expert: plans for the open subgoal from the agent's belief, anew at every replan.
+
+It knows what the agent has seen and no more. Its plan depends only on what the text of the situation says and on where things were
+seen last, so that a language model can learn it from the text. It labels the training data and is the upper row of every table.
+"""
+
+import time
+from collections.abc import Callable
+
+from agents.gridworld.belief import Belief, Thing
+from agents.gridworld.situation import BEYOND, assess
+from envs.observation.names import DOOR, KEY, LOCKED, thing_name
+from planner import Generation, LineCallback, Prompt, Sampling
+
+Lines = list[str]
+
+
+class _Planner:
+    """One planning problem: the belief, the situation, and the open subgoal."""
+
+    def __init__(self, belief: Belief) -> None:
+        self.belief, self.situation = belief, assess(belief)
+        self._unlocking: set[str] = set()
+
+    # ---- subgoals --------------------------------------------------------------------------------------------------------------
+
+    def plan(self, subgoal: str) -> Lines:
+        """Lines of the plan. Raises ``ValueError`` for a subgoal of an unknown form."""
+        for prefix, planner in _SUBGOALS:
+            if subgoal.startswith(prefix):
+                return planner(self, subgoal.removeprefix(prefix))[:6] or ["explore"]
+        raise ValueError(f"subgoal {subgoal!r} is of no known form: it must begin with one of {[p.strip() for p, _ in _SUBGOALS]}")
+
+    def bring(self, rest: str) -> Lines:
+        name, _, room = rest.partition(" to ")
+        before = [] if self._holds(name) else self._fetch(name)
+        if before and not self._picks_up(before, name):
+            return before
+        there = before[-1].endswith(f" in {room}") if before else room == self.belief.here_name
+        return self._then(before, room, [*([] if there else [f"goto {room}"]), "drop"])
+
+    def put(self, rest: str) -> Lines:
+        joint = " next to " if " next to " in rest else " in "
+        name, _, target = rest.partition(joint)
+        thing = self._known(target, boxed=False)
+        if joint == " in " and thing is not None and thing.content is not None:
+            return self._empty(thing)
+        before = [] if self._holds(name) else self._fetch(name)
+        if before and not self._picks_up(before, name):
+            return before
+        return self._at(target, before, f"put {name}{joint}{target}")
+
+    def open(self, name: str) -> Lines:
+        door = self._known(name, boxed=False)
+        return self._unlock(door) if door is not None and door.state == LOCKED else self._at(name, [], f"open {name}")
+
+    def unlock(self, name: str) -> Lines:
+        door = self._known(name, boxed=False)
+        return self._find() if door is None else self._unlock(door)
+
+    def go_to(self, name: str) -> Lines:
+        return self._at(name, [], f"goto {name}")
+
+    def pick_up(self, name: str) -> Lines:
+        return self._fetch(name)
+
+    def inspect(self, room: str) -> Lines:
+        return self._then([], room, ["explore"] if room == self.belief.here_name else [f"goto {room}", "explore"])
+
+    # ---- parts -----------------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, name: str) -> Lines:
+        """Get the thing into the hand."""
+        thing = self._known(name)
+        if thing is None:
+            return self._find()
+        way = self._way_to(thing)
+        return way or [*self._free_hand(), f"pickup {name} in {self.belief.place_of(thing)}"]
+
+    def _at(self, name: str, before: Lines, last: str) -> Lines:
+        """``last``, a skill at the thing, after ``before``; what comes first where the thing is unknown or out of reach."""
+        thing = self._known(name, boxed=False)
+        if thing is None:
+            return before or self._find()
+        way = self._way_to(thing)
+        return (before or way) if way else [*before, f"{last} in {self.belief.place_of(thing)}"]
+
+    def _then(self, before: Lines, room: str, last: Lines) -> Lines:
+        """``last``, which leads into the room, after ``before``; what comes first where the room is unknown or out of reach."""
+        if self.belief.room_names.index(room) not in self.belief.known_rooms():
+            return before or self._find()
+        if room in self.situation.blocked:
+            return before or self._clear(room)
+        return [*before, *last]
+
+    def _way_to(self, thing: Thing) -> Lines:
+        """What clears the way to a thing; nothing where it is clear."""
+        blocked, room = self.situation.blocked, self.belief.room_of(thing)
+        if thing.name in blocked:
+            return self._clear(thing.name)
+        obstacle = blocked.get(room)
+        itself = obstacle is not None and obstacle.thing == thing
+        return self._clear(room) if room in blocked and not itself else []
+
+    def _unlock(self, door: Thing) -> Lines:
+        """Fetch the key if need be and unlock the door; a key behind its own door must be somewhere else by now."""
+        if door.name in self._unlocking:
+            return ["explore"]
+        self._unlocking.add(door.name)
+        way = [] if any(locked.thing == door for locked in self.situation.locked) else self._way_to(door)
+        if way:
+            return way
+        key, last = thing_name(KEY, door.color), f"unlock {door.name} in {self._door_side(door)}"
+        if self._holds(key):
+            return [last]
+        if self._known(key) is None:
+            return self._find(looking_for_key=True)
+        fetch = self._fetch(key)
+        return [*fetch, last] if self._picks_up(fetch, key) else fetch
+
+    def _clear(self, goal: str) -> Lines:
+        """Unlock the door, or move the thing, that stops the way to what is ``blocked``; look around where no way is known."""
+        obstacle = self.situation.blocked[goal]
+        if obstacle is None:
+            return self._find()
+        if obstacle.thing.kind == DOOR:
+            return self._unlock(obstacle.thing)
+        return [*self._free_hand(), f"pickup {obstacle.thing.name} in {self.belief.place_of(obstacle.thing)}", "drop"]
+
+    def _empty(self, box: Thing) -> Lines:
+        """Take out what fills a box."""
+        assert box.content is not None
+        return [*self._free_hand(), f"pickup {thing_name(*box.content)} in {self.belief.place_of(box)}", "drop"]
+
+    def _find(self, looking_for_key: bool = False) -> Lines:
+        """Look where nothing was seen; then behind locked doors, in closed boxes, behind what is in the way; then look again."""
+        situation = self.situation
+        if situation.unexplored:
+            return ["explore"]
+        if not looking_for_key:
+            for door in situation.locked:
+                key = thing_name(KEY, door.thing.color)
+                if self._holds(key) or self._known(key) is not None:
+                    return self._unlock(door.thing)
+        if situation.unopened:
+            box = situation.unopened[0]
+            return [f"open {box.name} in {self.belief.place_of(box)}"]
+        loose = [goal for goal, obstacle in situation.blocked.items() if obstacle is not None and obstacle.thing.kind != DOOR]
+        return self._clear(BEYOND if BEYOND in loose else loose[0]) if loose else ["explore"]
+
+    # ---- facts -----------------------------------------------------------------------------------------------------------------
+
+    def _holds(self, name: str) -> bool:
+        held = self.belief.held
+        words = name.partition(" at ")[0].split()
+        return held is not None and all(word in (*thing_name(*held).split(), "object") for word in words)
+
+    def _known(self, name: str, boxed: bool = True) -> Thing | None:
+        """Where a thing of this name is known to be: in this room before all others, and within reach before out of it."""
+        found = self.belief.find(name) + (self.belief.boxed(name) if boxed else [])
+        here, blocked = self.belief.here, self.situation.blocked
+        return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
+
+    def _door_side(self, door: Thing) -> str:
+        """The room from which to unlock the door."""
+        known = [locked.side for locked in self.situation.locked if locked.thing == door]
+        return known[0] if known else self.belief.place_of(door)
+
+    def _free_hand(self) -> Lines:
+        return ["drop"] if self.belief.held else []
+
+    def _picks_up(self, lines: Lines, name: str) -> bool:
+        return lines[-1].startswith(f"pickup {name} in ")
+
+
+_SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
+    ("bring ", _Planner.bring),
+    ("put ", _Planner.put),
+    ("open ", _Planner.open),
+    ("unlock ", _Planner.unlock),
+    ("go to ", _Planner.go_to),
+    ("pick up ", _Planner.pick_up),
+    ("inspect ", _Planner.inspect),
+)
+
+
+def expert_plan(belief: Belief, subgoal: str) -> str:
+    """The expert's plan for the open subgoal, one skill per line."""
+    return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"
+
+
+class ExpertBackend:
+    """The expert behind the interface of a planner's backend; the loop shows it the belief before each replan."""
+
+    def __init__(self) -> None:
+        self._belief: Belief | None = None
+        self._subgoal = ""
+
+    def observe(self, belief: Belief, subgoal: str) -> None:
+        """Take note of what the next plan is for."""
+        self._belief, self._subgoal = belief, subgoal
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """The plan. Raises ``ValueError`` where ``observe`` was never called."""
+        if self._belief is None:
+            raise ValueError("the expert has no belief to plan from: call observe(belief, subgoal) before generate")
+        start = time.perf_counter()
+        text = expert_plan(self._belief, self._subgoal)
+        for line in text.splitlines() if on_line else ():
+            on_line(line)  # type: ignore[misc]
+        spent = time.perf_counter() - start
+        return Generation(text=text, ttft_s=spent, first_skill_s=spent, total_s=spent)

@@ -1,0 +1,133 @@
+"""Where the agent stands, worked out from its belief: what can be reached, what is locked, what lies in the way, what is unopened.
+
+The describer reports it and the expert plans with it, so that what the expert knows beyond the text is only where things were seen.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from agents.gridworld.belief import MARGIN, Belief, Cell, Thing
+from agents.gridworld.navigation import is_frontier, neighbors, search
+from agents.gridworld.skills.base import Obstacle, first_obstacle
+from envs.household.containers import BOX_CLOSED
+from envs.observation.describe import Mention, Report
+from envs.observation.names import BOX, CLOSED, DOOR, LOCKED, OPEN, THINGS, thing_name
+
+_DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
+BEYOND = "beyond"
+UNKNOWN_WAY = "unknown way"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """``blocked`` maps what cannot be reached to what stops the way: a known room, a thing, or ``beyond``, a place not seen yet.
+
+    ``None`` stands for a way that is not known (the room was only glimpsed).
+    """
+
+    reach: frozenset[Cell]
+    unexplored: bool
+    locked: tuple[Obstacle, ...]
+    blocked: dict[str, Obstacle | None]
+    unopened: tuple[Thing, ...]
+
+
+def assess(belief: Belief) -> Situation:
+    """The agent's situation by its belief."""
+    reach = search(belief)
+    at_hand = [t for t in belief.things.values() if any(near in reach for near in neighbors(t.cell))]
+    unopened = tuple(t for t in at_hand if belief.unique_names and t.kind == BOX and t.state == BOX_CLOSED)
+    locked = tuple(Obstacle(t, side_of(belief, t, reach)) for t in at_hand if t.kind == DOOR and t.state == LOCKED)
+    blocked = {**_blocked_rooms(belief, set(reach)), **_blocked_things(belief, set(reach))}
+    unexplored = any(is_frontier(belief, cell) for cell in reach)
+    if not unexplored:
+        obstacle = _hidden_behind(belief, set(reach))
+        if obstacle is not None:
+            blocked[BEYOND] = obstacle
+    return Situation(frozenset(reach), unexplored, locked, blocked, unopened)
+
+
+def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
+    """The room from which the thing can be got at: this one if possible."""
+    sides = [int(belief.room[near]) for near in neighbors(thing.cell) if near in reach and int(belief.room[near]) >= 0]
+    return belief.room_names[belief.here if belief.here in sides or not sides else sides[0]]
+
+
+def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
+    blocked: dict[str, Obstacle | None] = {}
+    for room in belief.known_rooms():
+        cells = belief.cells_of(room)
+        if room != belief.here and not cells & reach:
+            blocked[belief.room_names[room]] = first_obstacle(belief, {cell for cell in cells if belief.passable(cell)})
+    return blocked
+
+
+def _blocked_things(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
+    """Things with no free place beside them, in rooms that can be reached."""
+    rooms = {int(belief.room[cell]) for cell in reach} | {belief.here}
+    around = [t for t in belief.things.values() if rooms & set(belief.rooms_of(t))]
+    shut_in = [t for t in around if not any(near in reach for near in neighbors(t.cell))]
+    obstacles = {t.name: first_obstacle(belief, {t.cell}) for t in shut_in}
+    return {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
+
+
+def _hidden_behind(belief: Belief, reach: set[Cell]) -> Obstacle | None:
+    """A loose thing behind which there is something unseen."""
+    loose = THINGS - {DOOR}
+    through = search(belief, lambda cell: belief.passable(cell) or int(belief.kind[cell]) in loose)
+    frontier = {cell for cell in through if cell not in reach and belief.passable(cell) and is_frontier(belief, cell)}
+    return first_obstacle(belief, frontier) if frontier else None
+
+
+def mention(belief: Belief, thing: Thing) -> Mention:
+    """A thing as the describer speaks of it."""
+    content = thing.content
+    if thing.kind == DOOR:
+        condition = _DOOR_CONDITIONS[thing.state]
+    elif thing.kind == BOX and belief.unique_names:
+        condition = "closed" if thing.state == BOX_CLOSED else "empty"
+        if content:
+            condition = f"holding {thing_name(*content)} in {belief.place_of(thing)}"
+    else:
+        condition = ""
+    ahead, right = _relative(belief, thing.cell)
+    name = " ".join([thing.name, *(f"at {tag}" for tag in thing.tags)])
+    return Mention(name, belief.place_of(thing), condition, ahead, right)
+
+
+def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
+    """Steps ahead and to the right of the agent."""
+    east = neighbors((0, 0))[belief.direction]
+    dx, dy = cell[0] - belief.cell[0], cell[1] - belief.cell[1]
+    return dx * east[0] + dy * east[1], dy * east[0] - dx * east[1]
+
+
+def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
+    """What stops a way, with the room by which to name it: a door's near side, a thing's own."""
+    if obstacle is None:
+        return UNKNOWN_WAY
+    return f"{obstacle.thing.name} in {obstacle.side if obstacle.thing.kind == DOOR else belief.place_of(obstacle.thing)}"
+
+
+def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
+    """What the next observation says. The news are cleared by the caller once they are in the history."""
+    situation = assess(belief)
+    return Report(
+        outcomes=tuple(outcomes),
+        fresh=tuple(mention(belief, thing) for thing in belief.fresh.values()),
+        in_view=tuple(mention(belief, belief.things[cell]) for cell in belief.in_view if cell in belief.things),
+        gone=tuple(belief.gone),
+        room=belief.here_name,
+        held=belief.held_name,
+        rooms=tuple(belief.room_names[room] for room in belief.known_rooms()),
+        unexplored=situation.unexplored,
+        locked=tuple(replace(mention(belief, door.thing), room=door.side) for door in situation.locked),
+        blocked=tuple((goal, _stopped_by(belief, obstacle)) for goal, obstacle in situation.blocked.items()),
+        unopened=tuple(mention(belief, thing) for thing in situation.unopened),
+        done=done,
+        total=total,
+        subgoal=subgoal,
+        column=belief.cell[0] - MARGIN,
+        row=belief.cell[1] - MARGIN,
+        direction=belief.direction,
+    )

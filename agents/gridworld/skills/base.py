@@ -1,0 +1,97 @@
+"""What all skills share: their outcome, what stops a way, and where things may be left.
+
+A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the
+belief alone.
+"""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from agents.gridworld.belief import Belief, Cell, Thing
+from agents.gridworld.navigation import neighbors, path_to, search
+from envs.observation.names import DOOR, THINGS
+
+SkillRun = Generator[int, None, "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a skill ended. ``text`` is what the history says: ``ok``, or the reason of the failure."""
+
+    succeeded: bool
+    text: str = "ok"
+
+
+OK = Outcome(True)
+
+
+def failed(reason: str) -> Outcome:
+    """A failure with its reason."""
+    return Outcome(False, f"failed, {reason}")
+
+
+def no_way(belief: Belief, targets: set[Cell]) -> Outcome:
+    """Why none of the target cells can be reached: a locked door, or something that lies in the way."""
+    obstacle = first_obstacle(belief, targets)
+    if obstacle is None:
+        return failed("no way known")
+    name = obstacle.thing.name
+    return failed(f"{name} locked" if obstacle.thing.kind == DOOR else f"way blocked by {name}")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A locked door or a loose thing that stops the way, and the room from which the agent can get at it."""
+
+    thing: Thing
+    side: str
+
+
+def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
+    """The first thing on the way to the targets that passes the fewest locked doors and loose things; ``None`` if there is none."""
+    before = search_through(belief, targets)
+    goal = next((cell for cell in before if cell in targets), None)
+    if goal is None:
+        return None
+    room = belief.here
+    for cell in path_to(before, goal):
+        if cell not in targets and not belief.passable(cell):
+            return Obstacle(belief.things[cell], belief.room_names[room])
+        room = int(belief.room[cell]) if belief.room[cell] >= 0 else room
+    return None
+
+
+def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None]:
+    """``search`` over what is known, locked doors and loose things passable at a price: fewest obstacles first (0-1 search)."""
+    before: dict[Cell, Cell | None] = {}
+    queue: deque[tuple[Cell, Cell | None]] = deque([(belief.cell, None)])
+    later: deque[tuple[Cell, Cell | None]] = deque()
+    while queue or later:
+        if not queue:
+            queue, later = later, queue
+        cell, origin = queue.popleft()
+        if cell in before:
+            continue
+        before[cell] = origin
+        for near in neighbors(cell):
+            if belief.passable(near) or near in targets:
+                queue.append((near, cell))
+            elif int(belief.kind[near]) in THINGS:
+                later.append((near, cell))
+    return before
+
+
+def is_safe_spot(belief: Belief, cell: Cell) -> bool:
+    """Whether a thing left on this free cell of this room blocks neither a door nor a way, and shuts in nothing."""
+    if int(belief.room[cell]) != belief.here or not belief.passable(cell):
+        return False
+    if any(belief.is_door(near) or (int(belief.room[near]) < 0 and belief.passable(near)) for near in neighbors(cell)):
+        return False
+    around = set(search(belief, lambda c: int(belief.room[c]) == belief.here and belief.passable(c), start=cell))
+    rest = around - {cell}
+    if not rest:
+        return False
+    connected = set(search(belief, lambda c: c in rest, start=next(iter(rest)))) == rest
+    things = [near for c in around for near in neighbors(c) if near in belief.things]
+    return connected and all(any(near in rest for near in neighbors(c)) for c in [*things, cell])

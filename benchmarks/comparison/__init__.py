@@ -1,0 +1,1 @@
+"""Backends compared on the same episodes and the same prompts: closed loop, paired replay, summary."""

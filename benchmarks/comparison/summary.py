@@ -1,0 +1,195 @@
+"""From records to ``Summary``: what each backend did, and how it differs from the reference on the same seeds and prompts."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.episode_log import read_records
+from agents.records import EpisodeRecord, PlannerCall
+from benchmarks.backends.registry import EXPERT, runs_model
+from benchmarks.comparison import metrics
+from benchmarks.comparison.replay import ReplayRow
+from benchmarks.comparison.schema import (
+    BackendSummary,
+    BudgetSummary,
+    ByteSpread,
+    EnvSummary,
+    PairedSummary,
+    Summary,
+    TimeSpread,
+    TokenSpread,
+)
+from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.suites import Case
+
+
+@dataclass
+class Played:
+    """What one backend has played: its episodes by case, and its planner calls."""
+
+    episodes: dict[Case, EpisodeRecord] = field(default_factory=dict)
+    calls: list[PlannerCall] = field(default_factory=list)
+
+
+def read_played(path: Path, loop: ClosedLoop) -> dict[str, Played]:
+    """What ``path`` holds of the loop's cases, by backend in the loop's order; backends without a finished episode are left out."""
+    cases = set(loop.cases)
+    played: dict[str, Played] = defaultdict(Played)
+    for record in read_records(path):
+        case = Case(record.env_id, record.seed)
+        if case not in cases:
+            continue
+        if isinstance(record, EpisodeRecord):
+            played[record.backend].episodes[case] = record
+        elif isinstance(record, PlannerCall):
+            played[record.backend].calls.append(record)
+    return {backend: played[backend] for backend in loop.all_backends if backend in played}
+
+
+def choose_reference(backends: Sequence[str]) -> str:
+    """What the others are compared with: the first ``baseline``, else the first that runs a model here, else the first of all."""
+    others = [spec for spec in backends if spec != EXPERT]
+    models = [spec for spec in others if runs_model(spec)]
+    baselines = [spec for spec in models if spec.partition("?")[0] == "baseline"]
+    return (baselines or models or others or [EXPERT])[0]
+
+
+def summarize(loop: ClosedLoop, played: Mapping[str, Played], rows: Sequence[ReplayRow], complete: bool) -> Summary:
+    """The run's ``Summary``, of whatever has been played so far."""
+    spls = {backend: _spls(p, played[EXPERT]) for backend, p in played.items() if EXPERT in played}
+    reference = choose_reference(loop.all_backends)
+    return Summary(
+        suite=loop.suite.name,
+        seed=loop.seed,
+        complete=complete,
+        reference=reference,
+        backends={backend: _backend(p, spls[backend]) for backend, p in played.items() if p.episodes},
+        paired={
+            backend: summary
+            for backend in played
+            if backend != reference
+            and reference in played
+            and (summary := _paired(backend, reference, played, spls, rows)) is not None
+        },
+    )
+
+
+def _spls(played: Played, expert: Played) -> dict[Case, float]:
+    return {
+        case: metrics.spl(episode.success, expert.episodes[case].env_steps, episode.env_steps)
+        for case, episode in played.episodes.items()
+        if case in expert.episodes
+    }
+
+
+def _backend(played: Played, spls: Mapping[Case, float]) -> BackendSummary:
+    episodes, calls = list(played.episodes.values()), played.calls
+    successes = sum(e.success for e in episodes)
+    return BackendSummary(
+        episodes=len(episodes),
+        success_rate=successes / len(episodes),
+        success_ci95=metrics.wilson_interval(successes, len(episodes)),
+        subgoal_progress=metrics.mean([_progress(e) for e in episodes]),
+        spl=metrics.mean(list(spls.values())),
+        replans_mean=metrics.mean([e.replans for e in episodes]),
+        prompt_tokens=_tokens(call.prompt_tokens for call in calls),
+        kept_share=metrics.mean([call.kept_share for call in calls]),
+        dropped_tokens=_tokens(call.dropped_tokens for call in calls),
+        ttft_s=_times(call.ttft_s for call in calls),
+        replan_s=_times(call.replan_s for call in calls if not call.parse_errors),
+        overhead_s=_times(call.overhead_s for call in calls),
+        kv_bytes=_bytes(call.kv_bytes for call in calls),
+        parse_errors=sum(e.parse_errors for e in episodes),
+        by_env=_by_env(episodes),
+        budget=_budget([call for call in calls if not call.parse_errors]),
+    )
+
+
+def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
+    """Of the replans that had a budget; ``None`` where none had."""
+    limited = [(call, call.budget_s) for call in calls if call.budget_s is not None]
+    if not limited:
+        return None
+    return BudgetSummary(
+        predicted=metrics.mean([bool(call.budget_met) for call, _ in limited]),
+        within=metrics.mean([call.replan_s <= budget_s for call, budget_s in limited]),
+    )
+
+
+def _by_env(episodes: Sequence[EpisodeRecord]) -> dict[str, EnvSummary]:
+    successes: dict[str, list[bool]] = defaultdict(list)
+    for episode in episodes:
+        successes[episode.env_id].append(episode.success)
+    return {env: EnvSummary(episodes=len(ends), success_rate=metrics.mean(ends)) for env, ends in sorted(successes.items())}
+
+
+def _progress(episode: EpisodeRecord) -> float:
+    """Share of the subgoals that were done; success stands for it where an environment has none."""
+    return episode.subgoals_done / episode.subgoals_total if episode.subgoals_total else float(episode.success)
+
+
+def _tokens(values: Iterable[int]) -> TokenSpread:
+    counts = list(values)
+    return TokenSpread(p50=metrics.quantile(counts, 0.5), p95=metrics.quantile(counts, 0.95), max=max(counts, default=0))
+
+
+def _times(values: Iterable[float]) -> TimeSpread:
+    seconds = list(values)
+    return TimeSpread(p50=metrics.quantile(seconds, 0.5), p95=metrics.quantile(seconds, 0.95))
+
+
+def _bytes(values: Iterable[int]) -> ByteSpread:
+    sizes = list(values)
+    return ByteSpread(p50=metrics.quantile(sizes, 0.5), max=max(sizes, default=0))
+
+
+def _paired(
+    backend: str, reference: str, played: Mapping[str, Played], spls: Mapping[str, Mapping[Case, float]], rows: Sequence[ReplayRow]
+) -> PairedSummary | None:
+    """``backend`` against ``reference``; ``None`` while they have no episode in common."""
+    ours, theirs = played[backend].episodes, played[reference].episodes
+    cases = [case for case in ours if case in theirs]
+    if not cases:
+        return None
+    success = [float(ours[c].success) - float(theirs[c].success) for c in cases]
+    efficiency = [spls[backend][c] - spls[reference][c] for c in cases if c in spls[backend] and c in spls[reference]]
+    speed = _Speed.of(rows, backend, reference)
+    return PairedSummary(
+        episodes=len(cases),
+        success_diff=metrics.mean(success),
+        success_diff_ci95=metrics.bootstrap_interval(success),
+        spl_diff=metrics.mean(efficiency),
+        spl_diff_ci95=metrics.bootstrap_interval(efficiency),
+        prompts=len(speed.ttft),
+        ttft_speedup_p50=_median(speed.ttft),
+        replan_speedup_p50=_median(speed.replan),
+        ceiling_p50=_median(speed.ceiling),
+        of_ceiling_p50=_median(speed.of_ceiling),
+    )
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Per-prompt ratios, reference / backend; ceilings are relative to the reference's own (1 where that drops nothing)."""
+
+    ttft: list[float]
+    replan: list[float]
+    ceiling: list[float]
+    of_ceiling: list[float]
+
+    @classmethod
+    def of(cls, rows: Sequence[ReplayRow], backend: str, reference: str) -> "_Speed":
+        pairs = [(r.measured[backend], r.measured[reference]) for r in rows if {backend, reference} <= set(r.measured)]
+        ttft = [theirs.ttft_s / ours.ttft_s for ours, theirs in pairs]
+        ceilings = [ours.ceiling / theirs.ceiling if ours.ceiling and theirs.ceiling else None for ours, theirs in pairs]
+        return cls(
+            ttft=ttft,
+            replan=[theirs.total_s / ours.total_s for ours, theirs in pairs],
+            ceiling=[ceiling for ceiling in ceilings if ceiling is not None],
+            of_ceiling=[gain / ceiling for gain, ceiling in zip(ttft, ceilings, strict=True) if ceiling is not None],
+        )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return metrics.quantile(values, 0.5) if values else None

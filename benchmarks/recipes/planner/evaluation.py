@@ -1,0 +1,56 @@
+"""Closed loop on held-out seeds: the only measure of a planner that counts. Token accuracy says little over twenty plans."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from agents.episode_log import read_episodes
+from agents.loop import AgentConfig
+from agents.records import EpisodeRecord
+from benchmarks.backends.registry import EXPERT, BackendFactory
+from benchmarks.comparison.metrics import Interval, mean, spl, wilson_interval
+from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
+from benchmarks.runs.suites import SUITES
+
+SUITE_NAMES = ("household-small", "babyai", "household-recall", "household-long")
+
+
+class SuiteScore(BaseModel):
+    """How the planner and the expert do on one suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    episodes: int
+    success: float
+    success_ci95: tuple[float, float]
+    spl: float
+    expert_success: float
+    of_expert: float
+    parse_errors: int
+
+
+def evaluate_suite(
+    suite: str, model: Path, episodes: int, out: Path, workers: int, on_episode: Callable[[EpisodeRecord], None], seed: int = 0
+) -> SuiteScore:
+    """Play ``episodes`` held-out episodes of the suite with the unpruned planner and with the expert."""
+    spec = f"baseline?model={model}"
+    loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed, AgentConfig())
+    play(loop, BackendFactory(1 if workers > 1 else None), out / suite, workers, on_episode)
+    played = read_episodes(out / suite / STEPS_FILE)
+    both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]
+    pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode whose worker died twice is missing
+    student, expert = [s for s, _ in pairs], [e for _, e in pairs]
+    interval: Interval = wilson_interval(sum(e.success for e in student), len(student))
+    success, best = mean([float(e.success) for e in student]), mean([float(e.success) for e in expert])
+    return SuiteScore(
+        suite=suite,
+        episodes=len(pairs),
+        success=success,
+        success_ci95=interval,
+        expert_success=best,
+        of_expert=success / best if best else 0.0,
+        spl=mean([spl(s.success, e.env_steps, s.env_steps) for s, e in pairs]),
+        parse_errors=sum(e.parse_errors for e in student),
+    )

@@ -1,0 +1,132 @@
+"""Lessons: what a planner must be able to do with its context, without the walking in between.
+
+A lesson is a conversation of short observations and plans over an imagined house: things are seen, move and vanish, and each
+goal asks for what was seen turns ago. It uses the sentences of ``envs.observation``. In an episode a plan comes once in a hundred
+tokens, in a lesson twice as often, so that copying and looking up are learned sooner.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from minigrid.core.constants import COLOR_NAMES
+
+from envs.observation.names import ROOM_NAMES
+
+KINDS = ("ball", "key", "box")
+BRIEF = 0.7
+"""Share of lessons in which observations say the least that a plan needs."""
+Turn = tuple[str, str]
+
+
+@dataclass
+class Lesson:
+    """An imagined house under way: where things were seen, what is held, where the agent is."""
+
+    rng: np.random.Generator
+    place: dict[str, str] = field(default_factory=dict)
+    held: str = ""
+    here: str = "kitchen"
+    brief: bool = False
+
+    def turns(self, count: int) -> Iterator[Turn]:
+        """Observation and plan, ``count`` times."""
+        self.here = self._room()
+        outcomes: list[str] = []
+        goal = self._goal()
+        for number in range(count):
+            lines = self._news(12 if number == 0 and self.brief else 4)
+            here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goal: {goal}."
+            lines = [*lines, here] if self.brief else [*outcomes, *lines, f"Progress {number}/{count}. {here}"]
+            plan = self._plan(goal)
+            yield "\n".join(lines), "\n".join(plan)
+            outcomes = [f"{line}: ok." for line in plan]
+            goal = self._after(goal, plan)
+
+    def _room(self) -> str:
+        return ROOM_NAMES[int(self.rng.integers(len(ROOM_NAMES)))]
+
+    def _thing(self) -> str:
+        return f"{COLOR_NAMES[int(self.rng.integers(len(COLOR_NAMES)))]} {KINDS[int(self.rng.integers(len(KINDS)))]}"
+
+    def _some(self) -> str:
+        """A thing that was seen, as a rule."""
+        names = list(self.place)
+        return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < 0.85 else self._thing()
+
+    def _news(self, most: int) -> list[str]:
+        """Things seen, perhaps somewhere else than before, and things found gone."""
+        count = most if most > 4 else int(self.rng.integers(0, 2 if self.brief else 5))
+        seen = {name: self._room() for name in (self._thing() for _ in range(count)) if name != self.held}
+        self.place |= seen
+        lines = ["Seen: " + ", ".join(f"{name} in {room}" for name, room in seen.items()) + "."] if seen else []
+        old = [name for name in self.place if name not in seen]
+        if old and self.rng.random() < 0.1:
+            lost = old[int(self.rng.integers(len(old)))]
+            del self.place[lost]
+            lines.append(f"Gone: {lost}.")
+        return lines
+
+    def _goal(self) -> str:
+        thing, other = self._some(), self._some()
+        kinds = [f"bring {thing} to {self._room()}", f"pick up {thing}", f"go to {thing}"]
+        kinds += [f"put {thing} next to {other}"] if thing != other else []
+        return kinds[int(self.rng.integers(len(kinds)))]
+
+    def _plan(self, goal: str) -> list[str]:
+        if goal.startswith("go to "):
+            name = goal.removeprefix("go to ")
+            return [f"goto {name} in {self.place[name]}"] if name in self.place else ["explore"]
+        if goal.startswith("pick up "):
+            return self._fetch(goal.removeprefix("pick up "))
+        if goal.startswith("bring "):
+            name, _, room = goal.removeprefix("bring ").partition(" to ")
+            return self._carry(name, [*([] if self._beside(name, room) else [f"goto {room}"]), "drop"])
+        name, _, target = goal.removeprefix("put ").partition(" next to ")
+        last = [f"put {name} next to {target} in {self.place[target]}"] if target in self.place else []
+        return self._carry(name, last) if last or self.held != name else ["explore"]
+
+    def _beside(self, name: str, room: str) -> bool:
+        return (self.here if self.held == name else self.place.get(name)) == room
+
+    def _carry(self, name: str, last: list[str]) -> list[str]:
+        fetch = [] if self.held == name else self._fetch(name)
+        return fetch if fetch == ["explore"] else fetch + last
+
+    def _fetch(self, name: str) -> list[str]:
+        if name not in self.place:
+            return ["explore"]
+        return [*(["drop"] if self.held else []), f"pickup {name} in {self.place[name]}"]
+
+    def _after(self, goal: str, plan: list[str]) -> str:
+        """Follow the plan; the same goal again where it only explored or did not get to the end."""
+        for line in plan:
+            self._do(line)
+        reached = plan != ["explore"] and not (goal.startswith("put ") and not plan[-1].startswith("put "))
+        return self._goal() if reached or self.rng.random() < 0.3 else goal
+
+    def _do(self, line: str) -> None:
+        verb, _, rest = line.partition(" ")
+        thing, _, room = rest.rpartition(" in ")
+        if verb == "drop" and self.held:
+            self.place[self.held], self.held = self.here, ""
+        elif verb == "pickup":
+            self.here, self.held = room, thing
+            self.place.pop(thing, None)
+        elif verb == "put":
+            self.here = room
+            self.place[self.held], self.held = room, ""
+        elif verb == "goto":
+            self.here = room or rest
+        else:
+            self.here = self._room()
+
+
+def lesson(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One lesson as chat messages, in the form that ``encode_episode`` takes."""
+    messages: list[dict[str, Any]] = []
+    brief = bool(rng.random() < BRIEF)
+    for observation, plan in Lesson(rng, brief=brief).turns(int(rng.integers(8, 16) if brief else rng.integers(4, 14))):
+        messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]
+    return messages

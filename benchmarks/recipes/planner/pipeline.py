@@ -1,0 +1,59 @@
+"""The whole recipe, from nothing to a planner with its card."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.output.files import checksum
+from benchmarks.recipes.planner.card import write_card
+from benchmarks.recipes.planner.config import Recipe
+from benchmarks.recipes.planner.evaluation import SUITE_NAMES, SuiteScore, evaluate_suite
+from benchmarks.recipes.planner.stages import Reporter, Stages, training_log
+from benchmarks.runs.provenance import machine
+from erecap.models.loading import bundled_planner_dir
+
+
+def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: bool, reporter: Reporter) -> dict[str, Any]:
+    """Train, evaluate on ``episodes`` held-out episodes a suite, write the card; the scores and where things are.
+
+    Raises ``ValueError`` for a directory that holds a run of another recipe.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(recipe, out)
+    trained = Stages(recipe, out, workers, reporter).run()
+    scores = [score(suite, trained, episodes, out, workers, reporter) for suite in SUITE_NAMES] if episodes else []
+    planner = finish(recipe, trained, out, scores)
+    if install:
+        shutil.copytree(planner, bundled_planner_dir(), dirs_exist_ok=True)
+    return {"planner": str(bundled_planner_dir() if install else planner), "scores": [s.model_dump() for s in scores]}
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """One directory, one recipe."""
+    path = out / "recipe.json"
+    if path.exists() and Recipe.model_validate_json(path.read_text()) != recipe:
+        raise ValueError(f"{out} holds a run of another recipe: use another --out, or the recipe in {path}")
+    path.write_text(recipe.model_dump_json(indent=2) + "\n")
+
+
+def score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
+    """Closed loop on one suite."""
+    reporter.begin(f"evaluate: {suite}", 2 * episodes)
+    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores belong to weights, not to a path
+    return evaluate_suite(suite, model, episodes, played, workers, lambda episode: reporter.advance())
+
+
+def finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -> Path:
+    """The planner as it ships, in ``out/planner``: weights in bfloat16, tokenizer, card."""
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.bfloat16)
+    planner = out / "planner"
+    model.save_pretrained(planner)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+        if (trained / name).exists():
+            shutil.copy(trained / name, planner / name)
+    parameters = sum(p.numel() for p in model.parameters())
+    write_card(planner, recipe, model.config, parameters, training_log(out, len(recipe.student_rounds)), scores, machine().cpu)
+    return planner

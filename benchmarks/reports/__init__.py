@@ -1,0 +1,1 @@
+"""What a summary looks like: tables and plots."""

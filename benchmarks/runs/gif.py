@@ -1,0 +1,62 @@
+"""An episode as a GIF, with the current skill below each frame."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from agents.job import EpisodeJob
+from agents.loop import AgentConfig, run_episode
+from agents.records import EpisodeRecord
+from benchmarks.output.files import write_atomically
+from planner import PlannerBackend
+
+MAX_WIDTH = 480
+CAPTION_HEIGHT = 26
+FRAME_MS = 120
+LAST_FRAME_MS = 1500
+_DARK, _LIGHT = (24, 24, 28), (240, 240, 240)
+
+
+class GifWriter:
+    """Collects frames (a ``FrameSink``); ``save`` writes them. Frames are kept small: at most 480 wide, 256 colours."""
+
+    def __init__(self) -> None:
+        self._frames: list[Image.Image] = []
+
+    def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
+        """Add one frame, (height, width, 3) uint8."""
+        self._frames.append(captioned(frame, caption).quantize(256))
+
+    def save(self, path: Path) -> None:
+        """Write the GIF, whole or not at all. Raises ``ValueError`` where there are no frames."""
+        if not self._frames:
+            raise ValueError(f"no frames to write to {path}: play an episode with this as its frame sink first")
+        first, *rest = self._frames
+        durations = [*[FRAME_MS] * len(rest), LAST_FRAME_MS]
+        data = io.BytesIO()
+        first.save(data, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+        write_atomically(path, data.getvalue())
+
+
+def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
+    """The frame, shrunk to at most ``MAX_WIDTH``, with the caption in a bar below it."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((MAX_WIDTH, MAX_WIDTH))
+    out = Image.new("RGB", (picture.width, picture.height + CAPTION_HEIGHT), _DARK)
+    out.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(out)
+    draw.text((8, picture.height + CAPTION_HEIGHT // 2), caption, fill=_LIGHT, font=ImageFont.load_default(14), anchor="lm")
+    return out
+
+
+def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, path: Path) -> EpisodeRecord:
+    """Play ``job`` and write it to ``path``; nothing is recorded. Raises ``ValueError`` unless ``path`` ends in ``.gif``."""
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"gif={str(path)!r} must end in .gif: such as --gif out.gif")
+    writer = GifWriter()
+    episode = run_episode(job, backend, config, lambda record: None, frames=writer)
+    writer.save(path)
+    return episode

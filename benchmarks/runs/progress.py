@@ -1,0 +1,80 @@
+"""Progress bars on stderr: one per backend for its episodes, one for the replay."""
+
+from types import TracebackType
+from typing import Self
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from agents.records import EpisodeRecord
+from benchmarks.runs.closed_loop import ClosedLoop
+
+log = structlog.get_logger(__name__)
+
+
+class Progress:
+    """Bars of a comparison; a context manager. Nothing is drawn where stderr is no terminal."""
+
+    def __init__(self, loop: ClosedLoop, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._backends = {spec: self._bars.add_task(spec, total=loop.episodes) for spec in loop.all_backends}
+        self._replay: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def on_episode(self, episode: EpisodeRecord) -> None:
+        """One episode is over."""
+        self._bars.advance(self._backends[episode.backend])
+
+    def begin_replay(self, prompts: int) -> None:
+        """The replay of ``prompts`` prompts begins."""
+        self._replay = self._bars.add_task("paired replay", total=prompts)
+
+    def on_prompt(self) -> None:
+        """One prompt has been measured on all backends."""
+        if self._replay is not None:
+            self._bars.advance(self._replay)
+
+
+class StageProgress:
+    """One bar per stage of a long job, with a note on what came last; a context manager. Without a terminal notes are logged."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._quiet = not console.is_terminal
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def begin(self, stage: str, total: float) -> None:
+        """A stage of ``total`` units begins."""
+        self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
+
+    def advance(self, units: float = 1, note: str = "") -> None:
+        """So many units of the stage are done."""
+        if self._task is not None:
+            self._bars.update(self._task, advance=units, note=note)
+        if self._quiet and note:
+            log.info(self._stage, note=note)

@@ -1,0 +1,1 @@
+"""A prompt's tokens as a picture, and statistics of their saliency."""

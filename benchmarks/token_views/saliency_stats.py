@@ -1,0 +1,124 @@
+"""Statistics of collected saliency, stage by stage, and how far a pruner's scores agree with it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from rich import box
+from rich.table import Table
+
+from benchmarks.comparison.metrics import mean, rank_correlation
+from benchmarks.reports.table import NONE, percent
+from erecap.engine.differentiable import stage_hidden
+from erecap.models.loading import LoadedModel
+from erecap.models.pruner import TokenPruner
+from erecap.training.saliency import SaliencySet, SalientSample
+
+Float32 = NDArray[np.float32]
+Scores = dict[int, Float32]
+TOP_SHARE, CARRIED_SHARE = 0.3, 0.1
+
+
+class StageStatistics(BaseModel):
+    """One stage. Correlations (Spearman) and ``pruner_top`` are means over samples, the others are over all tokens with saliency.
+
+    ``carried`` is the share of the total that the most salient tenth of the tokens carries; ``next_rank`` the correlation with the
+    next stage; ``pruner_rank`` that with the pruner's scores of the unpruned stream, and ``pruner_top`` the share of the most
+    salient 30% that is in the pruner's top 30% (30% by chance); ``None`` where there is nothing to compare.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after_layer: int
+    tokens: int
+    mean: float
+    median: float
+    p95: float
+    max: float
+    carried: float
+    next_rank: float | None
+    pruner_rank: float | None
+    pruner_top: float | None
+
+
+def statistics(
+    found: SaliencySet, loaded: LoadedModel, pruner: TokenPruner | None = None, scored: int = 32
+) -> list[StageStatistics]:
+    """One record per stage of ``found``; the pruner scores the first ``scored`` samples."""
+    samples = [sample for sample in found.samples() if not np.isnan(sample.saliency).all()]
+    scores = [] if pruner is None else [(s, _scores(loaded, pruner, s, found.stages)) for s in samples[:scored]]
+    return [_stage(row, found.stages, samples, scores) for row in range(len(found.stages))]
+
+
+def table(found: SaliencySet, stages: list[StageStatistics]) -> Table:
+    """The statistics for a terminal."""
+    title = f"saliency of {len(found)} samples: {found.loss}"
+    out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=_CAPTION, caption_justify="left")
+    for header in _HEADERS:
+        out.add_column(header, justify="right")
+    for s in stages:
+        values = (f"{value:.2e}" for value in (s.mean, s.median, s.p95, s.max))
+        ranks = (_signed(s.next_rank), _signed(s.pruner_rank))
+        out.add_row(str(s.after_layer), str(s.tokens), *values, percent(s.carried), *ranks, percent(s.pruner_top))
+    return out
+
+
+_HEADERS = (
+    "after layer", "tokens", "mean", "median", "p95", "max", "carried by top 10%", "rank corr. next stage",
+    "rank corr. pruner", "top 30% in pruner's",
+)  # fmt: skip
+_CAPTION = "rank correlations (Spearman) and shares of the top 30% are means over samples; by chance they are 0 and 30%"
+
+
+def _signed(value: float | None) -> str:
+    return NONE if value is None else f"{value:+.2f}"
+
+
+def _stage(
+    row: int, stages: tuple[int, ...], samples: list[SalientSample], scores: list[tuple[SalientSample, Scores]]
+) -> StageStatistics:
+    values = np.concatenate([_known(sample, sample.saliency[row]) for sample in samples]).astype(np.float64)
+    carriers = np.sort(values)[-max(1, round(CARRIED_SHARE * len(values))) :]
+    layer, last = stages[row], row + 1 == len(stages)
+    compared = [(_known(s, s.saliency[row]), _known(s, by_layer[layer])) for s, by_layer in scores if layer in by_layer]
+    following = [rank_correlation(*(_known(s, s.saliency[r]) for r in (row, row + 1))) for s in samples if not last]
+    return StageStatistics(
+        after_layer=layer,
+        tokens=len(values),
+        mean=float(values.mean()),
+        median=float(np.median(values)),
+        p95=float(np.quantile(values, 0.95)),
+        max=float(values.max()),
+        carried=float(carriers.sum() / max(values.sum(), np.finfo(np.float64).tiny)),
+        next_rank=mean(following) if following else None,
+        pruner_rank=mean([rank_correlation(*pair) for pair in compared]) if compared else None,
+        pruner_top=mean([_shared_top(*pair) for pair in compared]) if compared else None,
+    )
+
+
+def _known(sample: SalientSample, values: Float32) -> Float32:
+    """``values`` of the tokens that have saliency; they are the same at every stage."""
+    known: Float32 = values[~np.isnan(sample.saliency[0])]
+    return known
+
+
+def _shared_top(salient: Float32, scored: Float32) -> float:
+    count = max(1, round(TOP_SHARE * len(salient)))
+    first, second = (set(np.argsort(-values, kind="stable")[:count].tolist()) for values in (salient, scored))
+    return len(first & second) / count
+
+
+def _scores(loaded: LoadedModel, pruner: TokenPruner, sample: SalientSample, stages: tuple[int, ...]) -> Scores:
+    """The pruner's scores of the unpruned residual stream, at the stages that it knows."""
+    known = [stage for stage in stages if stage in pruner.stages]
+    return dict(_scored(loaded, pruner, sample, known)) if known else {}
+
+
+def _scored(loaded: LoadedModel, pruner: TokenPruner, sample: SalientSample, known: list[int]) -> Iterator[tuple[int, Float32]]:
+    ids = torch.from_numpy(sample.input_ids.astype(np.int64))[None].to(loaded.device)
+    with torch.no_grad():
+        hidden, _ = stage_hidden(loaded.model, ids, known)
+        for stage, stream in zip(known, hidden, strict=True):
+            yield stage, pruner(stream, pruner.stages.index(stage))[0].float().cpu().numpy()

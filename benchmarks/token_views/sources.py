@@ -1,0 +1,141 @@
+"""Prompts whose tokens are looked at, with their saliency: a sample of a saliency file, a recorded replan, any text.
+
+Which tokens the engine drops is ``token_view``'s business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from agents.episode_log import read_records
+from agents.replay import RecordedPrompt, read_prompts
+from benchmarks.comparison.summary import choose_reference
+from benchmarks.runs.closed_loop import STEPS_FILE
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.prefill import prefill
+from erecap.models.loading import LoadedModel
+from erecap.models.tokenization import ChatTokenizer, Message, TokenizedPrompt
+from erecap.training.data import ALWAYS_KEPT, PLAN_WEIGHT, collate
+from erecap.training.data import Sequence as TokenSequence
+from erecap.training.saliency import SaliencySet, saliency
+
+Float32 = NDArray[np.float32]
+ANSWER_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A prompt and the saliency of its tokens: by layer, float32 [tokens], NaN for a token without. ``title`` is for people."""
+
+    title: str
+    prompt: TokenizedPrompt
+    saliency: dict[int, Float32]
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat in a file; a system message is protected unless it says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    protected: bool | None = None
+
+    def as_message(self) -> Message:
+        """As ``ChatTokenizer`` takes it."""
+        return self.role, self.content, self.role == "system" if self.protected is None else self.protected
+
+
+_CHAT = TypeAdapter(list[ChatMessage])
+
+
+def of_sample(found: SaliencySet, index: int) -> Subject:
+    """The prompt of a sample's last replan, with the saliency in the file. Raises ``ValueError`` for a bad number."""
+    sample = found.sample(index)
+    if not sample.plans.any():
+        raise ValueError(f"sample={index} has no replan after its first, so that none of its tokens has saliency: choose another")
+    turn = sample.turns[sample.plans].max()
+    length = int(np.argmax(sample.plans & (sample.turns == turn)))
+    turns = sample.turns[:length]
+    prompt = TokenizedPrompt.from_ids(sample.input_ids[:length].astype(np.int64), (turns == ALWAYS_KEPT) | (turns == turn))
+    title = f"sample {index}, the prompt of its last replan ({turn}); saliency: mean over sampled replans"
+    return Subject(title, prompt, dict(zip(found.stages, sample.saliency[:, :length], strict=True)))
+
+
+def of_run(loaded: LoadedModel, run: Path, episode: int, replan: int, stages: Sequence[int]) -> Subject:
+    """A recorded replan of the run's reference backend, with the saliency of the recorded answer's loss.
+
+    Raises ``ValueError`` for a directory without a run, and for an episode or a replan that it does not have.
+    """
+    recorded, chat = _find(run / STEPS_FILE, episode, replan), ChatTokenizer(loaded.tokenizer)
+    prompt = chat.encode((s.role, s.text, s.protected) for s in recorded.prompt.segments)
+    title = f"{recorded.env_id}, seed {recorded.seed}, replan {replan}; saliency: of the recorded answer's loss"
+    return Subject(title, prompt, _answered(loaded, prompt, _closed(chat, recorded.answer), stages))
+
+
+def of_file(loaded: LoadedModel, path: Path, stages: Sequence[int]) -> Subject:
+    """The prompt in a file: plain text, which is one user message, or in a ``.json`` a list of chat messages.
+
+    Saliency is of the loss of the chat's answer where it ends with one, else of the model's own greedy answer.
+    """
+    messages, chat = _read_chat(path), ChatTokenizer(loaded.tokenizer)
+    answer = messages.pop().content if messages[-1].role == "assistant" else None
+    prompt = chat.encode(message.as_message() for message in messages)
+    tokens = _greedy(loaded, prompt) if answer is None else _closed(chat, answer)
+    whose = "the model's own greedy answer" if answer is None else "the answer in the file"
+    return Subject(f"{path.name}; saliency: of the loss of {whose}", prompt, _answered(loaded, prompt, tokens, stages))
+
+
+def _find(steps: Path, episode: int, replan: int) -> RecordedPrompt:
+    if not steps.is_file():
+        raise ValueError(f"{steps} is not there: give the directory of a run, made with `erecap run` or `erecap compare`")
+    backend = choose_reference(sorted({record.backend for record in read_records(steps)}))
+    prompts = read_prompts(steps, backend)
+    episodes = list(dict.fromkeys((p.env_id, p.seed) for p in prompts))
+    if not 0 <= episode < len(episodes):
+        raise ValueError(f"episode={episode} is not there: backend {backend!r} played the episodes 0..{len(episodes) - 1}")
+    found = [p for p in prompts if (p.env_id, p.seed) == episodes[episode]]
+    if not 0 <= replan < len(found):
+        raise ValueError(f"replan={replan} is not there: episode {episode} of {backend!r} has the replans 0..{len(found) - 1}")
+    return found[replan]
+
+
+def _read_chat(path: Path) -> list[ChatMessage]:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: give a text, or a .json with a list of chat messages")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return [ChatMessage(role="user", content=text.strip())]
+    try:
+        messages = _CHAT.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{path} is no list of chat messages with role and content: {error.errors()[0]['msg']}") from error
+    if not any(message.role != "assistant" for message in messages):
+        raise ValueError(f"{path} holds no message to answer: give at least one of the role 'user'")
+    return messages
+
+
+def _closed(chat: ChatTokenizer, answer: str) -> NDArray[np.int64]:
+    return np.append(chat.tokens_of(answer), chat.tokenizer.eos_token_id)
+
+
+def _greedy(loaded: LoadedModel, prompt: TokenizedPrompt) -> NDArray[np.int64]:
+    options = DecodeOptions(ANSWER_TOKENS, eos_ids=loaded.eos_ids)
+    steps = decode(loaded.model, prefill(loaded.model, prompt), options)
+    return np.array([token for (token,) in steps if token is not None], np.int64)
+
+
+def _answered(loaded: LoadedModel, prompt: TokenizedPrompt, answer: NDArray[np.int64], stages: Sequence[int]) -> dict[int, Float32]:
+    """Saliency of the answer's loss, for the tokens of the prompt that are not protected."""
+    ids = np.concatenate([prompt.input_ids, answer])
+    last = np.arange(len(ids)) >= len(prompt)
+    turns = last.astype(np.int32)
+    turns[: len(prompt)][prompt.protected] = ALWAYS_KEPT
+    sequence = TokenSequence(ids.astype(np.int32), (last * PLAN_WEIGHT).astype(np.float32), turns)
+    values = saliency(loaded.model, collate([sequence]).to(loaded.device), stages, replans=1)[:, 0, : len(prompt)]
+    return dict(zip(stages, values.numpy(), strict=True))

@@ -1,0 +1,1 @@
+"""BabyAI and MiniGrid levels of the minigrid package."""

@@ -1,0 +1,153 @@
+"""The household: named rooms, doors, boxes, and a list of subgoals to reach in order, while the house does not stand still.
+
+Built on minigrid's grid, objects, ``RoomGrid`` and renderer (see ``envs.household.house``).
+
+Mission: the subgoals in order, joined by "; " (they are also in ``info``).
+Actions: minigrid's seven: left, right, forward, pickup, drop, toggle, done. Picking up in front of an open box takes its content;
+    dropping in front of an open, empty box fills it.
+Observation: minigrid's partial view (``image``, ``direction``, ``mission``) with ``pose`` and ``rooms`` (see ``envs.observation``).
+Rewards: 1 / number of subgoals for each subgoal, when it is reached.
+Termination: when the last subgoal is reached; truncation after ``max_steps``.
+"""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from minigrid.core.world_object import WorldObj
+from minigrid.envs.babyai.core.roomgrid_level import BabyAIMissionSpace
+
+from envs.household import disturbances, layout
+from envs.household.config import HouseholdConfig
+from envs.household.containers import Container
+from envs.household.house import House
+from envs.household.subgoals import KINDS, Subgoal
+from envs.household.tasks import TaskWriter, tour
+from envs.observation.embodied import Observation, embodied, embodied_space, goal_info, view_cells
+
+
+class EpisodeOverError(ValueError):
+    """An action before the beginning or after the end of an episode."""
+
+
+class HouseholdEnv(House):
+    """See the module's docstring; the keyword arguments are the fields of ``HouseholdConfig``."""
+
+    unique_names = True
+    observation_space: spaces.Dict
+
+    def __init__(self, render_mode: str | None = None, **parameters: Any) -> None:
+        self.config = HouseholdConfig(**parameters)
+        self.room_names: tuple[str, ...] = ()
+        self.things: dict[str, WorldObj] = {}
+        self.subgoals: list[Subgoal] = []
+        self.done_count = self.goal_changes = self.seed_value = 0
+        self.over = True
+        super().__init__(
+            room_size=self.config.room_size,
+            num_rows=self.config.rows,
+            num_cols=self.config.cols,
+            max_steps=self.config.max_steps,
+            mission_space=BabyAIMissionSpace(),
+            render_mode=render_mode,
+        )
+        self.observation_space = embodied_space(self.observation_space, self.agent_view_size, self.width, self.height)
+        self.seen = np.zeros((self.width, self.height), dtype=bool)
+
+    # ---- gymnasium -------------------------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """A new household. Without a seed the next one of the environment's own generator."""
+        self.done_count = self.goal_changes = 0
+        self.over = False
+        self.seen = np.zeros((self.width, self.height), dtype=bool)
+        self.subgoals = []
+        _, info = super().reset(seed=seed, options=options)
+        self.seed_value = int(self.np_random.integers(2**31))
+        self._advance()
+        return self.gen_obs(), {**info, **self._info([])}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One of minigrid's actions, then this step's disturbances. Raises ``EpisodeOverError`` without an episode."""
+        if self.over:
+            raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
+        slipped = self._slips(action)
+        carried = None if slipped else self._use_container(action)
+        inert = slipped or carried is not None
+        observation, _, _, truncated, info = super().step(self.actions.done if inert else action)
+        events = disturbances.disturb(self, self.seed_value, self.step_count) + (["skill failed"] if slipped else [])
+        before = self.done_count
+        self._advance()
+        if events or inert:
+            observation = self.gen_obs()
+        success = self.done_count == len(self.subgoals)
+        self.over = success or truncated
+        reward = (self.done_count - before) / len(self.subgoals)
+        return observation, reward, success, truncated and not success, {**info, **self._info(events)}
+
+    def gen_obs(self) -> Observation:
+        """Minigrid's view with pose and rooms; what is in view counts as seen."""
+        observation = embodied(self, super().gen_obs())
+        x, y = map(int, self.agent_pos)
+        cells = view_cells(x, y, int(self.agent_dir), self.agent_view_size)[observation["image"][..., 0] != 0]
+        inside = (cells >= 0).all(1) & (cells[:, 0] < self.width) & (cells[:, 1] < self.height)
+        self.seen[cells[inside, 0], cells[inside, 1]] = True
+        return observation
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        super()._gen_grid(width, height)
+        layout.build(self)
+        walk = tour(self, self.config.tour)
+        self.subgoals = walk + TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
+        if not self.subgoals:
+            kinds = ", ".join(dict.fromkeys(self.config.kinds))
+            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
+        self._write_mission()
+
+    def _write_mission(self) -> None:
+        self.mission = "; ".join(goal.text for goal in self.subgoals)
+
+    def _info(self, events: list[str]) -> dict[str, Any]:
+        goals = [(goal.text, index < self.done_count) for index, goal in enumerate(self.subgoals)]
+        return goal_info(goals, self.done_count == len(goals), events)
+
+    def _advance(self) -> None:
+        """Tick off subgoals in order, as far as they are reached."""
+        while self.done_count < len(self.subgoals):
+            goal = self.subgoals[self.done_count]
+            if not KINDS[goal.kind].reached(self, goal):
+                break
+            self.done_count += 1
+
+    def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
+        """Put another subgoal in the place of the open one; False where none can be found."""
+        open_goal = self.subgoals[self.done_count] if self.done_count < len(self.subgoals) else None
+        if open_goal is None or open_goal.kind == "inspect":
+            return False
+        fresh = [g for g in TaskWriter(self, rng).write(("bring", "next_to"), 2) if g not in self.subgoals]
+        fresh = [g for g in fresh if not KINDS[g.kind].reached(self, g)]
+        if fresh:
+            self.subgoals[self.done_count] = fresh[0]
+            self._write_mission()
+        return bool(fresh)
+
+    # ---- interactions ----------------------------------------------------------------------------------------------------------
+
+    def _slips(self, action: Any) -> bool:
+        interacts = action in (self.actions.pickup, self.actions.drop, self.actions.toggle)
+        return interacts and disturbances.slips(self.seed_value, self.step_count + 1, self.config.disturbances.skill_fails)
+
+    def _use_container(self, action: Any) -> WorldObj | None:
+        """Take from, or put into, the open box in front; the thing that changed its place, or ``None``."""
+        box = self.grid.get(*self.front_pos)
+        if not isinstance(box, Container) or not box.is_open:
+            return None
+        if action == self.actions.pickup and self.carrying is None and box.contains is not None:
+            taken = box.contains
+            self.carrying, box.contains, taken.cur_pos = taken, None, np.array([-1, -1])
+            return taken
+        if action == self.actions.drop and self.carrying is not None and box.contains is None:
+            box.contains, self.carrying = self.carrying, None
+            box.contains.cur_pos = box.cur_pos
+            return box.contains
+        return None

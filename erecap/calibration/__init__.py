@@ -1,0 +1,1 @@
+"""What is measured or fitted before a run: thresholds, counted work, and what a replan costs on a machine."""

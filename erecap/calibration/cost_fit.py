@@ -1,0 +1,100 @@
+"""From measured answers to a ``CostModel``."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from erecap.calibration.cost_model import CostModel, Setting, decode_work, prefill_work
+
+_LATE = 0.9
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One prompt under one schedule: tokens that entered each layer, and seconds to the first token and after it, per round."""
+
+    layer_tokens: tuple[int, ...]
+    ttft_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+
+    @property
+    def first_s(self) -> float:
+        """Median to the first token."""
+        return median(self.ttft_s)
+
+    @property
+    def rounds_s(self) -> tuple[float, ...]:
+        """The whole answer in each round."""
+        return tuple(first + rest for first, rest in zip(self.ttft_s, self.decode_s, strict=True))
+
+    @property
+    def replan_s(self) -> float:
+        """Median of the whole answer."""
+        return median(self.rounds_s)
+
+
+def fit_cost_model(
+    setting: Setting, answer_tokens: int, measured: Sequence[Measurement], held_out: Sequence[Measurement]
+) -> CostModel:
+    """The ``CostModel`` nearest to the medians of ``measured`` in relative error, judged on ``held_out``.
+
+    All answers have ``answer_tokens`` tokens. Raises ``ValueError`` where nothing was measured, or answers have no second token.
+    """
+    if not measured or not held_out or answer_tokens < 2:
+        raise ValueError(
+            f"{len(measured)} measurements to fit, {len(held_out)} to judge by, answers of {answer_tokens} tokens: a cost model "
+            "needs one of each at least, and answers of 2 tokens or more"
+        )
+    prefill = _fit([prefill_work(m.layer_tokens) for m in measured], [m.first_s for m in measured])
+    decode = _fit([decode_work(m.layer_tokens, answer_tokens) for m in measured], [median(m.decode_s) for m in measured])
+    return _judged(CostModel(setting, answer_tokens, *prefill, *decode), held_out)
+
+
+def relative_error(model: CostModel, measurement: Measurement) -> float:
+    """(Predicted - measured) / measured of the whole answer's median."""
+    return model.replan_s(measurement.layer_tokens) / measurement.replan_s - 1
+
+
+def _judged(model: CostModel, held_out: Sequence[Measurement]) -> CostModel:
+    errors = [abs(relative_error(model, m)) for m in held_out]
+    late = [spent / model.replan_s(m.layer_tokens) for m in held_out for spent in m.rounds_s]
+    return replace(model, late_p90=max(1.0, float(np.quantile(late, _LATE))), error_p50=median(errors), error_max=max(errors))
+
+
+def _fit(work: Sequence[tuple[int, ...]], seconds: Sequence[float]) -> list[float]:
+    """Prices, none negative, of the columns of ``work``. Every row weighs the same, however long it took."""
+    rows = np.array(work, np.float64) / np.array(seconds)[:, None]
+    prices: list[float] = non_negative(rows, np.ones(len(rows))).tolist()
+    return prices
+
+
+def non_negative(rows: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``x >= 0`` that minimises ``|rows @ x - target|``: the best non-negative one of the free solutions over all sets of columns.
+
+    The minimum is the free solution over the columns where it is positive (Lawson and Hanson 1974), so trying every set finds it;
+    with the five columns here that is 31 sets.
+    """
+    scale = np.abs(rows).max(axis=0)
+    scale[scale == 0] = 1.0  # a price that nothing was charged at stays 0
+    scaled = rows / scale
+    best, least = np.zeros(rows.shape[1]), np.inf
+    for chosen in _subsets(rows.shape[1]):
+        x = _free(scaled, target, chosen)
+        error = float(np.linalg.norm(scaled @ x - target))
+        if x.min() >= 0 and error < least:
+            best, least = x / scale, error
+    return best
+
+
+def _subsets(columns: int) -> Iterable[tuple[int, ...]]:
+    return chain.from_iterable(combinations(range(columns), size) for size in range(columns + 1))
+
+
+def _free(rows: NDArray[np.float64], target: NDArray[np.float64], chosen: tuple[int, ...]) -> NDArray[np.float64]:
+    solution = np.zeros(rows.shape[1])
+    solution[list(chosen)] = np.linalg.lstsq(rows[:, chosen], target, rcond=None)[0]
+    return solution

@@ -1,0 +1,276 @@
+"""Pruning for stock transformers models: ``with pruned(model, pruner, schedule) as stats: model.generate(...)``.
+
+While the context is open the model's decoder runs by the engine: a forward that begins a cache prunes, later ones go on from the
+pruned cache. All that sits on top of the decoder (`generate`, beam search, streamers, pipelines, adapters) stays stock.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
+from erecap.engine.layout import PrefillLayout, lay_out
+from erecap.engine.prefill import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
+from erecap.models.architecture import check_config, check_length, decoder_parts
+from erecap.models.identity import identify
+from erecap.models.masks import attention_mask, causal
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule.schedule import PruneSchedule
+from erecap.selectors import LearnedSelector, PreparedSelector, Selector
+
+_CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the one to the other
+
+
+@dataclass(frozen=True)
+class PrunedPrefill:
+    """One pruned prefill: ``kept[stage][row]`` are the columns of the input that survive the stage, int64, rising;
+    ``layer_tokens[row][layer]`` counts the tokens that entered the layer."""
+
+    kept: tuple[tuple[Tensor, ...], ...]
+    layer_tokens: tuple[tuple[int, ...], ...]
+    kv_bytes: int
+
+
+@dataclass
+class PruneStats:
+    """What happened inside the context, one entry per prefill, oldest first."""
+
+    prefills: list[PrunedPrefill] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What later forwards need to know of a pruned cache: its rows' lengths by layer, how wide the prompt was, and in which of its
+    columns the rows began, int64 ``(batch,)``."""
+
+    layer_tokens: tuple[tuple[int, ...], ...]
+    prompt_width: int
+    starts: Tensor
+
+
+class _PrunedDecoder:
+    """Takes the place of a decoder's ``forward``."""
+
+    def __init__(self, model: PreTrainedModel, schedule: PruneSchedule, selector: Selector | None, stats: PruneStats) -> None:
+        self.model, self.parts = model, decoder_parts(model)
+        self.schedule, self.selector, self.stats = schedule, selector, stats
+        self.pasts: WeakKeyDictionary[DynamicCache, _Past] = WeakKeyDictionary()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # where a caller compiles around it, a break in the graph
+    def __call__(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """As a stock decoder's forward. Hidden states of tokens that were dropped are NaN, those of padding 0."""
+        cache = kwargs.pop("past_key_values", None) if cache is None else cache
+        cache = DynamicCache() if cache is None else cache
+        check_call(self.model.config, (input_ids, inputs_embeds), cache, use_cache, kwargs)
+        self.parts = decoder_parts(self.model)  # again: its attention may be another since, or its mode
+        hidden = self.parts.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        if cache.get_seq_length() == 0:
+            hidden = self.prefill(hidden, input_ids, attention_mask, position_ids, cache)
+        else:
+            hidden = self.extend(hidden, attention_mask, position_ids, cache)
+        name = next(name for name in _CACHE_FIELDS if name in BaseModelOutputWithPast.__dataclass_fields__)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+
+    def prefill(
+        self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
+    ) -> Tensor:
+        """Prune; the final hidden states, ``(batch, n, hidden_size)``, in the columns of the input."""
+        batch, width = hidden.shape[:2]
+        check_mask(mask, batch, width)
+        lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
+        check_length(self.model.config, max(lengths))
+        layout = _layout(lengths, width, mask, self.schedule, hidden.device)
+        starts = torch.tensor([width - length for length in lengths], device=hidden.device)
+        check_positions(position_ids, starts, width)
+        if isinstance(self.selector, PreparedSelector):
+            layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
+        stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
+        kept = run_layers(self.parts, stream, cache, layout, self.schedule, self.selector)
+        counts = tokens_per_layer(layout, kept, len(self.parts.layers))
+        self.pasts[cache] = _Past(counts, width, starts)
+        self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache)))
+        return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
+
+    def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:
+        """Run what is new against the pruned cache, unpruned."""
+        past, new = self._past(cache), hidden.shape[1]
+        check_rows(len(past.layer_tokens), len(hidden))
+        held = cache.get_seq_length()
+        behind = _behind(mask, past, held, hidden)
+        if position_ids is None:
+            first = past.prompt_width - past.starts + held - max(row[0] for row in past.layer_tokens)
+            position_ids = first[:, None] + torch.arange(new, device=hidden.device)
+        rope = self.parts.rotary(hidden, position_ids.expand(hidden.shape[:2]))
+        made: dict[tuple[int, ...], Tensor | None] = {}
+        for number, (layer, lengths) in enumerate(zip(self.parts.layers, zip(*past.layer_tokens, strict=True), strict=True)):
+            if lengths not in made:
+                visible = _visible(lengths, cache.get_seq_length(number), behind, hidden)
+                made[lengths] = attention_mask(self.parts.attention, visible, hidden)
+            hidden = run_layer(layer, hidden, made[lengths], cache, rope)
+        return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def _past(self, cache: DynamicCache) -> _Past:
+        """What was pruned into ``cache``. Every layer must have gained the same number of tokens since."""
+        past = self.pasts.get(cache)
+        if past is None:
+            raise ValueError(
+                "the cache was filled outside of this erecap.pruned(...), or copied: begin with an empty cache inside the context"
+            )
+        widths = (max(lengths) for lengths in zip(*past.layer_tokens, strict=True))
+        appended = {cache.get_seq_length(number) - width for number, width in enumerate(widths)}
+        if len(appended) > 1 or min(appended) < 0:
+            raise ValueError(
+                "the cache was cropped into its pruned prompt, as assisted generation and prompt lookup do, which put candidates "
+                "into the first forward: generate without them"
+            )
+        return past
+
+
+@contextmanager
+def pruned(
+    model: Any, pruner: TokenPruner | Path | str | None, schedule: PruneSchedule, selector: Selector | None = None
+) -> Iterator[PruneStats]:
+    """Let ``model``, a stock (or PEFT-wrapped) causal language model, prune its prompts while the context is open.
+
+    ``pruner`` is a pruner or its directory; ``selector`` scores instead of it. Prompts are padded on the left, if at all; each
+    is one chunk, since ids do not say where a message ends. A forward's logits are NaN for tokens that were dropped, and so is a
+    loss of ``labels`` for them. Raises, before any computation, ``UnsupportedModelError`` for a model that cannot be pruned and
+    ``ValueError`` for a schedule, pruner, cache, input or mode of ``generate`` that does not fit.
+    """
+    check_not_compiled(model)
+    stock: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    check_config(stock.config)
+    decoder: Any = stock.get_decoder()  # type: ignore[no-untyped-call]
+    check_not_compiled(stock, decoder, getattr(stock, stock.base_model_prefix, None))
+    schedule.check_depth(stock.config.num_hidden_layers)
+    scorer = selector if selector is not None or not schedule.stages else _learned(pruner, stock, schedule)
+    if isinstance(decoder.__dict__.get("forward"), _PrunedDecoder):
+        raise ValueError("the model is being pruned already: leave the first erecap.pruned(...) before the next")
+    stats = PruneStats()
+    with ExitStack() as replaced:
+        replaced.enter_context(_replaced(decoder, "forward", _PrunedDecoder(stock, schedule, scorer, stats)))
+        if stock.can_generate():
+            replaced.enter_context(_replaced(stock, "generate", _checked_generate(stock)))
+        yield stats
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """``module`` with ``value`` under ``name`` while the context is open; what lay there before, such as a hook, comes back."""
+    own = module.__dict__.get(name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+        if own is not None:
+            setattr(module, name, own)
+
+
+def _checked_generate(model: Any) -> Callable[..., Any]:
+    stock = model.generate
+
+    def generate(inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        check_generation(model, generation_config, kwargs)
+        return stock(inputs, generation_config, *args, **kwargs)
+
+    return generate
+
+
+def _learned(pruner: TokenPruner | Path | str | None, model: PreTrainedModel, schedule: PruneSchedule) -> Selector:
+    if pruner is None:
+        raise ValueError("nothing scores tokens: give a pruner, its directory, or selector=...")
+    made = pruner if isinstance(pruner, TokenPruner) else TokenPruner.from_pretrained(pruner)
+    made.check_model(identify(model))
+    return LearnedSelector(_placed(made, model), schedule)
+
+
+def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
+    """The pruner on the model's device and in its dtype: a copy, where it is not there."""
+    if all((weight.device, weight.dtype) == (model.device, model.dtype) for weight in pruner.parameters()):
+        return pruner
+    return deepcopy(pruner).to(model.device, model.dtype)
+
+
+def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
+    if mask is not None and not bool((mask.sum(-1) == mask.long().flip(-1).cumprod(-1).sum(-1)).all()):
+        raise ValueError("the attention mask has padding behind or within a prompt: pad on the left (padding_side='left')")
+    if min(lengths) < 1:
+        raise ValueError("a row of the batch has no token: leave it out")
+    return lay_out([TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths], schedule, device)
+
+
+def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
+    """From padding on the left to padding on the right, which causal layers need no mask for."""
+    if hidden.shape[1] == longest and bool((starts == 0).all()):
+        return hidden
+    columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
+    return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[2]))
+
+
+def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
+    """Prompts padded on the right, as ``_shift`` pads. Raises ``ValueError`` for prompts that came without their ids."""
+    if ids is None:
+        raise ValueError(
+            f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
+            "use another selector"
+        )
+    return _shift(ids.to(starts.device)[..., None], starts, longest)[..., 0]
+
+
+def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    return tuple(
+        tuple(row[:count] + start for row, count, start in zip(stage.positions, stage.counts, starts, strict=True))
+        for stage in kept
+    )
+
+
+def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ...], starts: Tensor, width: int) -> Tensor:
+    """Survivors' states back in the input's columns."""
+    positions, starts = positions.to(hidden.device), starts.to(hidden.device)
+    spread = hidden.new_full((hidden.shape[0], width, hidden.shape[2]), torch.nan)
+    spread.masked_fill_((torch.arange(width, device=hidden.device) < starts[:, None])[..., None], 0.0)
+    for row, (states, places, tokens) in enumerate(zip(hidden, positions, counts, strict=True)):
+        spread[row, places[: tokens[-1]] + starts[row]] = states[: tokens[-1]]
+    return spread
+
+
+def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tensor | None:
+    """Which of the tokens behind the prompt are not padding, bool ``(batch, tokens)``; ``None`` where all are."""
+    appended = held - max(row[0] for row in past.layer_tokens) + hidden.shape[1]
+    check_mask(mask, hidden.shape[0], past.prompt_width + appended)
+    if mask is None or bool(mask[:, past.prompt_width :].all()):
+        return None
+    return mask[:, past.prompt_width :].bool()
+
+
+def _visible(lengths: tuple[int, ...], cached: int, behind: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """What new tokens may look at in one layer: a row's own prompt, what was appended and is not padding, and no look ahead."""
+    new, width = hidden.shape[1], max(lengths)
+    if new == 1 and len(set(lengths)) == 1 and behind is None:
+        return None
+    keys = torch.arange(cached + new, device=hidden.device)
+    own = (keys < torch.tensor(lengths, device=hidden.device)[:, None]) | (keys >= width)
+    if behind is not None:
+        own = own & torch.nn.functional.pad(behind.to(hidden.device), (width, 0), value=True)
+    return own[:, None, None] & causal(new, cached + new, hidden.device)

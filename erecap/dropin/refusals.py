@@ -1,0 +1,90 @@
+"""What a model that is being pruned cannot be asked: refused before it computes anything, where it would answer wrongly.
+
+Knows the calls of ``erecap.dropin.pruned`` and nothing of how pruning is done.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from erecap.models.architecture import UnsupportedModelError
+
+_RECORDED = ("output_hidden_states", "output_attentions")
+_DRAFTED = "candidates are put into the first forward, where they would be pruned as a part of the prompt"
+_MODES = {
+    **dict.fromkeys(("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"), _DRAFTED),
+    "prefill_chunk_size": "the first chunk would be pruned as the whole prompt and the others not at all",
+}
+
+
+def check_not_compiled(*modules: Any) -> None:
+    """Raise ``UnsupportedModelError`` where a model, or its decoder, is compiled as a whole."""
+    for module in modules:
+        compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
+            raise UnsupportedModelError(
+                "the model is compiled as a whole, so that nothing can come between its layers: compile them one by one "
+                "(for layer in model.get_decoder().layers: layer.compile(dynamic=True)), and not the model; with "
+                "torch._dynamo.config.recompile_limit at twice their number, since beyond 8 layers the others stay uncompiled"
+            )
+
+
+def check_generation(model: PreTrainedModel, generation_config: Any, asked: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for a mode of ``generate`` whose first forward is not the prompt."""
+    for name, reason in _MODES.items():
+        places = (asked.get(name), getattr(generation_config, name, None), getattr(model.generation_config, name, None))
+        given = next((value for value in places if value is not None), None)
+        if given is not None:
+            value = type(given).__name__ if isinstance(given, torch.nn.Module) else given
+            raise ValueError(f"{name}={value} does not go with pruning, {reason}: generate without it")
+
+
+def check_call(
+    config: Any, inputs: tuple[Tensor | None, Tensor | None], cache: Any, use_cache: bool | None, more: dict[str, Any]
+) -> None:
+    """Raise ``ValueError`` for a forward that a pruned decoder cannot make; ``inputs`` are ids and embeddings."""
+    if sum(given is not None for given in inputs) != 1:
+        raise ValueError("a forward takes either input_ids or inputs_embeds: give exactly one of them")
+    asked = [name for name in _RECORDED if more.get(name, getattr(config, name, None))]
+    if asked:
+        raise ValueError(f"{', '.join(asked)} cannot be had from a pruned model: layers see fewer tokens than the input has")
+    if use_cache is False:
+        raise ValueError(
+            "use_cache=False makes a new prompt of every token, and each would be pruned in its own way: leave it out, what is "
+            "pruned goes on from its cache"
+        )
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise ValueError(
+            f"a {type(cache).__name__} cannot hold layers of unequal lengths: use transformers' DynamicCache (generate's default)"
+        )
+
+
+def check_mask(mask: Tensor | None, batch: int, width: int) -> None:
+    """Raise ``ValueError`` for an attention mask that is not of ``(batch, width)``: all tokens so far, dropped ones included."""
+    if mask is not None and tuple(mask.shape) != (batch, width):
+        raise ValueError(
+            f"an attention mask of shape {tuple(mask.shape)} where one of (batch, tokens) = {(batch, width)} is needed: it has a "
+            "column for every token so far, padding and dropped ones included"
+        )
+
+
+def check_positions(position_ids: Tensor | None, starts: Tensor, width: int) -> None:
+    """Raise ``ValueError`` where a prompt, which begins in column ``starts[row]``, is not at positions 0, 1, 2, ..."""
+    own = torch.arange(width, device=starts.device) - starts[:, None]
+    if position_ids is not None and bool(((position_ids != own) & (own >= 0)).any()):
+        raise ValueError(
+            "position_ids of a prompt must count its tokens from 0, padding left out, as attention_mask.cumsum(-1) - 1 does: leave "
+            "them out"
+        )
+
+
+def check_rows(pruned: int, given: int) -> None:
+    """Raise ``ValueError`` where a cache goes on with more or fewer rows than were pruned; one may become many."""
+    if pruned not in (1, given):
+        raise ValueError(
+            f"a cache of {pruned} pruned prompts goes on with {given} rows: repeat the prompts before they are pruned "
+            "(num_return_sequences does), not their cache"
+        )

@@ -1,0 +1,1 @@
+"""Prefill that drops tokens between layers, and decode from the cache that is left."""

@@ -1,0 +1,120 @@
+"""Decode from exactly the cache that a prefill left, pruned or not.
+
+Knows token ids only: turning them into text and lines is ``streaming``'s business.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from erecap.engine.prefill import PrefillResult, run_layer
+from erecap.models.architecture import DecoderParts, check_length, decoder_parts
+from erecap.models.masks import attention_mask
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How to decode. ``temperature=0`` is greedy; ``ignore_eos`` decodes exactly ``max_new_tokens`` tokens, for paired timings."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    eos_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1: ask for one token or more")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must not be negative: use 0 for greedy decoding")
+
+
+@torch.inference_mode()
+def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
+    """Yield the tokens of all rows, one step at a time: ids, or ``None`` for a row that has ended. The end token is yielded too.
+
+    The first step costs no layer, it reads ``start.logits``. Each step waits for the device once, to hand its tokens over. The
+    cache in ``start`` grows with each step, so a prefill can be decoded once. Raises ``ValueError`` for a used one, or where
+    prompt and answer exceed the model's positions.
+    """
+    parts = decoder_parts(model)
+    check_length(model.config, max(start.next_positions), options.max_new_tokens)
+    _check_unused(start)
+    choose, steps = _Chooser(options, start.logits), DecodeSteps(parts, start, options.max_new_tokens)
+    ended = [False] * len(start.logits)
+    tokens = choose(start.logits)
+    for step in range(options.max_new_tokens):
+        ids = tokens.tolist()
+        yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
+        ended = [done or (token in options.eos_ids and not options.ignore_eos) for token, done in zip(ids, ended, strict=True)]
+        if all(ended) or step == options.max_new_tokens - 1:
+            return
+        tokens = choose(steps.run(tokens, step))
+
+
+class DecodeSteps:
+    """Runs one token per row through all layers, on the cache in ``start``; ``decode`` adds the choice of tokens and when to stop.
+
+    Rotary embeddings and masks of all steps are made once, at the start.
+    """
+
+    def __init__(self, parts: DecoderParts, start: PrefillResult, max_new_tokens: int) -> None:
+        device = start.logits.device
+        self._parts, self._cache = parts, start.cache
+        first = torch.tensor(start.next_positions, device=device)
+        positions = first[:, None] + torch.arange(max_new_tokens, device=device)
+        self._cos, self._sin = parts.rotary(parts.embed.weight, positions)  # type: ignore[arg-type]  # only its dtype and device are read
+        self._masks = _padding_masks(start, max_new_tokens, device)
+
+    def run(self, tokens: Tensor, step: int) -> Tensor:
+        """Logits, float32 ``(batch, vocab)``, after ``tokens``, int64 ``(batch,)``, the ``step``-th decoded ones."""
+        hidden = self._parts.embed(tokens[:, None])
+        rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
+        for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
+            visible = None if mask is None else mask[..., : width + step + 1]
+            hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
+        return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
+
+
+class _Chooser:
+    """Next tokens from logits. Each row draws from its own generator, so that a batch samples what its rows would alone."""
+
+    def __init__(self, options: DecodeOptions, logits: Tensor) -> None:
+        self._temperature = options.temperature
+        self._draws = [torch.Generator(logits.device).manual_seed(options.seed) for _ in logits] if options.temperature else []
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Token ids, int64 ``(batch,)``, of ``logits``, float32 ``(batch, vocab)``."""
+        if not self._temperature:
+            return logits.argmax(dim=-1)
+        shares = torch.softmax(logits / self._temperature, dim=-1)
+        return torch.cat([torch.multinomial(row, 1, generator=draw) for row, draw in zip(shares, self._draws, strict=True)])
+
+
+def _padding_masks(start: PrefillResult, max_new_tokens: int, device: torch.device) -> list[tuple[Tensor | None, int]]:
+    """For each layer the mask that hides padding, bool ``(batch, 1, 1, keys)`` or ``None`` without any, and its cache's width.
+
+    Layers between two stages hold the same tokens and share one mask.
+    """
+    made: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
+    for lengths in zip(*start.layer_tokens, strict=True):
+        if lengths not in made:
+            made[lengths] = (_padding_mask(lengths, max_new_tokens, device), max(lengths))
+    return [made[lengths] for lengths in zip(*start.layer_tokens, strict=True)]
+
+
+def _padding_mask(lengths: tuple[int, ...], max_new_tokens: int, device: torch.device) -> Tensor | None:
+    if len(set(lengths)) == 1:
+        return None
+    keys = torch.arange(max(lengths) + max_new_tokens, device=device)
+    own = keys < torch.tensor(lengths, device=device)[:, None]
+    return (own | (keys >= max(lengths)))[:, None, None]
+
+
+def _check_unused(start: PrefillResult) -> None:
+    held, left = start.cache.get_seq_length(0), max(tokens[0] for tokens in start.layer_tokens)
+    if held != left:
+        raise ValueError(f"the cache holds {held} tokens, the prefill left {left}: it has been decoded before, so prefill again")

@@ -1,0 +1,88 @@
+"""A frozen decoder run layer by layer in training sequences: whole length, right padding, no cache.
+
+The engine's ``prefilling`` runs the same layers without gradients and with tokens really dropped.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from erecap.models.architecture import decoder_parts
+from erecap.models.device import dtype_name
+from erecap.models.masks import attention_mask
+
+# float16 holds nothing between 0 and 6e-8 and nothing above 65504: its loss is scaled up, and less where that overflows.
+_LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode with no parameter that takes a gradient; everything as it was on exit."""
+    training, flags = model.training, [p.requires_grad for p in model.parameters()]
+    model.train(False)
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter, flag in zip(model.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    """One decoder layer on [rows, length, width]. ``bias`` [rows, 1, length, length] is added to the attention logits and must
+    itself forbid the future; ``None`` is plain causal attention."""
+    bias = None if bias is None else bias.to(hidden.dtype)
+    return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+def stage_hidden(
+    model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int], checkpointing: bool = False
+) -> tuple[list[Tensor], Tensor]:
+    """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state.
+
+    All [rows, length, width]; ``input_ids`` [rows, length]. With ``checkpointing`` the backward pass computes each layer's
+    activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages that are not layers of the model in
+    rising order.
+    """
+    parts = decoder_parts(model)
+    check_stages(stages, len(parts.layers))
+    kept: list[Tensor] = []
+    stream = parts.embed(input_ids)
+    rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
+    causal = attention_mask(parts.attention, None, stream)
+    for number, layer in enumerate(parts.layers):
+        if checkpointing and kept and torch.is_grad_enabled():
+            stream = checkpoint(layer_forward, layer, stream, rope, causal, use_reentrant=False, preserve_rng_state=False)
+        else:
+            stream = layer_forward(layer, stream, rope, causal)
+        if number in stages:
+            # the first stage begins the graph: nothing before it needs a gradient
+            stream = stream if kept else stream.detach().requires_grad_()
+            kept.append(stream)
+    return kept, parts.norm(stream)
+
+
+def check_stages(stages: Sequence[int], num_layers: int) -> None:
+    """Raise ``ValueError`` unless ``stages`` are layers in rising order, at least one."""
+    if not stages or list(stages) != sorted({stage for stage in stages if 0 <= stage < num_layers}):
+        raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{num_layers - 1}, in rising order")
+
+
+def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
+    """``|sum_d (dL / dh)_d * h_d|`` of each token of ``hidden``, [rows, length, width] each: float32 [stages, rows, length].
+
+    The graph is kept. Raises ``ValueError`` where the gradients do not fit into the dtype of ``hidden``.
+    """
+    for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
+        gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)
+        products = [((g.float() * h.float()).sum(-1).abs() / scale).detach() for g, h in zip(gradients, hidden, strict=True)]
+        found = torch.stack([product.to(loss.device) for product in products])  # layers may lie on several devices
+        if found.isfinite().all():
+            return found
+    kind = dtype_name(hidden[0].dtype)
+    raise ValueError(f"the loss or its gradients are not finite in {kind}: load the model in bfloat16 or float32 (dtype)")

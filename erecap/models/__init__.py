@@ -1,0 +1,1 @@
+"""Stock transformers models: loading them, their parts and masks, their tokenizers, and the pruner that belongs to one."""

@@ -1,0 +1,89 @@
+"""The parts of a stock transformers decoder that the engine drives one by one, and what it cannot drive."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from erecap.models.masks import ATTENTION_KINDS
+
+SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
+_SUPPORTED_ROPE = ("default", "linear", "yarn", "llama3")
+
+
+class UnsupportedModelError(ValueError):
+    """A model that the engine would run wrongly, refused before any computation."""
+
+
+@dataclass(frozen=True)
+class DecoderParts:
+    """Modules of a causal language model, in the order in which a token meets them; ``attention`` names its attention function."""
+
+    embed: nn.Module
+    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    layers: tuple[nn.Module, ...]
+    norm: nn.Module
+    head: nn.Module
+    attention: str
+
+
+def check_config(config: PretrainedConfig) -> None:
+    """Raise ``UnsupportedModelError`` for an architecture on which the engine is not tested."""
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r} is not supported, the engine runs {', '.join(SUPPORTED_MODEL_TYPES)}: "
+            "use a model of one of these, or the backend 'hf-generate', which prunes nothing"
+        )
+    sliding = _sliding_layers(config)
+    if sliding:
+        raise UnsupportedModelError(
+            f"layers {sliding} have sliding-window attention, and the engine needs full attention in every layer: "
+            "turn it off in the model's config (use_sliding_window=false, or sliding_window=null)"
+        )
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope not in _SUPPORTED_ROPE:
+        raise UnsupportedModelError(
+            f"rope type {rope!r} changes with the length of the context, the engine supports {', '.join(_SUPPORTED_ROPE)}: "
+            "remove rope scaling from the model's config"
+        )
+
+
+def _sliding_layers(config: PretrainedConfig) -> list[int]:
+    """Layers that see a window only. Qwen configs say it layer by layer; Mistral's by one number for all."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return list(range(config.num_hidden_layers)) if getattr(config, "sliding_window", None) else []
+    return [index for index, kind in enumerate(kinds) if kind != "full_attention"]
+
+
+def decoder_parts(model: PreTrainedModel) -> DecoderParts:
+    """The parts of ``model``. Raises ``UnsupportedModelError`` where the engine cannot run it."""
+    check_config(model.config)
+    attention = model.config._attn_implementation
+    if attention not in ATTENTION_KINDS:
+        raise UnsupportedModelError(
+            f"attention {attention!r} is not supported, the engine runs {', '.join(ATTENTION_KINDS)}: "
+            "load the model with attn_implementation='sdpa'"
+        )
+    if model.training:
+        raise UnsupportedModelError("the model is in training mode: call model.eval() first")
+    parts: Any = model  # transformers' accessors are untyped
+    decoder = parts.get_decoder()
+    layers = tuple(decoder.layers[: model.config.num_hidden_layers])
+    head = parts.get_output_embeddings()
+    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, head, attention)
+
+
+class ContextLengthError(ValueError):
+    """A prompt and its answer that do not fit into the model's positions."""
+
+
+def check_length(config: PretrainedConfig, prompt_tokens: int, new_tokens: int = 0) -> None:
+    """Raise ``ContextLengthError`` where a prompt and its answer do not fit into the model's positions."""
+    if prompt_tokens + new_tokens > config.max_position_embeddings:
+        raise ContextLengthError(
+            f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {config.max_position_embeddings} "
+            "positions (max_position_embeddings): shorten the history, lower max_new_tokens, or use a model with a longer context"
+        )

@@ -1,0 +1,127 @@
+"""Models, tokenizers and pruners from directories or the hub, with errors that say what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
+from erecap.models.identity import ModelIdentity, identify
+from erecap.models.pruner import TokenPruner
+
+_BUNDLED = Path(__file__).parents[1] / "bundled"
+_TURN_END = "<|im_end|>"
+
+
+class ModelNotFoundError(ValueError):
+    """There is no model where one was named."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode on its device, with its tokenizer. ``eos_ids`` end an answer."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    eos_ids: frozenset[int]
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What a pruner is checked against."""
+        return identify(self.model)
+
+
+# Backends of one process share a model as long as any of them lives: baseline and erecap must not hold it twice.
+_loaded: WeakValueDictionary[tuple[str, torch.dtype, torch.device], LoadedModel] = WeakValueDictionary()
+
+
+def bundled_planner_dir() -> Path:
+    """Where the planner that ships with erecap lies, whether or not it is there."""
+    return _BUNDLED / "planner"
+
+
+def bundled_pruner_dir() -> Path:
+    """Where the pruner of the bundled planner lies, whether or not it is there."""
+    return _BUNDLED / "pruner"
+
+
+def load_model(source: str | Path | None = None, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+    """The model in directory or hub id ``source`` (default: the bundled planner), shared between callers that ask for the same.
+
+    ``dtype`` is ``float32``, ``bfloat16`` or ``float16``, ``device`` a torch device; their defaults are in ``device``.
+    Raises ``ModelNotFoundError``, ``UnsupportedModelError``, ``OutOfMemoryError``, or ``ValueError`` for a bad dtype or device.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    name = _resolve(source)
+    loaded = _loaded.get((name, kind, place))
+    if loaded is None:
+        loaded = _loaded[(name, kind, place)] = _load(name, kind, place)
+    return loaded
+
+
+def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
+    """The pruner in directory ``source`` (default: the bundled one) on the model's device and in its dtype.
+
+    Raises ``ValueError`` where there is none and ``PrunerMismatchError`` where it was trained for another model.
+    """
+    pruner = TokenPruner.from_pretrained(bundled_pruner_dir() if source is None else source, loaded.identity)
+    return pruner.to(loaded.device, loaded.dtype)
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those of the model's generation config, of its tokenizer, and ChatML's end of a turn."""
+    generation = getattr(model.generation_config, "eos_token_id", None)
+    ids = {
+        tokenizer.eos_token_id,
+        tokenizer.get_vocab().get(_TURN_END),
+        *(generation if isinstance(generation, list) else [generation]),
+    }
+    return frozenset(token for token in ids if token is not None)
+
+
+def _resolve(source: str | Path | None) -> str:
+    if source is None:
+        if not (bundled_planner_dir() / "config.json").is_file():
+            raise ModelNotFoundError(
+                "this installation has no bundled planner: run `erecap train-planner`, or name a model with model=..."
+            )
+        return str(bundled_planner_dir())
+    return str(Path(source).resolve()) if Path(source).is_dir() else str(source)
+
+
+def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    with _not_found(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+    check_free_memory(device, sum(weight.nbytes for weight in model.parameters()), f"the model {name}")
+    with explain_out_of_memory(device, f"loading {name}"):
+        model = model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, device, dtype, eos_ids(model, tokenizer))
+
+
+def read_config(source: str | Path | None = None) -> PretrainedConfig:
+    """The config of the model that ``load_model`` would load. Raises ``ModelNotFoundError``."""
+    name = _resolve(source)
+    with _not_found(name):
+        config: PretrainedConfig = AutoConfig.from_pretrained(name)
+    return config
+
+
+@contextmanager
+def _not_found(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # transformers' and the hub's ways to say "not there" or "not a model"
+        raise ModelNotFoundError(
+            f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "
+            "give a directory with config.json, weights and tokenizer, or an id such as Qwen/Qwen2-7B-Instruct"
+        ) from error

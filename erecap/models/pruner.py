@@ -1,0 +1,123 @@
+"""The token pruner: one small MLP per stage that says how much a token matters to what comes later.
+
+Knows nothing of schedules, selection or training: it maps residual streams to scores and is bound to the model it was trained for.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from erecap.models.identity import ModelIdentity
+
+WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
+FORMAT_VERSION = 1
+
+
+class PrunerMismatchError(ValueError):
+    """A pruner that was trained for another model than the one it is to be used with."""
+
+
+class StageScorer(nn.Module):
+    """``hidden -> hidden // 4 -> GELU -> 1`` (the seed's pruning module)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden_size, max(1, hidden_size // 4))
+        self.out = nn.Linear(max(1, hidden_size // 4), 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Scores, float32 ``(batch, n)``, of ``hidden``, ``(batch, n, hidden_size)`` in the dtype of the weights.
+
+        The last product is taken in float32: in bfloat16 thousands of tokens would share a few hundred values, and ties would
+        be decided by position instead of by score.
+        """
+        features = nn.functional.gelu(self.up(hidden)).float()
+        return nn.functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class _SavedConfig:
+    format_version: int
+    stages: list[int]
+    base_model: dict[str, str | int]
+
+
+class TokenPruner(nn.Module):
+    """One ``StageScorer`` per stage; ``stages[i]`` is the layer after which the i-th scores."""
+
+    def __init__(self, identity: ModelIdentity, stages: Sequence[int]) -> None:
+        super().__init__()
+        if list(stages) != sorted(set(stages)) or (stages and not 0 <= stages[0] <= stages[-1] < identity.num_layers):
+            raise ValueError(
+                f"stages after layers {list(stages)} must be in strictly rising order within 0..{identity.num_layers - 1}, "
+                f"the layers of {identity.name}"
+            )
+        self.identity = identity
+        self.stages = tuple(stages)
+        self.scorers = nn.ModuleList([StageScorer(identity.hidden_size) for _ in stages])
+
+    def forward(self, hidden: Tensor, stage: int) -> Tensor:
+        """Scores, float32 ``(batch, n)``, of the residual stream that leaves layer ``stages[stage]``."""
+        return self.scorers[stage](hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def check_model(self, model: ModelIdentity) -> None:
+        """Raise ``PrunerMismatchError``, naming both sides, unless this pruner was trained for ``model``."""
+        if not self.identity.matches(model):
+            raise PrunerMismatchError(
+                f"the pruner was trained for {self.identity.describe()}, the model is {model.describe()}: "
+                "use the pruner of this model, train one for it, or use a selector that needs none ('random', 'recency')"
+            )
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write weights (safetensors) and configuration (JSON) into ``directory``, made where missing."""
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS_FILE)
+        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity))
+        (path / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":
+        """Read what ``save_pretrained`` wrote, in evaluation mode; with ``model`` given, check that it is meant for it.
+
+        Raises ``ValueError`` for a directory without a pruner, with a broken one or of another format, ``PrunerMismatchError``
+        for another model's.
+        """
+        path = Path(directory)
+        saved = _read_config(path)
+        try:
+            pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
+            pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
+        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{CONFIG_FILE} and {WEIGHTS_FILE} in {path} cannot be read, or do not belong together ({error}): copy the pruner "
+                "again, or train one with `erecap train-pruner`"
+            ) from error
+        if model is not None:
+            pruner.check_model(model)
+        return pruner.eval().requires_grad_(False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
+    if missing:
+        raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
+    try:
+        saved: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        version = saved.get("format_version")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(
+            f"{path / CONFIG_FILE} is not a JSON object ({error}): copy the pruner again, or train one with `erecap train-pruner`"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path / CONFIG_FILE} has format version {version}, this erecap reads {FORMAT_VERSION}: "
+            "train the pruner again with `erecap train-pruner`"
+        )
+    return saved
