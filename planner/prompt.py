@@ -51,13 +51,15 @@ def system_text() -> str:
     )
 
 
-def build_prompt(history: History) -> Prompt:
+def build_prompt(history: History, system: str | None = None) -> Prompt:
     """Make a prompt of a history.
 
     Parameters
     ----------
     history
         The episode up to now.
+    system
+        The system text; ``None`` for the gridworlds' ``system_text()``.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def build_prompt(history: History) -> Prompt:
         protected.
     """
     latest = history.latest_observation
-    segments = [Segment("system", system_text(), protected=True)]
+    segments = [Segment("system", system_text() if system is None else system, protected=True)]
     for index, entry in enumerate(history.entries):
         role: Role = "assistant" if entry.kind == "plan" else "user"
         segments.append(Segment(role, entry.text, protected=entry.kind == "task" or index >= latest))

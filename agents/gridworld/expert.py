@@ -5,13 +5,11 @@ things were last seen, so that a language model can learn it from the text. It l
 every table.
 """
 
-import time
 from collections.abc import Callable
 
 from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.situation import BEYOND, assess
 from envs.observation.names import DOOR, KEY, LOCKED, thing_name
-from planner import Generation, LineCallback, Prompt, Sampling
 
 Lines = list[str]
 """A plan, or a part of one: one skill per line."""
@@ -192,26 +190,3 @@ def expert_plan(belief: Belief, subgoal: str) -> str:
     Raises ``ValueError`` for a subgoal of an unknown form.
     """
     return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"
-
-
-class ExpertBackend:
-    """The expert as a planner's backend; the loop shows it the belief before each replan."""
-
-    def __init__(self) -> None:
-        self._belief: Belief | None = None
-        self._subgoal = ""
-
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        """Remember what to plan from and for."""
-        self._belief, self._subgoal = belief, subgoal
-
-    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """Plan for what ``observe`` was told. Raises ``ValueError`` where it was never called."""
-        if self._belief is None:
-            raise ValueError("the expert has no belief to plan from: call observe(belief, subgoal) before generate")
-        start = time.perf_counter()
-        text = expert_plan(self._belief, self._subgoal)
-        for line in text.splitlines() if on_line else ():
-            on_line(line)  # type: ignore[misc]
-        spent = time.perf_counter() - start
-        return Generation(text=text, ttft_s=spent, first_skill_s=spent, total_s=spent)

@@ -10,28 +10,11 @@ from dataclasses import dataclass
 
 from agents.gridworld.belief import Belief, Cell, Thing
 from agents.gridworld.navigation import neighbors, path_to, search
+from agents.world import Outcome, failed
 from envs.observation.names import DOOR, THINGS
 
-SkillRun = Generator[int, None, "Outcome"]
+SkillRun = Generator[int, None, Outcome]
 """Yields environment actions and returns the outcome."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of a skill."""
-
-    succeeded: bool
-    """Whether the skill did what it says."""
-    text: str = "ok"
-    """What the history says: ``ok``, or ``failed`` with the reason."""
-
-
-OK = Outcome(True)
-
-
-def failed(reason: str) -> Outcome:
-    """Return a failure with its reason."""
-    return Outcome(False, f"failed, {reason}")
 
 
 def no_way(belief: Belief, targets: set[Cell]) -> Outcome:

@@ -5,7 +5,8 @@ It is the agent's room while some of it is unseen, else the nearest room with so
 
 from agents.gridworld.belief import Belief, Cell
 from agents.gridworld.navigation import is_frontier, neighbors, search, turn_to, walk_to
-from agents.gridworld.skills.base import OK, SkillRun, failed
+from agents.gridworld.skills.base import SkillRun
+from agents.world import OK, failed
 from envs.observation.names import UNSEEN, WALL
 
 MAX_LOOKS = 60
