@@ -9,7 +9,7 @@ from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.identity import ModelIdentity, identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
 
 __all__ = [

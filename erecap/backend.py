@@ -26,7 +26,7 @@ from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, l
 from erecap.models.pruner import TokenPruner
 from erecap.models.streaming import LineStreamer
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, parse_rule
+from erecap.schedule import PruneSchedule, parse_rule
 from erecap.selectors import USE_PRUNER, Selector, SelectorContext, make_selector
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.prompt import Prompt
