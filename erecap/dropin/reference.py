@@ -107,5 +107,5 @@ def _best(candidates: list[int], score: dict[int, float], count: int) -> list[in
 
 
 def _chunk(position: int, prompt: TokenizedPrompt) -> int:
-    """Number the message that a token belongs to; the answer's header comes after the last."""
+    """Find the number of the message that a token belongs to; the answer's header comes after the last."""
     return sum(end <= position for end in prompt.segment_ends)

@@ -50,7 +50,8 @@ class LineStreamer:
 class TimedAnswer:
     """One answer as it comes: its tokens, its text, and its times in seconds since the prompt was submitted.
 
-    Make it when the prompt is submitted: its clock starts then. The text ends at the first end token, also where decoding goes on after it.
+    Make it when the prompt is submitted: its clock starts then. The text ends at the first end token, also where decoding goes on
+    after it.
 
     Parameters
     ----------

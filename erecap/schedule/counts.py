@@ -211,7 +211,7 @@ def chunk_counts(schedule: CountedSchedule, protected: NDArray[np.bool_], segmen
 
 
 def chunk_numbers(length: int, segment_ends: Sequence[int]) -> NDArray[np.int64]:
-    """Number the chunks of ``length`` tokens, int64 ``(length,)``: one per message, and one more for the answer's header."""
+    """Assign each of ``length`` tokens to a chunk, int64 ``(length,)``: one per message, and one for the answer's header."""
     return np.searchsorted(np.asarray(segment_ends, np.int64), np.arange(length), side="right")
 
 

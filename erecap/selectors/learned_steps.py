@@ -26,7 +26,7 @@ class LearnedStepsSelector:
         return cls(LearnedSelector.from_context(context))
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
-        """Number the messages (``PreparedSelector.prepare``)."""
+        """Find the messages (``PreparedSelector.prepare``)."""
         self._messages = (ids == ids[:, :1]).cumsum(1) - 1
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
