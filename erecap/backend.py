@@ -31,6 +31,7 @@ from erecap.engine.selector import Selector
 from erecap.models.architecture import ContextLengthError, check_config, check_length
 from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
 from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
+from erecap.models.pruner import TokenPruner
 from erecap.models.streaming import TimedAnswer
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -302,14 +303,25 @@ def _hf_generate(options: Mapping[str, str]) -> _LocalBackend:
 def _erecap(options: Mapping[str, str]) -> _LocalBackend:
     model, prune = read_model_options(options), read_prune_options(options)
     loaded = _load_supported(model)
-    pruner = load_pruner(prune.pruner, loaded) if prune.selector in USE_PRUNER else None
-    context = SelectorContext(PruneSchedule.none(), pruner, prune.seed, loaded.model, loaded.eos_ids)
+    context = SelectorContext(PruneSchedule.none(), _pruner(model, prune, loaded), prune.seed, loaded.model, loaded.eos_ids)
     if prune.budget_s is not None:
         choose = _chooser(prune, prune.budget_s, loaded, context)
         return EngineBackend(loaded, context.schedule, make_selector(prune.selector, context), choose, model.trim)
     schedule = PruneSchedule.of_stages(prune.stages, loaded.model.config.num_hidden_layers, prune.keep)
     selector = make_selector(prune.selector, replace(context, schedule=schedule))
     return EngineBackend(loaded, _by_rule(prune, schedule), selector, trim=model.trim)
+
+
+def _pruner(model: ModelOptions, options: PruneOptions, loaded: LoadedModel) -> TokenPruner | None:
+    """Load the pruner of a selector that scores with one; the others need none."""
+    if options.selector not in USE_PRUNER:
+        return None
+    if model.model is not None and options.pruner is None:
+        raise ValueError(
+            f"the bundled pruner belongs to the bundled planner, not to {model.model!r}: name the model's own with "
+            "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
+        )
+    return load_pruner(options.pruner, loaded)
 
 
 def _chooser(options: PruneOptions, budget_s: float, loaded: LoadedModel, context: SelectorContext) -> BudgetChooser:

@@ -96,7 +96,7 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
     Parameters
     ----------
     options
-        All options of the spec; others than those of pruning are ignored, but ``model`` decides which pruner can be meant.
+        All options of the spec; others than those of pruning are ignored.
 
     Raises
     ------
@@ -106,8 +106,6 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
     keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
     selector = options.get("selector", "learned")
     _check_takers(options, selector)
-    budget_s = _budget_s(options)
-    _check_pruner(options, selector)
     return PruneOptions(
         keep=keep,
         stages=options.get("stages"),
@@ -115,7 +113,7 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
         pruner=options.get("pruner"),
         seed=seed,
         rule=_rule(options, selector),
-        budget_s=budget_s,
+        budget_s=_budget_s(options),
         cost_file=Path(options.get("cost", DEFAULT_FILE)),
     )
 
@@ -152,14 +150,6 @@ def _budget_s(options: Mapping[str, str]) -> float | None:
     if not budget_ms > 0:
         raise ValueError(f"budget_ms={options['budget_ms']} must be positive: give the milliseconds that a replan may take")
     return budget_ms / 1000
-
-
-def _check_pruner(options: Mapping[str, str], selector: str) -> None:
-    if selector in USE_PRUNER and "model" in options and "pruner" not in options:
-        raise ValueError(
-            f"the bundled pruner belongs to the bundled planner, not to {options['model']!r}: name the model's own with "
-            "pruner=DIR (made by `erecap train-pruner`), or use selector=random or selector=recency"
-        )
 
 
 def _rule(options: Mapping[str, str], selector: str) -> Rule:

@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class OutOfMemoryError(ValueError):
-    """The device has not enough memory for what was asked."""
+    """A device without enough memory for what was asked."""
 
 
 def resolve_device(name: str | None = None) -> torch.device:
