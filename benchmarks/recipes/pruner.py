@@ -15,8 +15,8 @@ import structlog
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from agents.demonstrations import Sample
 from agents.episode_log import read_records
-from agents.gridworld.demonstrations import Sample
 from agents.records import TranscriptRecord
 from benchmarks.comparison.summary import choose_reference
 from benchmarks.output.files import write_atomically
