@@ -112,8 +112,8 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
         selector=selector,
         pruner=options.get("pruner"),
         seed=seed,
-        rule=_rule(options, selector),
         budget_s=_budget_s(options),
+        rule=_rule(options, selector),
         cost_file=Path(options.get("cost", DEFAULT_FILE)),
     )
 
