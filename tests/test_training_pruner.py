@@ -15,7 +15,7 @@ from erecap.engine.prefill import prefill
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.selectors import LearnedSelector
 from erecap.training.config import TrainConfig
 from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate

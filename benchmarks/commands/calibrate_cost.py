@@ -15,7 +15,7 @@ from benchmarks.reports.table import percent, seconds
 from benchmarks.runs.progress import StageProgress
 
 if TYPE_CHECKING:
-    from benchmarks.micro.cost_calibration import Calibration
+    from benchmarks.micro.cost_calibration import CostCalibration
 
 
 def calibrate_cost(
@@ -45,7 +45,7 @@ def calibrate_cost(
     typer.echo(json.dumps({"cost": str(out), **facts}))
 
 
-def _table(done: "Calibration") -> Table:
+def _table(done: "CostCalibration") -> Table:
     """Every point, measured and predicted."""
     from erecap.calibration.cost_fit import relative_error
 

@@ -55,7 +55,7 @@ def collect(
         raise ValueError("no data to take saliency from: give --data, such as a run directory made with `erecap run`")
     from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
     from erecap.models.loading import load_model
-    from erecap.schedule.schedule import parse_stages
+    from erecap.schedule import parse_stages
     from erecap.training.saliency import collect_saliency
 
     loaded = load_model(model, dtype=dtype)

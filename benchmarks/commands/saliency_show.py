@@ -47,7 +47,7 @@ def show(
     from benchmarks.token_views.saliency_stats import statistics, table
     from benchmarks.token_views.view import view
     from erecap.models.loading import load_model
-    from erecap.schedule.schedule import parse_stages
+    from erecap.schedule import parse_stages
     from erecap.training.saliency import SaliencySet
 
     shown = None if stages is None else parse_stages(stages)

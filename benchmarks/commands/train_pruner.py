@@ -55,7 +55,7 @@ def train_pruner(
     from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
     from benchmarks.recipes.tensorboard import tensorboard_hook
     from erecap.models.loading import bundled_pruner_dir, load_model
-    from erecap.schedule.schedule import parse_stages
+    from erecap.schedule import parse_stages
     from erecap.training.planner import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
 

@@ -17,7 +17,7 @@ from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, layer_tokens
+from erecap.schedule import PruneSchedule, layer_tokens
 from erecap.selectors import LearnedSelector, Selector
 
 _SPREAD = (10, 90)

@@ -17,7 +17,7 @@ from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, forced_stages
+from erecap.schedule import PruneSchedule, forced_stages
 from erecap.selectors import LearnedSelector, Selector
 
 KEPT, GUARDED = -1, -2

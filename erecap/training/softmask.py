@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from erecap.schedule.schedule import PruneSchedule, forced_stages, stage_counts
+from erecap.schedule import PruneSchedule, forced_stages, stage_counts
 from erecap.training.data import ALWAYS_KEPT, NO_REPLAN, Batch, later_plans
 
 _FORBIDDEN = -1e9
