@@ -11,7 +11,7 @@ from transformers import Qwen2ForCausalLM
 
 from benchmarks.comparison.metrics import rank_correlation
 from erecap.engine.differentiable import stage_hidden
-from erecap.training import frozen as module
+from erecap.engine import differentiable as module
 from erecap.training.credits import GradientCredit
 from erecap.training.data import Sequence, collate
 from erecap.training.saliency import saliency
