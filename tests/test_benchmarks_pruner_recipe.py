@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from agents.records import EpisodeRecord, TranscriptRecord
 from benchmarks.recipes.pruner import Choice, choose
 from benchmarks.runs.suites import HELD_OUT, RECORDED
-from erecap.training.data import PLAN_WEIGHT
+from erecap.training.sequences import PLAN_WEIGHT
 
 END = {
     "success": True,

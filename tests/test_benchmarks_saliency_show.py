@@ -29,11 +29,14 @@ from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel, load_model, load_pruner
 from erecap.models.pruner import TokenPruner
 from erecap.selectors import LearnedSelector
-from erecap.training.data import Sequence, SequenceList, collate, encode_episode
-from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from erecap.training.batches import collate
+from erecap.training.encoding import encode_episode
+from erecap.training.saliency import SaliencySettings, collect_saliency, compute_saliency
+from erecap.training.saliency_file import SaliencySet
+from erecap.training.sequences import SequenceList, TokenSequence
 
 STAGES = (0, 1)
-EpisodeMaker = Callable[..., Sequence]
+EpisodeMaker = Callable[..., TokenSequence]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def pruner(loaded: LoadedModel, pruner_dir: Path) -> TokenPruner:
 @pytest.fixture(scope="module")
 def file(loaded: LoadedModel, episode: EpisodeMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("saliency") / "s.safetensors"
-    collect_saliency(loaded.model, SequenceList([episode(n, turns=6) for n in range(3)]), STAGES, out)
+    collect_saliency(loaded.model, SequenceList([episode(n, turns=6) for n in range(3)]), SaliencySettings(STAGES), out)
     return out
 
 
@@ -91,7 +94,7 @@ def test_a_recorded_replan_has_the_saliency_of_its_answer(loaded: LoadedModel, r
     chat = messages(sample)
     plans = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
     sequence = encode_episode(loaded.tokenizer, chat[: plans[2] + 1])
-    wanted = saliency(loaded.model, collate([sequence]), STAGES, replans=1)[:, 0].numpy()
+    wanted = compute_saliency(loaded.model, collate([sequence]), SaliencySettings(STAGES, replans=1))[:, 0].numpy()
     length = len(subject.prompt)
     assert subject.prompt.input_ids.tolist() == sequence.input_ids[:length].tolist()
     for row, stage in enumerate(STAGES):
