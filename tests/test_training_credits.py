@@ -15,6 +15,7 @@ from erecap.training.saliency import SaliencySettings, compute_saliency
 from erecap.training.sequences import NO_REPLAN, TokenSequence
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
 EpisodeMaker = Callable[..., TokenSequence]
 

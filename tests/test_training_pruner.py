@@ -29,6 +29,7 @@ from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 QUIET = MaskConfig(noise=False)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
 EpisodeMaker = Callable[..., TokenSequence]
@@ -149,7 +150,7 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, e
     rows = both.batch
     row = Batch(*(t[:1] for t in (rows.input_ids, rows.weights, rows.turns, rows.targets, rows.lengths)), (0,))
     padded = soft_forward(model, pruner, Replans(row, both.prompts[:1], both.turns[:1]), schedule(), QUIET)
-    target = compute_saliency(model, collate([short]), SaliencySettings(STAGES))[:, 0].numpy()
+    target = compute_saliency(model, collate([short]), SETTINGS)[:, 0].numpy()
     torch.testing.assert_close(lm_loss(model, padded, row), lm_loss(model, single, alone.batch), atol=1e-5, rtol=1e-5)
     torch.manual_seed(1)
     first = pruner_losses(padded, [target], 2)
@@ -165,7 +166,7 @@ def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
 ):
     torch.manual_seed(0)
     batch = collate([episode(0), episode(1)])
-    target = compute_saliency(model, batch, SaliencySettings(STAGES)).numpy()
+    target = compute_saliency(model, batch, SETTINGS).numpy()
     replans = last_replans(batch)
     forward = soft_forward(model, pruner, replans, schedule(0.8), MaskConfig(straight_through=straight_through))
     found = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
@@ -182,7 +183,7 @@ def test_each_loss_term_alone_moves_the_pruner(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, term: str, episode: EpisodeMaker
 ):
     data = SequenceList([episode(n) for n in range(4)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     before = {name: value.clone() for name, value in pruner.state_dict().items()}
     frozen_before = {name: value.clone() for name, value in model.state_dict().items()}
     only = PrunerLoss(**{name: float(name == term) for name in ("lm", "mse", "rank")})
@@ -217,7 +218,7 @@ def trained(model: Qwen2ForCausalLM, collected: SaliencySet, data: SequenceList,
 
 def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(6)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     whole = trained(model, collected, data, tmp_path / "whole")
     trained(model, collected, data, tmp_path / "parted", stop_after=4)
     resumed = trained(model, collected, data, tmp_path / "parted")
@@ -248,7 +249,7 @@ def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
 ):
     data = SequenceList([episode(n) for n in range(8)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config = TrainConfig(steps=60, lr=3e-3, log_every=10)
     seed = PrunerLoss(1.0, 1.0, 1.0)
     log = train_pruner(
@@ -263,7 +264,7 @@ def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
 
 def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(2)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config, other = TrainConfig(steps=1), PruneSchedule((PruneStage(2, 0.5),))
     with pytest.raises(ValueError, match=r"stages differ: schedule \(2,\)"):
         train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(other, config), tmp_path)
@@ -300,7 +301,7 @@ def test_each_batch_draws_its_keep_ratio(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
 ):
     data, seen = SequenceList([episode(n) for n in range(4)]), []
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
 
     def spy(*args: Any) -> Any:
         seen.append({stage.keep for stage in args[3].stages})
@@ -331,7 +332,7 @@ def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_a
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
 ):
     data = SequenceList([episode(n) for n in range(6)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     states = []
     monkeypatch.setattr(TokenPruner, "save_pretrained", lambda self, _: states.append(copy.deepcopy(self.state_dict())))
     config = TrainConfig(steps=8, lr=0.05, log_every=2, eval_every=2)
@@ -345,7 +346,7 @@ def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_a
 
 def test_evaluation_is_the_same_at_each_call(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(4)])
-    collected = collect_saliency(model, data, SaliencySettings(STAGES), tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config = TrainConfig(steps=2, lr=1e-12, weight_decay=0.0, log_every=1, eval_every=1)
     log = train_pruner(
         model,

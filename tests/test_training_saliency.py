@@ -18,6 +18,7 @@ from erecap.training.saliency import SaliencySettings, compute_saliency
 from erecap.training.sequences import TokenSequence
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
 EpisodeMaker = Callable[..., TokenSequence]
 
@@ -30,7 +31,7 @@ def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
 def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(0, turns=2)
     batch = collate([sequence])
-    got = compute_saliency(model, batch, SaliencySettings(STAGES))[:, 0]
+    got = compute_saliency(model, batch, SETTINGS)[:, 0]
     with torch.enable_grad():
         embedded = model.model.embed_tokens(batch.input_ids).requires_grad_()
         out = model(inputs_embeds=embedded, output_hidden_states=True, use_cache=False)
@@ -45,8 +46,8 @@ def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCau
 
 def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     short, long = episode(1, turns=2), episode(2, turns=4)
-    both = compute_saliency(model, collate([short, long]), SaliencySettings(STAGES))
-    alone = compute_saliency(model, collate([short], [0]), SaliencySettings(STAGES))
+    both = compute_saliency(model, collate([short, long]), SETTINGS)
+    alone = compute_saliency(model, collate([short], [0]), SETTINGS)
     torch.testing.assert_close(both[:, :1, : len(short)], alone, equal_nan=True, atol=1e-6, rtol=1e-4)
     assert both[:, 0, len(short) :].isnan().all()
 
@@ -55,13 +56,13 @@ def test_other_tokens_and_untrained_plans_are_not_targets(model: Qwen2ForCausalL
     sequence = episode(3, turns=2)
     weights = np.where(sequence.weights == 1, sequence.weights, np.float32(0.9))
     changed = TokenSequence(sequence.input_ids, weights, sequence.turns)
-    first, second = (compute_saliency(model, collate([s]), SaliencySettings(STAGES)) for s in (sequence, changed))
+    first, second = (compute_saliency(model, collate([s]), SETTINGS) for s in (sequence, changed))
     torch.testing.assert_close(first, second, equal_nan=True)
 
 
 def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    compute_saliency(model, collate([episode(0)]), SaliencySettings(STAGES))
+    compute_saliency(model, collate([episode(0)]), SETTINGS)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -131,9 +132,7 @@ def test_checkpointing_holds_the_streams_of_layers_and_not_what_is_within_them(m
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_the_order_of_float32(model: Qwen2ForCausalLM, episode: EpisodeMaker, dtype: torch.dtype):
     batch = collate([episode(0, turns=6)])
-    wanted, got = (
-        compute_saliency(deepcopy(model).to(kind), batch, SaliencySettings(STAGES))[:, 0].numpy() for kind in (torch.float32, dtype)
-    )
+    wanted, got = (compute_saliency(deepcopy(model).to(kind), batch, SETTINGS)[:, 0].numpy() for kind in (torch.float32, dtype))
     assert got.dtype == np.float32
     assert np.array_equal(np.isnan(got), np.isnan(wanted))
     known = ~np.isnan(wanted[0])
@@ -144,10 +143,10 @@ def test_small_float16_gradients_do_not_vanish(model: Qwen2ForCausalLM, episode:
     faint = deepcopy(model)
     faint.lm_head.weight.data *= 1e-5  # and with it every gradient
     batch = collate([episode(0)])
-    wanted, half = compute_saliency(faint, batch, SaliencySettings(STAGES))[:, 0].numpy(), faint.to(torch.float16)
-    got = compute_saliency(half, batch, SaliencySettings(STAGES))[:, 0].numpy()
+    wanted, half = compute_saliency(faint, batch, SETTINGS)[:, 0].numpy(), faint.to(torch.float16)
+    got = compute_saliency(half, batch, SETTINGS)[:, 0].numpy()
     monkeypatch.setattr(module, "_LOSS_SCALES", {})
-    unscaled = compute_saliency(half, batch, SaliencySettings(STAGES))[:, 0].numpy()
+    unscaled = compute_saliency(half, batch, SETTINGS)[:, 0].numpy()
     known = ~np.isnan(wanted[0])
     for stage in range(len(STAGES)):
         assert rank_correlation(got[stage][known], wanted[stage][known]) > 0.95
@@ -160,14 +159,12 @@ def test_a_float16_gradient_that_overflows_is_scaled_less(
     loud = deepcopy(model)
     loud.lm_head.weight.data *= 100
     batch = collate([episode(0)])
-    wanted, got = (
-        compute_saliency(deepcopy(loud).to(kind), batch, SaliencySettings(STAGES))[:, 0] for kind in (torch.float32, torch.float16)
-    )
+    wanted, got = (compute_saliency(deepcopy(loud).to(kind), batch, SETTINGS)[:, 0] for kind in (torch.float32, torch.float16))
     known = ~wanted[0].isnan()
     assert got[:, known].isfinite().all()
     monkeypatch.setattr(module, "_LOSS_SCALES", {torch.float16: (2.0**16,)})
     with pytest.raises(ValueError, match="not finite"):
-        compute_saliency(deepcopy(loud).to(torch.float16), batch, SaliencySettings(STAGES))
+        compute_saliency(deepcopy(loud).to(torch.float16), batch, SETTINGS)
     assert all(rank_correlation(*(v[s][known].numpy() for v in (got, wanted))) > 0.9 for s in range(len(STAGES)))
 
 
@@ -175,4 +172,4 @@ def test_what_is_beyond_the_dtype_is_an_error(model: Qwen2ForCausalLM, episode: 
     beyond = deepcopy(model)
     beyond.model.layers[2].mlp.down_proj.weight.data *= 1e6
     with pytest.raises(ValueError, match=r"not finite in float16: load the model in bfloat16 or float32"):
-        compute_saliency(beyond.to(torch.float16), collate([episode(0)]), SaliencySettings(STAGES))
+        compute_saliency(beyond.to(torch.float16), collate([episode(0)]), SETTINGS)
