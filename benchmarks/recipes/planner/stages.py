@@ -64,15 +64,15 @@ class Stages:
     def run(self) -> Path:
         """Run all stages; return the directory of the trained model."""
         for round_ in range(len(self.recipe.rounds)):
-            if not self.is_trained(round_):
-                self.train(round_, self.demonstrations(round_))
+            if not self._is_trained(round_):
+                self._train(round_, self._demonstrations(round_))
         return self.model_dir(len(self.recipe.rounds) - 1)
 
-    def is_trained(self, round_: int) -> bool:
+    def _is_trained(self, round_: int) -> bool:
         """Tell whether the round's model is finished."""
         return (self.model_dir(round_) / "tokenizer.json").exists()
 
-    def demonstrations(self, round_: int) -> list[Path]:
+    def _demonstrations(self, round_: int) -> list[Path]:
         """Play the round's episodes and return the files of their samples. The expert plays round 0, the student the others."""
         played = self.recipe.rounds[round_]
         todo = chunks(played.sources, self._how(round_), self.root / f"round{round_}")
@@ -91,45 +91,47 @@ class Stages:
         note = f"{stats.env_id}: {stats.successes}/{stats.episodes} succeed, {stats.agreed}/{stats.plans} plans as the expert's"
         self.reporter.advance(stats.episodes, note)
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer, or train it on the expert's demonstrations."""
         return make_tokenizer(sorted((self.root / "round0").glob("*.jsonl")), self.root / "tokenizer", self.recipe.vocabulary)
 
-    def sequences(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> ShardedSequences:
+    def _sequences(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> ShardedSequences:
         """Encode the samples in ``paths``, which are the round's."""
         self.reporter.begin(f"round {round_}: encode", len(paths))
         shards, in_place = self.root / f"shards{round_}", self.recipe.rounds[round_].in_place
         return encode(paths, tokenizer, shards, self.recipe.max_tokens, lambda path: self.reporter.advance(), in_place)
 
-    def train(self, round_: int, paths: list[Path]) -> None:
-        """Train on the round's demonstrations, ``paths``.
-
-        The student's rounds go on from the last model. They are trained on all of the student's rounds so far, and on a part of
-        the expert's.
-        """
-        recipe, tokenizer = self.recipe, self.tokenizer()
-        shards = [path for r in range(1, round_) for path in self.sequences(r, self._paths(r), tokenizer).paths]
-        shards += self.sequences(round_, paths, tokenizer).paths
-        if not round_ and recipe.lessons:
-            shards.append(encode_lessons(recipe.lessons, recipe.seed, tokenizer, self.root / "lessons"))
-        if round_:
-            shards += self.sequences(0, self._paths(0)[:: recipe.rehearsal], tokenizer).paths
-        data = ShardedSequences(shards)
-        minutes = recipe.rounds[round_].minutes
+    def _train(self, round_: int, paths: list[Path]) -> None:
+        """Train on the round's demonstrations, ``paths``. The student's rounds go on from the last model."""
+        recipe, tokenizer = self.recipe, self._tokenizer()
+        data = ShardedSequences(self._shards(round_, paths, tokenizer))
         curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.6)
-        batches = Batches(data, recipe.token_budget, seed=recipe.seed + round_, curriculum=curriculum)
-        config = TrainConfig(
-            budget_s=60 * minutes,
+        batches, config = Batches(data, recipe.token_budget, recipe.seed + round_, curriculum), self._config(round_)
+        self.reporter.begin(f"round {round_}: train", 60 * recipe.rounds[round_].minutes)
+        model = self._model(round_, tokenizer)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        train_planner(model, batches, config, self.root / f"train{round_}", Hooks(on_step=self._on_step))
+        tokenizer.save_pretrained(self.model_dir(round_))
+
+    def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
+        """List what a round is trained on: all of the student's rounds so far and a part of the expert's; in round 0, lessons."""
+        shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r), tokenizer).paths]
+        shards += self._sequences(round_, paths, tokenizer).paths
+        if round_:
+            return shards + self._sequences(0, self._paths(0)[:: self.recipe.rehearsal], tokenizer).paths
+        if self.recipe.lessons:
+            shards.append(encode_lessons(self.recipe.lessons, self.recipe.seed, tokenizer, self.root / "lessons"))
+        return shards
+
+    def _config(self, round_: int) -> TrainConfig:
+        recipe = self.recipe
+        return TrainConfig(
+            budget_s=60 * recipe.rounds[round_].minutes,
             lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
             betas=(0.9, 0.99),  # batches are small: squared gradients are noisy
             decay=1.0 if round_ else 0.3,
             seed=recipe.seed,
         )
-        self.reporter.begin(f"round {round_}: train", 60 * minutes)
-        model = self._model(round_, tokenizer)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-        train_planner(model, batches, config, self.root / f"train{round_}", Hooks(on_step=self._on_step))
-        tokenizer.save_pretrained(self.model_dir(round_))
 
     def _paths(self, round_: int) -> list[Path]:
         return sorted((self.root / f"round{round_}").glob("*.jsonl"))
