@@ -35,8 +35,8 @@ def calibrate(
 ) -> None:
     """Fit thresholds to a pruner's scores (--data), or measure what a replan costs on this machine (--cost).
 
-    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them. A table says how much of held-out prompts
-    they and top_k keep. The last line of stdout is one JSON object.
+    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them. A table says how much of the held-out
+    prompts they and top_k keep. The last line of stdout is one JSON object.
     """
     from benchmarks.commands.calibrate_cost import CostOptions, run_cost_calibration
     from benchmarks.commands.calibrate_thresholds import ThresholdOptions, run_threshold_calibration

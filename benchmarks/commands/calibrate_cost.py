@@ -1,4 +1,7 @@
-"""``erecap calibrate --cost``: measure what a replan costs on this machine. Imports torch: only ``calibrate`` imports it, late."""
+"""``erecap calibrate --cost``: measure what a replan costs on this machine.
+
+Imports torch, so ``calibrate`` imports it inside its function.
+"""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""``erecap calibrate --data``: fit thresholds that keep as much as a keep ratio. Imports torch: only ``calibrate`` imports it, late."""
+"""``erecap calibrate --data``: fit thresholds that keep as much as a keep ratio does.
+
+Imports torch, so ``calibrate`` imports it inside its function.
+"""
 
 import json
 from dataclasses import dataclass
