@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from erecap.training.batches import Batches, collate, length_curriculum
 from erecap.training.config import PlannerShape, TrainConfig, planner_config
-from erecap.training.loop import Hooks
-from erecap.training.planner import batch_loss, evaluate, train_planner
+from erecap.training.loop import Hooks, MetricSums, training_mode
+from erecap.training.planner import batch_loss, train_planner
 from erecap.training.sequences import SequenceList, TokenSequence
 
 
@@ -35,6 +35,16 @@ def copy_task(count: int, seed: int = 0) -> SequenceList:
         weights = np.array([0.3] * (n + 2) + [1.0] * n, np.float32)
         sequences.append(TokenSequence(ids, weights, np.zeros(len(ids), np.int32)))
     return SequenceList(sequences)
+
+
+@torch.no_grad()
+def evaluate(model: PreTrainedModel, sequences: SequenceList, precision: str) -> dict[str, float]:
+    """plan_loss, plan_accuracy and other_loss over every sequence once."""
+    sums = MetricSums()
+    with training_mode(model, False):
+        for batch in Batches(sequences, 8192).once():
+            sums.add(batch_loss(model, batch, precision).metrics())
+    return sums.means()
 
 
 def config(**changes: object) -> TrainConfig:

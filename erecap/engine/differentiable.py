@@ -1,6 +1,6 @@
-"""A frozen decoder run layer by layer in training sequences: whole length, right padding, no cache.
+"""A frozen decoder run layer by layer with gradients, over whole sequences padded on the right. Training uses it; no cache.
 
-The engine's ``prefilling`` runs the same layers without gradients and with tokens really dropped.
+``erecap.engine.prefill`` runs the same layers without gradients, and drops tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from erecap.models.architecture import decoder_parts
 from erecap.models.device import dtype_name
 from erecap.models.masks import attention_mask
 
-# float16 holds nothing between 0 and 6e-8 and nothing above 65504: its loss is scaled up, and less where that overflows.
+# float16 has no numbers between 0 and 6e-8 or above 65504: the loss is scaled up, and less where that overflows
 _LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
 
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode with no parameter that takes a gradient; everything as it was on exit."""
+    """Put the model into evaluation mode and let no parameter take a gradient; restore both on exit."""
     training, flags = model.training, [p.requires_grad for p in model.parameters()]
     model.train(False)
     model.requires_grad_(False)
@@ -34,8 +34,19 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-    """One decoder layer on [rows, length, width]. ``bias`` [rows, 1, length, length] is added to the attention logits and must
-    itself forbid the future; ``None`` is plain causal attention."""
+    """Run one decoder layer.
+
+    Parameters
+    ----------
+    layer
+        A decoder layer of transformers.
+    hidden
+        The residual stream, ``(rows, length, width)``.
+    rope
+        Rotary cosines and sines.
+    bias
+        Added to the attention logits, ``(rows, 1, length, length)``; must itself forbid the future. ``None`` is causal attention.
+    """
     bias = None if bias is None else bias.to(hidden.dtype)
     return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
@@ -43,11 +54,28 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
 def stage_hidden(
     model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int], checkpointing: bool = False
 ) -> tuple[list[Tensor], Tensor]:
-    """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state.
+    """Run the decoder and keep the residual stream that leaves each stage's layer, as nodes of the graph.
 
-    All [rows, length, width]; ``input_ids`` [rows, length]. With ``checkpointing`` the backward pass computes each layer's
-    activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages that are not layers of the model in
-    rising order.
+    Parameters
+    ----------
+    model
+        The decoder, frozen.
+    input_ids
+        int64 ``(rows, length)``.
+    stages
+        Layers, in rising order.
+    checkpointing
+        Whether the backward pass recomputes each layer's activations, so that one layer's are held in memory at a time.
+
+    Returns
+    -------
+    list of Tensor, Tensor
+        The stream after each stage and the final normalised hidden state, each ``(rows, length, width)``.
+
+    Raises
+    ------
+    ValueError
+        For stages that are not layers of the model in rising order.
     """
     parts = decoder_parts(model)
     check_stages(stages, len(parts.layers))
@@ -68,15 +96,30 @@ def stage_hidden(
 
 
 def check_stages(stages: Sequence[int], num_layers: int) -> None:
-    """Raise ``ValueError`` unless ``stages`` are layers in rising order, at least one."""
+    """Raise ``ValueError`` unless ``stages`` are layers below ``num_layers`` in rising order, at least one."""
     if not stages or list(stages) != sorted({stage for stage in stages if 0 <= stage < num_layers}):
         raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{num_layers - 1}, in rising order")
 
 
 def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
-    """``|sum_d (dL / dh)_d * h_d|`` of each token of ``hidden``, [rows, length, width] each: float32 [stages, rows, length].
+    """Compute ``|sum_d (dL / dh)_d * h_d|`` of each token. The graph is kept for further losses.
 
-    The graph is kept. Raises ``ValueError`` where the gradients do not fit into the dtype of ``hidden``.
+    Parameters
+    ----------
+    loss
+        The loss L, a scalar.
+    hidden
+        Per stage the stream h, ``(rows, length, width)``, a node of the graph of ``loss``.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(stages, rows, length)``.
+
+    Raises
+    ------
+    ValueError
+        Where the gradients do not fit into the dtype of ``hidden``.
     """
     for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
         gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)

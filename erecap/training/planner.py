@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 from erecap.training.batches import Batch, Batches
 from erecap.training.config import Precision, TrainConfig, compute_dtype
-from erecap.training.loop import Hooks, Metrics, MetricSums, TrainLoop, TrainRecord, training_mode
+from erecap.training.loop import Hooks, Metrics, TrainLoop, TrainRecord
 from erecap.training.loss import LossParts, weighted_loss
-from erecap.training.sequences import SequenceSet
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "auto") -> LossParts:
@@ -26,18 +25,6 @@ def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "aut
     with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         return weighted_loss(hidden, model.get_output_embeddings().weight, batch)  # type: ignore[no-untyped-call]
-
-
-@torch.no_grad()
-def evaluate(
-    model: PreTrainedModel, sequences: SequenceSet, token_budget: int = 8192, precision: Precision = "auto"
-) -> dict[str, float]:
-    """Compute ``plan_loss`` (nats), ``plan_accuracy`` (0..1) and ``other_loss`` (nats) over all ``sequences``."""
-    sums = MetricSums()
-    with training_mode(model, False):
-        for batch in Batches(sequences, token_budget).once():
-            sums.add(batch_loss(model, batch.to(model.device), precision).metrics())
-    return sums.means()
 
 
 def train_planner(
