@@ -42,17 +42,17 @@ def read_prompts(steps_jsonl: Path, backend: str) -> list[RecordedPrompt]:
         elif isinstance(record, PlannerCall):
             calls.append(record)
         elif isinstance(record, EpisodeRecord):
-            prompts.extend(_prompts_of(transcript, calls))
+            prompts.extend(_prompts_of(transcript, calls, record.system))
             transcript, calls = [], []
     if not prompts:
         raise ValueError(f"{steps_jsonl} holds no planner call of backend {backend!r}: name a backend that the run has episodes of")
     return prompts
 
 
-def _prompts_of(transcript: list[TranscriptRecord], calls: list[PlannerCall]) -> Iterator[RecordedPrompt]:
+def _prompts_of(transcript: list[TranscriptRecord], calls: list[PlannerCall], system: str | None) -> Iterator[RecordedPrompt]:
     history = History()
     for record in sorted(transcript, key=lambda record: record.index):
         history = history.append(record.entry, record.text)
     for call in calls:
-        prompt = build_prompt(History(history.entries[: call.history_entries]))
-        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.prompt_tokens, prompt, call.plan_text)
+        prompt = build_prompt(History(history.entries[: call.history_entries]), system)
+        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.generation.prompt_tokens, prompt, call.generation.text)

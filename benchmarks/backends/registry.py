@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agents.gridworld.expert import ExpertBackend
+from agents.expert import ExpertBackend
 from benchmarks.backends.openai_backend import OpenAIBackend
 from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
 

@@ -12,8 +12,8 @@ import numpy as np
 import structlog
 from transformers import PreTrainedTokenizerBase
 
+from agents.demonstrations import Sample
 from agents.episode_log import read_records
-from agents.gridworld.demonstrations import Sample
 from agents.records import TranscriptRecord
 from benchmarks.comparison.summary import choose_reference
 from benchmarks.recipes.planner.dataset import chat_messages
