@@ -60,6 +60,7 @@ class StageProgress:
         self._quiet = not console.is_terminal
         self._task: TaskID | None = None
         self._stage = ""
+        self._done = 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -71,10 +72,16 @@ class StageProgress:
     def begin(self, stage: str, total: float) -> None:
         """A stage of ``total`` units begins."""
         self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
+        self._done = 0.0
 
     def advance(self, units: float = 1, note: str = "") -> None:
         """So many units of the stage are done."""
+        self._done += units
         if self._task is not None:
             self._bars.update(self._task, advance=units, note=note)
         if self._quiet and note:
             log.info(self._stage, note=note)
+
+    def reach(self, done: float, note: str = "") -> None:
+        """Advance to ``done`` units of the stage, for callers that count from its beginning."""
+        self.advance(done - self._done, note)
