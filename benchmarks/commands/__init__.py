@@ -1,4 +1,4 @@
-"""The subcommands of ``erecap``: one file each, and one line here."""
+"""The subcommands of ``erecap``. Each has a file, and a line in ``COMMANDS``."""
 
 from collections.abc import Callable
 from typing import Any

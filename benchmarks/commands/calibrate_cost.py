@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.commands.bench_prefill import load_with_pruner
 from benchmarks.output.console import result_console
-from benchmarks.reports.table import percent, seconds
+from benchmarks.reports.format import percent, seconds
 from benchmarks.runs.progress import StageProgress
 
 if TYPE_CHECKING:

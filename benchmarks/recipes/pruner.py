@@ -6,7 +6,6 @@ choice of them, which is a function of the arguments alone, so that saliency and
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import get_args
 
@@ -15,14 +14,13 @@ import structlog
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from agents.episode_log import read_records
 from agents.gridworld.demonstrations import Sample
-from agents.records import TranscriptRecord
-from benchmarks.comparison.summary import choose_reference
+from benchmarks.backends.registry import choose_reference
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.dataset import messages
 from benchmarks.reports.training_plots import pruner_plot
 from benchmarks.runs.closed_loop import STEPS_FILE
+from benchmarks.runs.records import RunRecords
 from benchmarks.runs.suites import HELD_OUT
 from erecap.models.identity import identify
 from erecap.models.loading import LoadedModel
@@ -37,7 +35,7 @@ from erecap.training.pruner_loss import PrunerLoss
 from erecap.training.saliency import SaliencySet
 from erecap.training.softmask import Targets
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
-from planner import Entry, PlanParseError, parse_plan
+from planner import PlanParseError, parse_plan
 
 log = structlog.get_logger()
 
@@ -109,12 +107,9 @@ def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refu
 
 def _transcripts(steps: Path) -> Iterator[Sample]:
     """Whole episodes of one backend of a run, the reference's, to learn from those of their plans that could be read."""
-    records = [record for record in read_records(steps) if isinstance(record, TranscriptRecord)]
-    refuse_held_out(steps, (record.seed for record in records))
-    backend = choose_reference(sorted({record.backend for record in records}))
-    chosen = (record for record in records if record.backend == backend)
-    for _, group in groupby(chosen, key=lambda record: (record.env_id, record.seed)):
-        entries = tuple(Entry(record.entry, record.text) for record in group)
+    records = RunRecords.read(steps)
+    refuse_held_out(steps, records.seeds)
+    for entries in records.transcripts(choose_reference(sorted(records.backends))):
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:
             yield Sample(
