@@ -147,7 +147,7 @@ def _parse(line: bytes, number: int, path: Path) -> AnyRecord:
 
 
 def _end_of_last_episode(data: bytes) -> int:
-    """Number of leading bytes of ``data`` that hold finished episodes."""
+    """Count the leading bytes of ``data`` that hold finished episodes."""
     mark = len(data)
     while (mark := data.rfind(_EPISODE_MARK, 0, mark)) >= 0:
         newline = data.find(b"\n", mark)

@@ -21,7 +21,7 @@ MakeBackend = Callable[[str], PlannerBackend]
 
 
 class EpisodeFunction(Protocol):
-    """A function that plays one episode, hands each record to ``sink`` as it happens, and returns the last record."""
+    """A function that plays one episode."""
 
     def __call__(
         self,
@@ -30,7 +30,28 @@ class EpisodeFunction(Protocol):
         config: AgentConfig,
         sink: Callable[[Record], None],
         frames: FrameSink | None = None,
-    ) -> EpisodeRecord: ...
+    ) -> EpisodeRecord:
+        """Play the episode.
+
+        Parameters
+        ----------
+        job : EpisodeJob
+            The episode.
+        backend : PlannerBackend
+            Who plans.
+        config : AgentConfig
+            Settings of the agent.
+        sink : callable
+            Called with each record as soon as there is one.
+        frames : FrameSink, optional
+            Called with each picture of the environment.
+
+        Returns
+        -------
+        EpisodeRecord
+            The last record, which ``sink`` has had too.
+        """
+        ...
 
 
 @dataclass

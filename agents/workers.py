@@ -21,7 +21,7 @@ from agents.job import EpisodeJob
 Play = Callable[[EpisodeJob], list[str]]
 """Plays one episode and returns its records as JSON lines."""
 Initializer = Callable[[], None] | None
-MAX_ATTEMPTS = 2
+ATTEMPTS_PER_EPISODE = 2
 GRACE_S = 5.0  # seconds that a process has to leave before it is terminated
 
 log = structlog.get_logger(__name__)
@@ -147,7 +147,7 @@ def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[_
 def _handle_death(worker: _Worker, attempt: _Attempt, waiting: deque[_Attempt]) -> None:
     """Log the death of a worker, and queue its episode again where it has attempts left."""
     exit_code, job = worker.stop(GRACE_S), attempt.job
-    again = attempt.number < MAX_ATTEMPTS
+    again = attempt.number < ATTEMPTS_PER_EPISODE
     log.error(
         "a worker died; its episode is played once more" if again else "a worker died again; its episode is left out",
         exit_code=exit_code,

@@ -10,7 +10,7 @@ from benchmarks.comparison.run import Comparison
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.suites import find_suite
 
-UNPRUNED = "baseline"
+_UNPRUNED = "baseline"
 _LADDER = tuple(f"erecap?keep={keep}&selector={name}" for name in ("learned", "random", "recency") for keep in (0.9, 0.7, 0.5, 0.3))
 _OTHERS = tuple(f"erecap?keep={keep}&selector={name}" for name in ("learned-steps", "attention", "key-norm") for keep in (0.7, 0.5))
 _ORACLE = tuple(f"erecap?keep={keep}&selector=gradient" for keep in (0.7, 0.5))
@@ -107,7 +107,7 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, workers: int, rep
     """
     made = []
     for row in rows:
-        specs = (UNPRUNED, *(spec for spec in row.backends if spec not in (UNPRUNED, EXPERT)))
+        specs = (_UNPRUNED, *(spec for spec in row.backends if spec not in (_UNPRUNED, EXPERT)))
         loop = ClosedLoop(find_suite(row.suite), specs, row.episodes, seed, AgentConfig())
         made.append(Comparison("ablate", loop, out / row.suite, workers, replay_prompts))
     return made

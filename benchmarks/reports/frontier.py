@@ -21,7 +21,7 @@ _AMOUNT_OPTIONS = ("keep", "last", "mask", "budget_ms")
 """Options of a backend that say how much is kept. Backends that differ in nothing else share a line."""
 _LARGE_COST = 2.0
 """From this multiple of the unpruned planner's cost on, the x axis is logarithmic."""
-Cost = Callable[[str, BackendSummary], float | None]
+XAxis = Callable[[str, BackendSummary], float | None]
 """Computes the x value of a backend from its spec string and its figures; ``None`` where it has none."""
 
 
@@ -46,7 +46,7 @@ def write_frontiers(summary: Summary, out: Path) -> list[Path]:
         gain = speed.get(name)
         return None if gain is None else 1.0 / gain
 
-    axes: dict[str, tuple[str, str, Cost]] = {
+    axes: dict[str, tuple[str, str, XAxis]] = {
         "kept-share": ("what is kept", "mean share of the prompt's tokens that a layer sees", lambda name, cell: cell.kept_share),
         "ttft": ("time to first token", "time to first token, share of the unpruned planner's", relative_ttft),
     }
@@ -60,14 +60,14 @@ def write_frontiers(summary: Summary, out: Path) -> list[Path]:
     return paths
 
 
-def frontier_lines(summary: Summary, cost: Cost) -> dict[str, list[tuple[float, BackendSummary]]]:
+def frontier_lines(summary: Summary, cost: XAxis) -> dict[str, list[tuple[float, BackendSummary]]]:
     """Sort the backends of a suite into lines.
 
     Parameters
     ----------
     summary : Summary
         Figures of the suite.
-    cost : Cost
+    cost : XAxis
         Computes x values.
 
     Returns
