@@ -60,9 +60,9 @@ def print_results(results: Results) -> None:
     summary = results.summary
     _print_tables(summary)
     if results.missing:
-        log.warning("episodes are missing; the same command continues here", missing=results.missing, out=str(results.out))
+        log.warning("episodes are missing; the same command continues the run", missing=results.missing, out=str(results.out))
     elif not summary.complete:
-        log.warning("the replay is unfinished; the same command continues here", out=str(results.out))
+        log.warning("the replay is unfinished; the same command continues the run", out=str(results.out))
     typer.echo(json.dumps(_headline(results)))
     if not summary.complete:
         raise typer.Exit(INTERRUPTED)
