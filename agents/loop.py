@@ -1,39 +1,44 @@
-"""The agent's loop: observe, replan when the policy says so, execute the plan's skills step by step, record.
+"""The agent's loop: observe, replan when the policy says so, carry out the plan line by line, record.
 
-One path for every backend. What happens to the house and what the agent sees depend on its actions, never on how long it thought.
+One path for every backend and every world. What happens in the world depends on the agent's actions, never on how long it thought.
 """
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import structlog
-from minigrid.core.actions import Actions
 
-from agents.gridworld.belief import Belief
-from agents.gridworld.situation import report
-from agents.gridworld.skills import Outcome, failed, start_skill
 from agents.job import EpisodeJob
-from agents.protocols import AgentConfig, BeliefAware, End, FrameSink, Sink
-from agents.records import EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
-from envs import describe, make_env, task_text, verbosity_of
+from agents.protocols import AgentConfig, FrameSink, Sink, WorldBackend
+from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
+from agents.world import Call, Outcome, Tick, failed
+from agents.worlds import make_world
 from planner import (
     Generation,
     History,
     LoopState,
     PlannerBackend,
     PlanParseError,
+    Prompt,
     PromptTooLongError,
     ReplanReason,
-    SkillCall,
     build_prompt,
-    parse_plan,
 )
+from planner.history import EntryKind
 
-__all__ = ["AgentConfig", "BeliefAware", "End", "Episode", "FrameSink", "Sink", "run_episode"]
+__all__ = ["AgentConfig", "End", "Episode", "FrameSink", "Sink", "WorldBackend", "run_episode"]
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request to the planner: why it is made, when it began, and how long the agent had waited for a plan by then."""
+
+    reason: ReplanReason
+    begin: float
+    waited_s: float = 0.0
 
 
 @dataclass
@@ -41,12 +46,12 @@ class Episode:
     """One episode under way."""
 
     job: EpisodeJob
-    backend: PlannerBackend
+    backend: PlannerBackend | WorldBackend
     config: AgentConfig
     sink: Sink
     frames: FrameSink | None = None
     history: History = field(default_factory=History)
-    plan: list[SkillCall] = field(default_factory=list)
+    plan: list[Call] = field(default_factory=list)
     outcomes: list[tuple[str, str]] = field(default_factory=list)
     disturbances: list[str] = field(default_factory=list)
     planned_for: str = ""
@@ -63,257 +68,258 @@ class Episode:
     end: End | None = None
 
     def __post_init__(self) -> None:
-        render = "rgb_array" if self.frames else None
-        self.env = make_env(self.job.env_id, render_mode=render, max_steps=self.job.max_steps)
-        observation, self.info = self.env.reset(seed=self.job.seed)
-        base: Any = self.env if hasattr(self.env, "room_names") else self.env.unwrapped
-        self.belief = Belief(base.room_names, base.unique_names)
-        self.belief.update(observation)
+        self.world = make_world(self.job, render=self.frames is not None)
+        self.progress = self.world.reset(self.job.seed)
         self._show()
-        self._append("task", task_text(self.info["subgoals"]))
+        self._append("task", self.progress.task)
 
     # ---- planning --------------------------------------------------------------------------------------------------------------
 
     def replan(self, reason: ReplanReason) -> None:
-        """Observe, ask the backend, read the plan; one that cannot be read is asked for once more."""
+        """Observe, ask the backend, read the plan. A plan that cannot be read is asked for once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted = True, False
-        begin = time.perf_counter()
+        request = _Request(reason, time.perf_counter())
         self._observe()
         try:
-            self.plan = self._ask(reason, begin)
+            self.plan = self._ask(request)
         except PlanParseError as error:
-            self._ask_again(error, time.perf_counter() - begin)
+            self._ask_again(error, time.perf_counter() - request.begin)
 
-    def _ask_again(self, error: PlanParseError, waited: float) -> None:
-        """Once, if a replan is left for it; where no plan can be read the plan has failed, which costs a step.
-
-        The agent has ``waited`` seconds already: the second request's replan latency includes them.
-        """
+    def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
+        """Ask once more, if a replan is left for it. Where no plan can be read the plan has failed, which costs a step."""
         try:
             if self.replans >= self.config.max_replans:
                 raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            self.plan = self._ask("parse_error", time.perf_counter(), waited)
+            self.plan = self._ask(_Request("parse_error", time.perf_counter(), waited_s))
         except PlanParseError as last:
             self.plan, self.failed = [], True
-            self.outcomes.append(("plan", failed(f"{last.reason}").text))
-            self._step(int(Actions.done))
+            self.outcomes.append(("plan", failed(last.reason).text))
+            self._take(self.world.idle())
 
     def _observe(self) -> None:
-        info = self.info
-        seen = report(self.belief, self.outcomes, info["subgoal"], info["subgoals_done"], info["subgoals_total"])
-        self._append("observation", describe(seen, self.job.verbosity or verbosity_of(self.job.env_id)))
-        self.belief.clear_news()
-        self.belief.surprises.clear()
-        self.outcomes, self.failed, self.planned_for = [], False, info["subgoal"]
+        self._append("observation", self.world.describe(self.outcomes))
+        self.outcomes, self.failed, self.planned_for = [], False, self.progress.goal
 
-    def _ask(self, reason: ReplanReason, begin: float, waited: float = 0.0) -> list[SkillCall]:
-        prompt, entries = build_prompt(self.history), len(self.history.entries)
-        if isinstance(self.backend, BeliefAware):
-            self.backend.observe(self.belief, self.planned_for)
+    def _ask(self, request: _Request) -> list[Call]:
+        prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
         asked = time.perf_counter()
-        generation = self.backend.generate(prompt, self.config.sampling)
+        generation = self._generate(prompt)
         backend_s = time.perf_counter() - asked
         self._append("plan", generation.text if generation.text.strip() else "(empty)")
         error: PlanParseError | None = None
-        skills: list[SkillCall] = []
+        calls: list[Call] = []
         try:
-            skills = list(parse_plan(generation.complete_text).skills)
+            calls = list(self.world.parse(generation.complete_text))
         except PlanParseError as caught:
             error = caught
             self.parse_errors += 1
+        own_s = time.perf_counter() - request.begin - backend_s
+        self._record_call(request, entries, generation, backend_s, own_s, error)
         self.replans += 1
-        own_s = time.perf_counter() - begin - backend_s
-        self.sink(self._call(reason, entries, generation, waited + own_s + backend_s, backend_s, own_s, error))
         if error is not None:
             raise error
-        return skills
+        return calls
 
-    def _call(
-        self,
-        reason: ReplanReason,
-        entries: int,
-        made: Generation,
-        replan_s: float,
-        backend_s: float,
-        own_s: float,
-        error: PlanParseError | None,
-    ) -> PlannerCall:
-        return PlannerCall(
-            **self._key(),
-            replan=self.replans - 1,
-            env_step=self.env_steps,
-            reason=reason,
-            history_entries=entries,
-            prompt_tokens=made.prompt_tokens,
-            stage_tokens=list(made.stage_tokens),
-            layer_tokens=list(made.layer_tokens),
-            kept_share=made.kept_share,
-            dropped_tokens=made.dropped_tokens,
-            reused_tokens=made.reused_tokens,
-            new_tokens=made.new_tokens,
-            ttft_s=made.ttft_s,
-            decode_s=made.decode_s,
-            tpot_s=made.tpot_s,
-            first_skill_s=made.first_skill_s,
-            backend_s=backend_s,
-            overhead_s=own_s + made.tokenize_s,
-            replan_s=replan_s,
-            kv_bytes=made.kv_bytes,
-            peak_memory_bytes=made.peak_memory_bytes,
-            plan_text=made.text,
-            parse_errors=int(error is not None),
-            parse_error=None if error is None else str(error),
-            schedule=made.schedule,
-            budget_s=made.budget_s,
-            predicted_s=made.predicted_s,
-            budget_met=made.budget_met,
-        )
+    def _generate(self, prompt: Prompt) -> Generation:
+        if isinstance(self.backend, WorldBackend):
+            return self.backend.plan(self.world, prompt, self.config.sampling)
+        return self.backend.generate(prompt, self.config.sampling)
 
     # ---- acting ----------------------------------------------------------------------------------------------------------------
 
     def act(self) -> None:
-        """Execute the next skill of the plan. A skill that needs no step still takes one: thinking is no way to stop the clock."""
+        """Carry out the next line of the plan. A line that needs no environment step still takes one, so every plan costs time."""
         call = self.plan.pop(0)
         self.caption = call.text
         steps, reward = self.env_steps, self.reward
-        outcome = self._run(call)
+        outcome = self._carry_out(call)
         if self.env_steps == steps and self.end is None:
-            self._step(int(Actions.done))
+            self._take(self.world.idle())
         self.outcomes.append((call.text, outcome.text))
-        self.failed = not outcome.succeeded
+        self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
         self.skills += 1
         self.since_replan += 1
-        self.sink(
-            StepRecord(
-                **self._key(),
-                replan=self.replans - 1,
-                skill=call.text,
-                succeeded=outcome.succeeded,
-                outcome=outcome.text,
-                env_steps=self.env_steps - steps,
-                reward=self.reward - reward,
-                room=self.belief.here_name,
-                disturbances=self.disturbances,
-                subgoals_done=self.info["subgoals_done"],
-                subgoals_total=self.info["subgoals_total"],
-            )
-        )
+        self._record_step(call, outcome, self.env_steps - steps, self.reward - reward)
         self.disturbances = []
-        if call.name == "done" and self.end is None:
+        if outcome.gave_up and self.end is None:
             self.end = "gave_up"
 
-    def _run(self, call: SkillCall) -> Outcome:
-        """Step the skill through the environment until it ends, or something takes the ground from under it."""
-        run = start_skill(self.belief, call)
-        held = self.belief.held
+    def _carry_out(self, call: Call) -> Outcome:
+        """Take the world's ticks until the line of the plan, or the episode, ends."""
+        run = self.world.run(call)
         try:
-            action = next(run)
-            while True:
-                self._step(action)
-                if self.end is not None:
-                    return Outcome(self.end == "success", "ok" if self.end == "success" else "interrupted, out of time")
-                if held is not None and self.belief.held is None and action != Actions.drop:
-                    return Outcome(False, "interrupted, the held thing fell from the hand")
-                if "goal changed" in self.disturbances and self._goal_changed():
-                    self.goal_interrupted = True
-                    return Outcome(False, "interrupted, the goal changed")
-                held = self.belief.held
-                action = next(run)
+            while self.end is None:
+                self._take(next(run))
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
+        run.close()
+        return _OUTCOME_AT_END[self.end]
 
-    def _step(self, action: int) -> None:
-        observation, reward, terminated, truncated, self.info = self.env.step(action)
+    def _take(self, tick: Tick) -> None:
+        """Take in what one environment step brought."""
         self.env_steps += 1
-        self.reward += float(reward)
-        self.disturbances += self.info["disturbances"]
-        self.belief.update(observation, action)
+        self.reward += tick.reward
+        self.progress = tick.progress
+        self.disturbances += tick.disturbances
         self._show()
-        if self.info["success"]:
+        if tick.success:
             self.end = "success"
-        elif terminated:
+        elif tick.terminated:
             self.end = "terminated"
-        elif truncated:
+        elif tick.truncated:
             self.end = "step_limit"
 
-    def _goal_changed(self) -> bool:
-        return bool(self.info["subgoal"] != self.planned_for)
-
-    def _surprised(self) -> bool:
-        """Whether what contradicted the belief matters to the rest of the plan."""
-        rest = " ".join([self.planned_for, *(skill.text for skill in self.plan)])
-        return any(name in rest for name in self.belief.surprises)
-
     def state(self) -> LoopState:
-        """What the policy looks at."""
+        """Sum up what the replan policy looks at."""
         return LoopState(
             started=self.started,
             skills_left=len(self.plan),
             skills_since_replan=self.since_replan,
             last_failed=self.failed,
-            surprised=bool(self.plan) and self._surprised(),
-            goal_changed=self.goal_interrupted or (bool(self.plan) and self._goal_changed()),
+            surprised=bool(self.plan) and self.world.touches(self.plan),
+            goal_changed=self.goal_interrupted or (bool(self.plan) and self.progress.goal != self.planned_for),
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
 
-    def _key(self) -> dict[str, Any]:
+    @property
+    def key(self) -> dict[str, Any]:
+        """The fields that every record of the episode begins with."""
         return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
 
-    def _append(self, kind: Literal["task", "observation", "plan", "feedback"], text: str) -> None:
+    def _record_call(
+        self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
+    ) -> None:
+        self.sink(
+            PlannerCall(
+                **self.key,
+                replan=self.replans,
+                env_step=self.env_steps,
+                reason=request.reason,
+                history_entries=entries,
+                generation=made,
+                backend_s=backend_s,
+                overhead_s=own_s + made.tokenize_s,
+                replan_s=request.waited_s + own_s + backend_s,
+                parse_error=None if error is None else str(error),
+            )
+        )
+
+    def _record_step(self, call: Call, outcome: Outcome, env_steps: int, reward: float) -> None:
+        self.sink(
+            StepRecord(
+                **self.key,
+                replan=self.replans - 1,
+                skill=call.text,
+                succeeded=outcome.succeeded,
+                outcome=outcome.text,
+                env_steps=env_steps,
+                reward=reward,
+                place=self.world.place,
+                disturbances=self.disturbances,
+                subgoals_done=self.progress.done,
+                subgoals_total=self.progress.total,
+            )
+        )
+
+    def record(self, end: End, wall_s: float) -> EpisodeRecord:
+        """Sum up the episode, which ended for the reason ``end`` after ``wall_s`` seconds."""
+        return EpisodeRecord(
+            **self.key,
+            success=end == "success",
+            subgoals_done=self.progress.done,
+            subgoals_total=self.progress.total,
+            env_steps=self.env_steps,
+            max_steps=self.world.max_steps,
+            replans=self.replans,
+            skills=self.skills,
+            parse_errors=self.parse_errors,
+            reward=self.reward,
+            end=end,
+            wall_s=wall_s,
+            system=self.world.system,
+        )
+
+    def _append(self, kind: EntryKind, text: str) -> None:
         index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self._key(), index=index, entry=kind, text=text))
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
 
     def _show(self) -> None:
-        if self.frames is not None:
-            self.frames(np.asarray(self.env.render(), dtype=np.uint8), self.caption)
+        frame = self.world.frame() if self.frames is not None else None
+        if self.frames is not None and frame is not None:
+            self.frames(frame, self.caption)
+
+
+_OUTCOME_AT_END: dict[End | None, Outcome] = {
+    "success": Outcome(True),
+    "terminated": Outcome(False, "interrupted, the world ended the episode"),
+    "step_limit": Outcome(False, "interrupted, out of time"),
+}
+"""How the line of a plan ends in whose course the episode does."""
 
 
 def run_episode(
-    job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, sink: Sink, frames: FrameSink | None = None
+    job: EpisodeJob,
+    backend: PlannerBackend | WorldBackend,
+    config: AgentConfig,
+    sink: Sink,
+    frames: FrameSink | None = None,
 ) -> EpisodeRecord:
-    """Play one episode. Every record goes to ``sink`` as it comes; the last one is returned too.
+    """Play one episode.
 
-    Raises ``ValueError`` for an unknown environment, and whatever the backend raises.
+    Parameters
+    ----------
+    job
+        Which environment, under which seed and limit of steps.
+    backend
+        What plans.
+    config
+        When to replan, how to decode, how many replans.
+    sink
+        Takes every record as it comes, the episode's own last.
+    frames
+        Takes a picture per environment step, where the world can be drawn.
+
+    Returns
+    -------
+    EpisodeRecord
+        The last record.
+
+    Raises
+    ------
+    ValueError
+        For an environment that is unknown or cannot be played. What the backend raises is passed on.
     """
     begin = time.perf_counter()
     episode = Episode(job, backend, config, sink, frames)
-    base: Any = episode.env.unwrapped
     try:
-        while episode.end is None:
-            reason = config.policy.reason(episode.state())
-            if reason is not None and episode.replans >= config.max_replans:
-                episode.end = "replan_limit"
-            elif reason is not None:
-                _replan(episode, reason)
-            if episode.plan and episode.end is None:
-                episode.act()
+        end = _play(episode)
     finally:
-        episode.env.close()
-    record = EpisodeRecord(
-        **episode._key(),
-        success=episode.end == "success",
-        subgoals_done=episode.info["subgoals_done"],
-        subgoals_total=episode.info["subgoals_total"],
-        env_steps=episode.env_steps,
-        max_steps=int(base.max_steps),
-        replans=episode.replans,
-        skills=episode.skills,
-        parse_errors=episode.parse_errors,
-        reward=episode.reward,
-        end=episode.end,
-        wall_s=time.perf_counter() - begin,
-    )
+        episode.world.close()
+    record = episode.record(end, time.perf_counter() - begin)
     sink(record)
     return record
 
 
+def _play(episode: Episode) -> End:
+    """Replan and act until the episode ends."""
+    while episode.end is None:
+        reason = episode.config.policy.reason(episode.state())
+        if reason is not None and episode.replans >= episode.config.max_replans:
+            episode.end = "replan_limit"
+        elif reason is not None:
+            _replan(episode, reason)
+        if episode.plan and episode.end is None:
+            episode.act()
+    return episode.end
+
+
 def _replan(episode: Episode, reason: ReplanReason) -> None:
-    """A history that has outgrown the backend's context ends the episode, not the run."""
+    """Replan; a history that has outgrown the backend's context ends the episode, not the run."""
     try:
         episode.replan(reason)
     except PromptTooLongError as error:

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.gridworld.belief import Belief
 from agents.records import Record
-from planner import ReplanPolicy, Sampling
+from agents.world import World
+from planner import Generation, LineCallback, Prompt, ReplanPolicy, Sampling
 
 Sink = Callable[[Record], None]
-End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
 
 
 class FrameSink(Protocol):
@@ -22,17 +21,21 @@ class FrameSink(Protocol):
 
 
 @runtime_checkable
-class BeliefAware(Protocol):
-    """A backend that plans from the belief instead of the text (the expert)."""
+class WorldBackend(Protocol):
+    """A backend that plans from the world instead of the prompt: the expert, and whatever asks the expert."""
 
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        """Called before each replan."""
+    def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """Plan for the world as it is now. Takes the place of ``PlannerBackend.generate``."""
+        ...
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How the agent runs: when it replans, how its planner decodes, after how many replans it stops."""
+    """How the agent runs."""
 
     policy: ReplanPolicy = ReplanPolicy()
+    """When to replan."""
     sampling: Sampling = Sampling()
+    """How the planner decodes."""
     max_replans: int = 60
+    """Replans after which the episode ends, a second request after an unreadable plan included."""

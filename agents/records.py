@@ -1,25 +1,43 @@
 """What a run writes: one JSON line per record, in the order in which things happen.
 
-Times are seconds, sizes bytes. A transcript (``TranscriptRecord`` lines) holds every history entry once; the prompt of replan k is
-the first ``history_entries`` of them, so that recorded prompts can be replayed exactly.
+Times are seconds of wall clock, sizes bytes. A transcript (``TranscriptRecord`` lines) holds every history entry once. The prompt
+of a replan is the episode's system text and the first ``history_entries`` entries, so recorded prompts can be replayed exactly.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer, model_validator
 
+from agents.old_records import upgraded
+from planner import Generation, ReplanReason
 from planner.history import EntryKind
-from planner.policy import ReplanReason
+
+End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
+"""Why an episode ended: task fulfilled, too many steps, the planner said ``done``, the world ended it, too many replans, or a
+history too long for the planner's model."""
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, unknown fields refused."""
+    """Base of all records: immutable, unknown fields refused. Its fields tell one episode of a run from another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backend: str
+    """Spec string of the planner backend."""
     env_id: str
+    """Gymnasium id of the environment."""
     seed: int
+    """Seed of the episode."""
+
+
+class _Upgraded(Record):
+    """Base of the records that had another form once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, fields: Any) -> Any:
+        """Bring fields of the first form into today's."""
+        return upgraded(fields) if isinstance(fields, dict) else fields
 
 
 class TranscriptRecord(Record):
@@ -27,57 +45,66 @@ class TranscriptRecord(Record):
 
     kind: Literal["transcript"] = "transcript"
     index: int
+    """Place in the history, from 0."""
     entry: EntryKind
+    """What it is: the task, an observation, a plan, or feedback on a plan that could not be read."""
     text: str
+    """What the planner reads, or wrote."""
 
 
-class PlannerCall(Record):
-    """One replan: why, what it read, what it wrote, what it cost; under a latency budget also what it was predicted to cost."""
+class PlannerCall(_Upgraded):
+    """One replan: why, what it read, what it wrote, what it cost."""
 
     kind: Literal["planner_call"] = "planner_call"
     replan: int
+    """Number of the replan in its episode, from 0."""
     env_step: int
+    """Environment steps taken before it."""
     reason: ReplanReason
+    """Why the policy asked for it."""
     history_entries: int
-    prompt_tokens: int
-    stage_tokens: list[int]
-    layer_tokens: list[int]
-    kept_share: float
-    dropped_tokens: int
-    reused_tokens: int
-    new_tokens: int
-    ttft_s: float
-    decode_s: float
-    tpot_s: float
-    first_skill_s: float
+    """Entries of the history in its prompt."""
+    generation: Generation
+    """The backend's answer and its measurements. Token ids are not recorded."""
     backend_s: float
+    """Seconds inside the backend."""
     overhead_s: float
+    """Seconds of the replan spent on observation text, tokenization and parsing."""
     replan_s: float
-    kv_bytes: int
-    peak_memory_bytes: int
-    plan_text: str
-    parse_errors: int
+    """Replan latency: seconds from the observation to the parsed plan, an unreadable first answer included."""
     parse_error: str | None = None
-    schedule: str = ""
-    budget_s: float | None = None
-    predicted_s: float | None = None
-    budget_met: bool | None = None
+    """Why the plan could not be read; ``None`` where it could."""
+
+    @field_serializer("generation", mode="wrap")
+    def _without_token_ids(self, generation: Generation, serialize: Any) -> Any:
+        """Leave out what the text says already."""
+        return {name: value for name, value in serialize(generation).items() if name != "token_ids"}
 
 
-class StepRecord(Record):
-    """One skill: what was asked, how it ended, what it took."""
+class StepRecord(_Upgraded):
+    """One line of a plan carried out: what was asked, how it ended, what it took."""
 
     kind: Literal["step"] = "step"
     replan: int
+    """Number of the replan whose plan it belongs to."""
     skill: str
+    """The line of the plan."""
     succeeded: bool
+    """Whether it did what it says."""
     outcome: str
+    """``ok``, or why it failed or was interrupted."""
     env_steps: int
+    """Environment steps that it took."""
     reward: float
-    room: str
+    """Reward of those steps."""
+    place: str | None
+    """Where the agent was at its end; ``None`` where the world has no places."""
     disturbances: list[str]
+    """What happened meanwhile without the agent's doing."""
     subgoals_done: int
+    """Subgoals reached at its end."""
     subgoals_total: int
+    """Subgoals of the task."""
 
 
 class EpisodeRecord(Record):
@@ -85,16 +112,29 @@ class EpisodeRecord(Record):
 
     kind: Literal["episode"] = "episode"
     success: bool
+    """Whether the task was fulfilled."""
     subgoals_done: int
+    """Subgoals reached."""
     subgoals_total: int
+    """Subgoals of the task."""
     env_steps: int
+    """Environment steps taken."""
     max_steps: int
+    """Environment steps allowed."""
     replans: int
+    """Planner calls, those whose answer could not be read included."""
     skills: int
+    """Lines of plans carried out."""
     parse_errors: int
+    """Answers that could not be read."""
     reward: float
-    end: Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
+    """Sum of rewards."""
+    end: End
+    """Why it ended."""
     wall_s: float
+    """Seconds that the episode took."""
+    system: str | None = None
+    """System text of its prompts; ``None`` in records of the first form, whose text was ``planner.system_text()``."""
 
 
 AnyRecord = Annotated[TranscriptRecord | PlannerCall | StepRecord | EpisodeRecord, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Recorded prompts, rebuilt exactly: the prompt of a replan holds the first ``history_entries`` entries of the transcript."""
+"""Recorded prompts, rebuilt exactly: a replan's prompt is the system text and the first ``history_entries`` entries of the transcript."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -60,5 +60,6 @@ def rebuild_prompts(
         One per replan, in the order of ``calls``.
     """
     for call in calls:
-        prompt = build_prompt(History(transcript[: call.history_entries]))
-        yield RecordedPrompt(episode.env_id, episode.seed, call.replan, call.prompt_tokens, prompt, call.plan_text)
+        prompt = build_prompt(History(transcript[: call.history_entries]), episode.system)
+        made = call.generation
+        yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text)

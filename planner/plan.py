@@ -41,7 +41,7 @@ class Plan:
 
 def parse_plan(text: str) -> Plan:
     """Read a plan. Raises ``PlanParseError`` at the first line that is no skill, or for an answer without any."""
-    skills = [parse_skill(line, number) for number, line in enumerate(text.splitlines(), 1) if _content(line)]
+    skills = [parse_skill(line, number) for number, line in enumerate(text.splitlines(), 1) if plan_line(line)]
     if not skills:
         raise PlanParseError(1, text[:80], "there is no skill in the answer")
     return Plan(tuple(skills))
@@ -49,7 +49,7 @@ def parse_plan(text: str) -> Plan:
 
 def parse_skill(line: str, number: int = 1) -> SkillCall:
     """Read one line. Raises ``PlanParseError`` for an unknown skill or a wrong number of arguments."""
-    content = _content(line)
+    content = plan_line(line)
     for pattern, name in _ALIASES:
         content = pattern.sub(name, content)
     name, _, rest = content.partition(" ")
@@ -81,8 +81,8 @@ def _target(parts: list[str]) -> int:
     return boxes[0] if boxes else 1
 
 
-def _content(line: str) -> str:
-    """The line in lower case without numbering, bullets, quotes, fences and closing punctuation; empty where nothing is left."""
+def plan_line(line: str) -> str:
+    """Clean one line of an answer: lower case, no numbering, bullets, quotes, fences or closing punctuation; maybe empty."""
     if _FENCE.match(line):
         return ""
     line = _QUOTES.sub(" ", _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line))))

@@ -46,10 +46,18 @@ def system_text() -> str:
     )
 
 
-def build_prompt(history: History) -> Prompt:
-    """System text, then the history as it stands; the task and everything since the latest observation are protected."""
+def build_prompt(history: History, system: str | None = None) -> Prompt:
+    """Build the prompt of a history as it stands; the task and everything since the latest observation are protected.
+
+    Parameters
+    ----------
+    history
+        The episode so far.
+    system
+        The system text; the household's ``system_text()`` by default.
+    """
     latest = history.latest_observation
-    segments = [Segment("system", system_text(), protected=True)]
+    segments = [Segment("system", system_text() if system is None else system, protected=True)]
     for index, entry in enumerate(history.entries):
         role: Role = "assistant" if entry.kind == "plan" else "user"
         segments.append(Segment(role, entry.text, protected=entry.kind == "task" or index >= latest))

@@ -1,9 +1,12 @@
 """The expert: it reaches every kind of subgoal in every environment, and writes plans that a planner could write."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from agents.expert import ExpertBackend
 from agents.gridworld.belief import Belief
-from agents.gridworld.expert import ExpertBackend, expert_plan
+from agents.gridworld.expert import expert_plan
 from agents.gridworld.situation import assess
 from envs import HOUSEHOLDS, LEVELS, DisturbanceRates, verbosity_of
 from envs.household.subgoals import KINDS
@@ -46,8 +49,8 @@ def test_every_kind_of_subgoal_is_reached(players, household, kind, disturbed):
 def test_plans_are_canonical_and_short(players, env_id):
     run = players.play(env_id, seed=1)
     for call in run.calls:
-        assert parse_plan(call.plan_text).text == call.plan_text
-        assert 1 <= len(call.plan_text.splitlines()) <= 6
+        assert parse_plan(call.generation.text).text == call.generation.text
+        assert 1 <= len(call.generation.text.splitlines()) <= 6
     assert run.end.parse_errors == 0
 
 
@@ -107,9 +110,9 @@ def test_the_backend_gives_the_plan_line_by_line(small_house):
     house.look()
     backend, lines = ExpertBackend(), []
     prompt = build_prompt(History().append("task", "Task."))
-    with pytest.raises(ValueError, match="the expert has no belief to plan from"):
+    with pytest.raises(ValueError, match="the expert plans from a world, not from a prompt"):
         backend.generate(prompt, Sampling())
-    backend.observe(house.belief, "put red ball next to red ball")
-    made = backend.generate(prompt, Sampling(), lines.append)
+    world = SimpleNamespace(expert=lambda: expert_plan(house.belief, "put red ball next to red ball"))
+    made = backend.plan(world, prompt, Sampling(), lines.append)
     assert made.text.splitlines() == lines
     assert made.layer_tokens == ()

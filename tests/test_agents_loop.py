@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from agents.gridworld.expert import ExpertBackend
+from agents.expert import ExpertBackend
 from agents.job import EpisodeJob
-from agents.loop import AgentConfig, BeliefAware, Episode, run_episode
+from agents.loop import AgentConfig, Episode, WorldBackend, run_episode
 from agents.records import RECORD, EpisodeRecord, StepRecord
 from envs import DisturbanceRates, make_env
 from planner import Entry, Generation, History, PromptTooLongError, ReplanPolicy, build_prompt
@@ -35,7 +35,7 @@ def test_records_are_whole_and_come_back_from_json(players, env_id):
     assert isinstance(run.end, EpisodeRecord)
     assert [record.index for record in run.transcript] == list(range(len(run.transcript)))
     assert [call.replan for call in run.calls] == list(range(run.end.replans))
-    assert (run.end.skills, run.end.parse_errors) == (len(run.steps), sum(call.parse_errors for call in run.calls))
+    assert (run.end.skills, run.end.parse_errors) == (len(run.steps), sum(call.parse_error is not None for call in run.calls))
     assert run.end.reward == pytest.approx(sum(step.reward for step in run.steps))
     assert (run.end.backend, run.end.env_id, run.end.seed) == ("test", env_id, 2)
 
@@ -52,11 +52,9 @@ def test_times_and_sizes_are_those_of_the_backend(players):
             return made
 
     call = players.play(QUIET, Backend(), max_replans=1).calls[0]
-    assert (call.ttft_s, call.first_skill_s, call.decode_s, call.tpot_s) == (1.0, 1.5, 2.0, 1.0)
-    assert (call.prompt_tokens, call.new_tokens, call.reused_tokens, call.dropped_tokens) == (10, 3, 4, 5)
-    assert (call.stage_tokens, call.layer_tokens, call.kept_share) == ([5], [10, 5], 0.75)
-    assert (call.kv_bytes, call.peak_memory_bytes) == (7, 8)
-    assert (call.schedule, call.budget_s, call.predicted_s, call.budget_met) == ("1@0.5", 0.3, 0.4, False)
+    assert call.generation == made
+    assert (made.tpot_s, made.dropped_tokens, made.kept_share) == (1.0, 5, 0.75)
+    assert RECORD.validate_json(call.model_dump_json()) == call
     assert call.replan_s >= call.backend_s >= 0
     assert call.overhead_s == pytest.approx(call.replan_s - call.backend_s + 0.25)
 
@@ -122,13 +120,13 @@ def test_a_surprise_that_matters_to_the_plan(players):
     episode = Episode(job, players.Script("explore\nexplore\ngoto kitchen"), AgentConfig(), lambda record: None)
     episode.replan("start")
     assert not episode.state().surprised
-    episode.belief.surprises.add("imaginary ball")
+    episode.world.belief.surprises.add("imaginary ball")
     assert not episode.state().surprised
-    episode.belief.surprises.add("kitchen")
+    episode.world.belief.surprises.add("kitchen")
     assert episode.state().surprised
     episode.replan("surprise")
     assert not episode.state().surprised
-    episode.belief.surprises.add(episode.planned_for.split(" ", 1)[1])
+    episode.world.belief.surprises.add(episode.planned_for.split(" ", 1)[1])
     assert episode.state().surprised
     episode.plan.clear()
     assert not episode.state().surprised, "without a plan there is nothing to contradict"
@@ -167,7 +165,7 @@ def _interrupted(run):
 
 def test_what_disturbed_is_recorded_once(players, household, monkeypatch):
     tape = players.Tape(make_env(household(disturbances=rates(object_moves=0.3))))
-    monkeypatch.setattr("agents.loop.make_env", lambda *args, **kwargs: tape)
+    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: tape)
     run = players.play("Taped", players.Script("explore", "fly", "fly"), seed=1, max_replans=15)
     events = [event for step in run.steps for event in step.disturbances]
     assert events
@@ -181,9 +179,9 @@ def test_a_plan_that_cannot_be_read_is_asked_for_once_more(players):
     backend = players.Script("explore\nfly away", "explore")
     run = players.play(QUIET, backend, max_replans=2)
     first, second = run.calls
-    assert (first.reason, first.parse_errors, first.plan_text) == ("start", 1, "explore\nfly away")
+    assert (first.reason, first.generation.text) == ("start", "explore\nfly away")
     assert first.parse_error.startswith("line 2 'fly away': unknown skill 'fly'")
-    assert (second.reason, second.parse_errors, second.parse_error) == ("parse_error", 0, None)
+    assert (second.reason, second.parse_error) == ("parse_error", None)
     assert [r.entry for r in run.transcript[:5]] == ["task", "observation", "plan", "feedback", "plan"]
     assert run.transcript[3].text == f"That plan could not be read: {first.parse_error}."
     assert [step.skill for step in run.steps] == ["explore"]
@@ -264,12 +262,13 @@ def test_a_level_may_end_without_success(players, monkeypatch):
     observation, info = tape.reset(seed=0)
     env = tape.player()
     env.step = lambda action: (observation, 0.0, True, False, info)
-    monkeypatch.setattr("agents.loop.make_env", lambda *args, **kwargs: env)
+    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: env)
     run = players.play("GoTo", players.Script())
     assert (run.end.end, run.end.success, run.end.env_steps) == ("terminated", False, 1)
+    assert run.steps[-1].outcome == "interrupted, the world ended the episode"
 
 
-def test_thinking_is_no_way_to_stop_the_clock(players):
+def test_a_skill_that_needs_no_step_takes_one(players):
     run = players.play(QUIET, players.Script(*["drop"] * 9), max_steps=4)
     assert [step.env_steps for step in run.steps] == [1, 1, 1, 1]
     assert run.end.end == "step_limit"
@@ -314,9 +313,9 @@ def test_pictures_come_with_the_current_skill():
     assert [caption for _, caption in frames] == ["start", *captions]
 
 
-def test_only_a_backend_that_asks_for_it_is_shown_the_belief(players):
-    assert isinstance(ExpertBackend(), BeliefAware)
-    assert not isinstance(players.Script(), BeliefAware)
+def test_only_a_backend_that_plans_from_it_is_shown_the_world(players):
+    assert isinstance(ExpertBackend(), WorldBackend)
+    assert not isinstance(players.Script(), WorldBackend)
 
 
 @pytest.mark.parametrize("verbosity", ["terse", "verbose"])

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from agents import worlds
 from agents.gridworld.belief import MARGIN
 from agents.gridworld.situation import report
 from envs import HOUSEHOLDS, LEVELS, Mention, Report, describe, task_text
@@ -43,9 +44,9 @@ def taped(players, monkeypatch):
     def play(env_id, backend=None, seed=0, verbosity="terse", **options):
         tapes = []
         with monkeypatch.context() as patch:
-            make_env = players.run_episode.__globals__["make_env"]
+            make_env = worlds.make_env
             patch.setattr(
-                "agents.loop.make_env", lambda *args, **kwargs: tapes.append(players.Tape(make_env(*args, **kwargs))) or tapes[0]
+                "agents.worlds.make_env", lambda *args, **kwargs: tapes.append(players.Tape(make_env(*args, **kwargs))) or tapes[0]
             )
             return players.play(env_id, backend, seed, verbosity, **options), tapes[0]
 
@@ -93,7 +94,7 @@ def assert_told_only_what_was_shown(run, tape):
             assert outcomes[0] <= things | said[0] | keys
             assert outcomes[1] <= places | said[1]
             plans = []
-        plans.append(call.plan_text)
+        plans.append(call.generation.text)
 
 
 @pytest.mark.parametrize("env_id", ALL)
@@ -120,7 +121,7 @@ def test_the_agent_needs_nothing_but_what_it_is_shown(taped, players, monkeypatc
         return players.Wanderer(5) if wandering else None
 
     run, tape = taped(env_id, backend(), 5, max_steps=300, max_replans=40)
-    monkeypatch.setattr("agents.loop.make_env", lambda *args, **kwargs: tape.player())
+    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: tape.player())
     again = players.play(env_id, backend(), 5, max_steps=300, max_replans=40)
     assert again.transcript == run.transcript
     assert again.steps == run.steps
@@ -132,9 +133,9 @@ def test_the_map_holds_what_was_shown_last(taped, players, monkeypatch, env_id):
     beliefs = []
 
     class Spy(players.Wanderer):
-        def observe(self, belief, subgoal):
-            super().observe(belief, subgoal)
-            beliefs.append(belief)
+        def plan(self, world, prompt, sampling, on_line=None):
+            beliefs.append(world.belief)
+            return super().plan(world, prompt, sampling, on_line)
 
     _, tape = taped(env_id, Spy(1), 1, max_steps=250, max_replans=40)
     last = last_codes(tape)

@@ -54,8 +54,17 @@ def test_replans_within_their_budget_are_counted(fakes, tmp_path):
     """Those that gave no plan are left out, as they are from the replan latency."""
     key = {"backend": "baseline", "env_id": "fake", "seed": 1_000_000}
     limit = {"budget_s": 0.3, "predicted_s": 0.2, "budget_met": True}
-    changes = [limit, limit | {"replan_s": 0.2}, limit | {"budget_met": False}, limit | {"parse_errors": 1, "replan_s": 0.1}]
-    calls = [fakes.fake_call(key, number, 100).model_copy(update=change) for number, change in enumerate(changes)]
+    changes = [
+        ({}, limit),
+        ({"replan_s": 0.2}, limit),
+        ({}, limit | {"budget_met": False}),
+        ({"parse_error": "bad", "replan_s": 0.1}, limit),
+    ]
+    made = fakes.fake_call(key, 0, 100)
+    calls = [
+        made.model_copy(update={"replan": number, "generation": replace(made.generation, **budget), **change})
+        for number, (change, budget) in enumerate(changes)
+    ]
     played = BackendRecords({Case("fake", 1_000_000): fakes.fake_end(key)}, calls)
     without = BackendRecords(played.episodes, [fakes.fake_call(key, 0, 100)])
     backends = summarize(comparison(tmp_path).loop, {"expert": without, "baseline": played}, [], complete=True).backends
@@ -64,16 +73,32 @@ def test_replans_within_their_budget_are_counted(fakes, tmp_path):
     assert (backends["baseline"].budget.within, backends["baseline"].budget.predicted) == pytest.approx((1 / 3, 2 / 3))
 
 
-def test_a_run_from_before_there_were_budgets_can_be_read(run, tmp_path):
-    what = comparison(tmp_path, replay_prompts=0)
+def first_form(line):
+    """A record as it was written before planner calls held their generation, and before there were budgets."""
+    if line["kind"] != "planner_call":
+        return {name: value for name, value in line.items() if name != "system"}
+    made = line["generation"]
+    rest = {name: value for name, value in line.items() if name != "generation"}
+    copied = ("prompt_tokens", "new_tokens", "stage_tokens", "layer_tokens", "reused_tokens", "ttft_s", "decode_s", "first_skill_s")
+    derived = {"kept_share": 0.75, "dropped_tokens": made["prompt_tokens"] // 2, "tpot_s": 0.05, "plan_text": made["text"]}
+    sizes = {"kv_bytes": made["kv_bytes"], "peak_memory_bytes": 0, "parse_errors": 0}
+    return {**rest, **{name: made[name] for name in copied}, **derived, **sizes}
+
+
+def test_a_run_of_the_first_form_of_records_reads_as_one_of_todays(run, tmp_path):
+    what, steps = comparison(tmp_path, replay_prompts=0), tmp_path / "steps.jsonl"
     run(what)
-    new = {"schedule", "budget_s", "predicted_s", "budget_met"}
-    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
-    old = [{name: value for name, value in line.items() if name not in new} for line in lines]
-    assert old != lines
-    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
-    played = RunRecords.read(tmp_path / "steps.jsonl").select(what.loop.all_backends, what.loop.cases)
-    assert all(call.budget_s is None for p in played.values() for call in p.calls)
+    lines = [json.loads(line) for line in steps.read_text().splitlines()]
+    new = RunRecords.read(steps).select(what.loop.all_backends, what.loop.cases)
+    steps.write_text("".join(json.dumps(first_form(line), separators=(",", ":")) + "\n" for line in lines))
+    old = RunRecords.read(steps).select(what.loop.all_backends, what.loop.cases)
+    assert [call for backend in new for call in new[backend].calls] == [
+        call.model_copy(update={"generation": replace(call.generation, total_s=0.0)})
+        for backend in old
+        for call in old[backend].calls
+    ]
+    assert list(old) == list(new)
+    assert all(call.generation.budget_s is None for backend in old for call in old[backend].calls)
 
 
 def test_the_expert_plays_first_and_everything_is_written(run, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from agents.gridworld.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
+from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory

@@ -4,13 +4,11 @@ It knows what the agent has seen and no more. Its plan depends only on what the 
 seen last, so that a language model can learn it from the text. It labels the training data and is the upper row of every table.
 """
 
-import time
 from collections.abc import Callable
 
 from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.situation import BEYOND, assess
 from envs.observation.names import DOOR, KEY, LOCKED, thing_name
-from planner import Generation, LineCallback, Prompt, Sampling
 
 Lines = list[str]
 
@@ -187,26 +185,3 @@ _SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
 def expert_plan(belief: Belief, subgoal: str) -> str:
     """The expert's plan for the open subgoal, one skill per line."""
     return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"
-
-
-class ExpertBackend:
-    """The expert behind the interface of a planner's backend; the loop shows it the belief before each replan."""
-
-    def __init__(self) -> None:
-        self._belief: Belief | None = None
-        self._subgoal = ""
-
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        """Take note of what the next plan is for."""
-        self._belief, self._subgoal = belief, subgoal
-
-    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """The plan. Raises ``ValueError`` where ``observe`` was never called."""
-        if self._belief is None:
-            raise ValueError("the expert has no belief to plan from: call observe(belief, subgoal) before generate")
-        start = time.perf_counter()
-        text = expert_plan(self._belief, self._subgoal)
-        for line in text.splitlines() if on_line else ():
-            on_line(line)  # type: ignore[misc]
-        spent = time.perf_counter() - start
-        return Generation(text=text, ttft_s=spent, first_skill_s=spent, total_s=spent)

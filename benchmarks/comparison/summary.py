@@ -81,26 +81,26 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         subgoal_progress=metrics.mean([_progress(e) for e in episodes]),
         spl=metrics.mean(list(spls.values())),
         replans_mean=metrics.mean([e.replans for e in episodes]),
-        prompt_tokens=_tokens(call.prompt_tokens for call in calls),
-        kept_share=metrics.mean([call.kept_share for call in calls]),
-        dropped_tokens=_tokens(call.dropped_tokens for call in calls),
-        ttft_s=_times(call.ttft_s for call in calls),
-        replan_s=_times(call.replan_s for call in calls if not call.parse_errors),
+        prompt_tokens=_tokens(call.generation.prompt_tokens for call in calls),
+        kept_share=metrics.mean([call.generation.kept_share for call in calls]),
+        dropped_tokens=_tokens(call.generation.dropped_tokens for call in calls),
+        ttft_s=_times(call.generation.ttft_s for call in calls),
+        replan_s=_times(call.replan_s for call in calls if call.parse_error is None),
         overhead_s=_times(call.overhead_s for call in calls),
-        kv_bytes=_bytes(call.kv_bytes for call in calls),
+        kv_bytes=_bytes(call.generation.kv_bytes for call in calls),
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
-        budget=_budget([call for call in calls if not call.parse_errors]),
+        budget=_budget([call for call in calls if call.parse_error is None]),
     )
 
 
 def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
     """Sum up the replans that had a latency budget; ``None`` where there are none."""
-    limited = [(call, call.budget_s) for call in calls if call.budget_s is not None]
+    limited = [(call, call.generation.budget_s) for call in calls if call.generation.budget_s is not None]
     if not limited:
         return None
     return BudgetSummary(
-        predicted=metrics.mean([bool(call.budget_met) for call, _ in limited]),
+        predicted=metrics.mean([bool(call.generation.budget_met) for call, _ in limited]),
         within=metrics.mean([call.replan_s <= budget_s for call, budget_s in limited]),
     )
 

@@ -14,7 +14,7 @@ import structlog
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from agents.gridworld.demonstrations import Sample
+from agents.demonstrations import Sample
 from benchmarks.backends.registry import choose_reference
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.dataset import messages

@@ -48,7 +48,7 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         The files. A plot without points is left out.
     """
     by_number = {backend: [(c.replan + 1, c.replan_s * 1000) for c in made] for backend, made in calls.items()}
-    tokens = {backend: [(c.replan + 1, c.prompt_tokens) for c in made] for backend, made in calls.items()}
+    tokens = {backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made] for backend, made in calls.items()}
     written = [
         _plot(out / "replan_latency.png", by_number, per_value, "replan number", "latency (ms)", "Replan latency (closed loop)"),
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),

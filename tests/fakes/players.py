@@ -5,8 +5,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from agents.gridworld.belief import Belief
-from agents.gridworld.expert import ExpertBackend
+from agents.expert import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
@@ -31,10 +30,8 @@ class Wanderer:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        self.belief = belief
-
-    def generate(self, prompt: Prompt, sampling: Any, on_line: Any = None) -> Generation:
+    def plan(self, world: Any, prompt: Prompt, sampling: Any, on_line: Any = None) -> Generation:
+        self.belief = world.belief
         lines = [self._line() for _ in range(self.random.randint(1, 3))]
         return Generation(text="fly away" if self.random.random() < 0.1 else "\n".join(lines))
 
@@ -93,6 +90,7 @@ class Tape:
     def __init__(self, env: Any) -> None:
         base = env if hasattr(env, "room_names") else env.unwrapped
         self.env, self.unique_names, self.max_steps = env, base.unique_names, env.unwrapped.max_steps
+        self.observation_space = env.observation_space
         self.results: list[Any] = []
         self.actions: list[int] = []
         self.room_names: tuple[str, ...] = ()
@@ -129,5 +127,6 @@ class Tape:
             close=lambda: None,
             room_names=self.room_names,
             unique_names=self.unique_names,
+            observation_space=self.observation_space,
             unwrapped=SimpleNamespace(max_steps=self.max_steps),
         )

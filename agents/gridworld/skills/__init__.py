@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.skills import done, drop, explore, goto, open_, pickup, put, unlock
-from agents.gridworld.skills.base import OK, Outcome, SkillRun, failed
+from agents.gridworld.skills.base import SkillRun
+from agents.world import OK, Outcome, failed
 from planner import SkillCall
 
 RUNNERS: dict[str, Callable[..., SkillRun]] = {

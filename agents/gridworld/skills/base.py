@@ -10,25 +10,10 @@ from dataclasses import dataclass
 
 from agents.gridworld.belief import Belief, Cell, Thing
 from agents.gridworld.navigation import neighbors, path_to, search
+from agents.world import Outcome, failed
 from envs.observation.names import DOOR, THINGS
 
-SkillRun = Generator[int, None, "Outcome"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a skill ended. ``text`` is what the history says: ``ok``, or the reason of the failure."""
-
-    succeeded: bool
-    text: str = "ok"
-
-
-OK = Outcome(True)
-
-
-def failed(reason: str) -> Outcome:
-    """A failure with its reason."""
-    return Outcome(False, f"failed, {reason}")
+SkillRun = Generator[int, None, Outcome]
 
 
 def no_way(belief: Belief, targets: set[Cell]) -> Outcome:

@@ -3,7 +3,8 @@
 from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.skills.base import OK, SkillRun
+from agents.gridworld.skills.base import SkillRun
+from agents.world import OK
 
 
 def run(belief: Belief) -> SkillRun:

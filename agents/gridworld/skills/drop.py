@@ -6,7 +6,8 @@ from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief, Cell
 from agents.gridworld.navigation import neighbors, search, turn_to, walk_to
-from agents.gridworld.skills.base import OK, SkillRun, failed, is_safe_spot
+from agents.gridworld.skills.base import SkillRun, is_safe_spot
+from agents.world import OK, failed
 
 
 def run(belief: Belief) -> SkillRun:

@@ -5,7 +5,8 @@ That is the rest of this one, else the nearest room with something unseen, else 
 
 from agents.gridworld.belief import Belief, Cell
 from agents.gridworld.navigation import is_frontier, neighbors, search, turn_to, walk_to
-from agents.gridworld.skills.base import OK, SkillRun, failed
+from agents.gridworld.skills.base import SkillRun
+from agents.world import OK, failed
 from envs.observation.names import UNSEEN, WALL
 
 MAX_LOOKS = 60

@@ -2,8 +2,9 @@
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.navigation import walk_beside
-from agents.gridworld.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.gridworld.skills.base import SkillRun, no_way
 from agents.gridworld.skills.grounding import locate, to_room
+from agents.world import OK, Outcome, failed
 
 
 def run(belief: Belief, name: str) -> SkillRun:

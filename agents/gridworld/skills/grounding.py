@@ -8,7 +8,8 @@ from collections.abc import Generator
 
 from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.navigation import walk_to
-from agents.gridworld.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.gridworld.skills.base import SkillRun, no_way
+from agents.world import OK, Outcome, failed
 from envs.observation.names import DOOR
 
 

@@ -4,8 +4,9 @@ from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.navigation import walk_beside
-from agents.gridworld.skills.base import OK, Outcome, SkillRun, failed, no_way
+from agents.gridworld.skills.base import SkillRun, no_way
 from agents.gridworld.skills.grounding import locate, split_place
+from agents.world import OK, Outcome, failed
 from envs.observation.names import KEY, LOCKED, thing_name
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.gridworld.demonstrations import Labeller, Sample, demonstrate
+from agents.demonstrations import Labeller, Sample, demonstrate
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from benchmarks.output.files import write_atomically

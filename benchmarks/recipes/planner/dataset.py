@@ -8,7 +8,7 @@ import numpy as np
 from minigrid.core.constants import COLOR_NAMES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from agents.gridworld.demonstrations import Sample
+from agents.demonstrations import Sample
 from benchmarks.recipes.planner.collect import read_samples
 from benchmarks.recipes.planner.lessons import lesson
 from envs.observation.names import ROOM_NAMES

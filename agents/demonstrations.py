@@ -1,20 +1,22 @@
 """Episodes labelled by the expert: what a planner is trained on.
 
-Whoever plays (the expert, the expert with noise, or a student: DAgger, Ross et al. 2011), the expert says at every replan what it
-would do from the same belief. Where the played plan differs, it stays in the context with the expert's as its label, and the
-expert's plan becomes a sample of its own that ends there.
+The expert, the expert with noise, or a student plays (DAgger, Ross et al. 2011). At every replan the expert says what it would do
+from the same belief. A played plan that differs stays in the context with the expert's as its label, and the expert's plan becomes
+a sample of its own that ends there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.gridworld.belief import Belief
-from agents.gridworld.expert import ExpertBackend
+from agents.expert import ExpertBackend
+from agents.gridworld.noise import disturbed_plan
+from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, Record, TranscriptRecord
+from agents.world import World
 from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sampling
 
 
@@ -42,14 +44,22 @@ class Demonstration:
     agreed: int
 
 
-Noise = Callable[[np.random.Generator, Belief, str], str]
-
-
 @dataclass
 class Labeller:
-    """A backend that plays ``student`` (``None``: the expert) with probability ``share``, noise with probability ``noise``.
+    """A backend that plays, and asks the expert at every replan what it would do.
 
-    ``labels`` collects the expert's plan of every replan.
+    Attributes
+    ----------
+    rng
+        Draws what is played.
+    student
+        What else is played; ``None`` leaves the expert alone.
+    share
+        Probability of the student's plan.
+    noise
+        Probability of the expert's plan, disturbed. Gridworlds only.
+    labels
+        The expert's plan of every replan so far.
     """
 
     rng: np.random.Generator
@@ -58,42 +68,17 @@ class Labeller:
     noise: float = 0.0
     labels: list[str] = field(default_factory=list)
 
-    def observe(self, belief: Belief, subgoal: str) -> None:
-        """The expert looks at the belief."""
-        self._belief = belief
-        self._expert = ExpertBackend()
-        self._expert.observe(belief, subgoal)
-
-    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """The plan that is played; the expert's is noted."""
-        label = self._expert.generate(prompt, sampling)
+    def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """Note the expert's plan, and play it, the student's, or a disturbed one."""
+        label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
         draw = self.rng.random()
         if draw < self.noise:
-            return Generation(text=disturbed_plan(self.rng, self._belief, label.text))
+            assert isinstance(world, GridWorld), "noise is made of rooms and things"
+            return Generation(text=disturbed_plan(self.rng, world.belief, label.text))
         if self.student is not None and draw < self.noise + self.share:
             return self.student.generate(prompt, sampling, on_line)
         return label
-
-
-def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
-    """A plan that goes wrong as a learner's plans do: cut short, the wrong room, the wrong thing, a stray skill."""
-    lines = plan.splitlines()
-    rooms = [belief.room_names[room] for room in belief.known_rooms()]
-    things = [thing.name for thing in belief.things.values()] or ["red ball"]
-    room, thing = rooms[int(rng.integers(len(rooms)))], things[int(rng.integers(len(things)))]
-    cut = int(rng.integers(1, len(lines) + 1))
-    ways = (
-        lines[:cut],
-        lines[:cut],
-        [f"goto {room}"],
-        [f"goto {room}", *lines[1:]],
-        [f"pickup {thing}"],
-        ["drop"],
-        ["explore"],
-        lines[1:] or lines,
-    )
-    return "\n".join(ways[int(rng.integers(len(ways)))])
 
 
 def demonstrate(job: EpisodeJob, labeller: Labeller, config: AgentConfig) -> Demonstration:

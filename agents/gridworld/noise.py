@@ -1,0 +1,25 @@
+"""Plans that go wrong as a learner's do, so that episodes show how the expert recovers."""
+
+import numpy as np
+
+from agents.gridworld.belief import Belief
+
+
+def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
+    """Disturb ``plan``: cut it short, name the wrong room or thing, or put a stray skill in its place."""
+    lines = plan.splitlines()
+    rooms = [belief.room_names[room] for room in belief.known_rooms()]
+    things = [thing.name for thing in belief.things.values()] or ["red ball"]
+    room, thing = rooms[int(rng.integers(len(rooms)))], things[int(rng.integers(len(things)))]
+    cut = int(rng.integers(1, len(lines) + 1))
+    ways = (
+        lines[:cut],
+        lines[:cut],
+        [f"goto {room}"],
+        [f"goto {room}", *lines[1:]],
+        [f"pickup {thing}"],
+        ["drop"],
+        ["explore"],
+        lines[1:] or lines,
+    )
+    return "\n".join(ways[int(rng.integers(len(ways)))])

@@ -1,0 +1,130 @@
+"""A gridworld as the loop sees it: minigrid's partial view becomes a belief, a plan's lines become skills."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from minigrid.core.actions import Actions
+from numpy.typing import NDArray
+
+from agents.gridworld.belief import Belief
+from agents.gridworld.expert import expert_plan
+from agents.gridworld.situation import report
+from agents.gridworld.skills import start_skill
+from agents.job import EpisodeJob
+from agents.world import Call, Outcome, Outcomes, Progress, Tick
+from envs import Verbosity, describe, task_text, verbosity_of
+from planner import SkillCall, parse_plan, system_text
+
+
+class GridWorld:
+    """One episode of a household or of a level of the minigrid package.
+
+    Parameters
+    ----------
+    env
+        An environment of ``envs.make_env`` with rooms: its observation has ``image``, ``pose`` and ``rooms``.
+    verbosity
+        How much an observation's text says.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], verbosity: Verbosity) -> None:
+        self.env, self._verbosity = env, verbosity
+        self._rooms: Any = env if hasattr(env, "room_names") else env.unwrapped
+        unwrapped: Any = env.unwrapped
+        self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
+        self._planned_for = ""
+        self._goal_event = False
+
+    @classmethod
+    def plays(cls, env: gym.Env[Any, Any]) -> bool:
+        """Whether ``env`` shows the agent what a belief is built from."""
+        space = env.observation_space
+        return isinstance(space, gym.spaces.Dict) and {"image", "pose", "rooms"} <= set(space.spaces)
+
+    @classmethod
+    def of_job(cls, env: gym.Env[Any, Any], job: EpisodeJob) -> "GridWorld":
+        """Make the world with the verbosity that ``job`` asks for, or else the environment's own."""
+        return cls(env, job.verbosity or verbosity_of(job.env_id))
+
+    @property
+    def place(self) -> str | None:
+        """Name of the agent's room."""
+        return self.belief.here_name
+
+    def reset(self, seed: int) -> Progress:
+        """Begin the episode of this seed."""
+        observation, self.info = self.env.reset(seed=seed)
+        self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
+        self.belief.update(observation)
+        return self._progress()
+
+    def describe(self, outcomes: Outcomes) -> str:
+        """Report what is new; the news count as told from then on."""
+        progress = self._progress()
+        seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total)
+        self.belief.clear_news()
+        self.belief.surprises.clear()
+        self._planned_for = progress.goal
+        return describe(seen, self._verbosity)
+
+    def parse(self, answer: str) -> Sequence[SkillCall]:
+        """Read one skill per line."""
+        return parse_plan(answer).skills
+
+    def run(self, call: Call) -> Generator[Tick, None, Outcome]:
+        """Step a skill through the environment until it ends, or until it is interrupted."""
+        assert isinstance(call, SkillCall), "parse gives nothing else"
+        outcome = yield from self._run(call)
+        return replace(outcome, gave_up=call.name == "done")
+
+    def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
+        self._goal_event = False
+        skill = start_skill(self.belief, call)
+        try:
+            action = next(skill)
+            while True:
+                held = self.belief.held
+                yield self._step(action)
+                if held is not None and self.belief.held is None and action != Actions.drop:
+                    return Outcome(False, "interrupted, the held thing fell from the hand")
+                if self._goal_event and self._progress().goal != self._planned_for:
+                    return Outcome(False, "interrupted, the goal changed", goal_changed=True)
+                action = next(skill)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+
+    def idle(self) -> Tick:
+        """Let one step pass with minigrid's action ``done``, which does nothing."""
+        return self._step(int(Actions.done))
+
+    def touches(self, rest: Sequence[Call]) -> bool:
+        """Whether the goal or the rest of the plan names a thing that is not where the agent believed it to be."""
+        text = " ".join([self._planned_for, *(call.text for call in rest)])
+        return any(name in text for name in self.belief.surprises)
+
+    def expert(self) -> str | None:
+        """Plan from the belief for the subgoal that the last observation named."""
+        return expert_plan(self.belief, self._planned_for)
+
+    def frame(self) -> NDArray[np.uint8] | None:
+        """Draw the grid."""
+        return np.asarray(self.env.render(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def _step(self, action: int) -> Tick:
+        observation, reward, terminated, truncated, self.info = self.env.step(action)
+        self.belief.update(observation, action)
+        events = tuple(self.info["disturbances"])
+        self._goal_event = self._goal_event or "goal changed" in events
+        return Tick(self._progress(), float(reward), self.info["success"], terminated, truncated, events)
+
+    def _progress(self) -> Progress:
+        info = self.info
+        return Progress(task_text(info["subgoals"]), info["subgoal"], info["subgoals_done"], info["subgoals_total"])

@@ -1,0 +1,27 @@
+"""Reader of the first form of records, so that run directories made with it can still be summarized, replayed and gone on with.
+
+In that form a planner call repeated the fields of its generation one by one, and a step named its room.
+"""
+
+from typing import Any
+
+_COPIED = (
+    "prompt_tokens", "new_tokens", "stage_tokens", "layer_tokens", "reused_tokens", "ttft_s", "first_skill_s", "decode_s",
+    "kv_bytes", "peak_memory_bytes", "schedule", "budget_s", "predicted_s", "budget_met",
+)  # fmt: skip
+_DERIVED = ("kept_share", "dropped_tokens", "tpot_s", "parse_errors")
+
+
+def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Bring the fields of one record into today's form; those of today's form come back as they are."""
+    if fields.get("kind") == "planner_call" and "plan_text" in fields:
+        return _planner_call(fields)
+    if fields.get("kind") == "step" and "room" in fields:
+        return {**{key: value for key, value in fields.items() if key != "room"}, "place": fields["room"]}
+    return fields
+
+
+def _planner_call(fields: dict[str, Any]) -> dict[str, Any]:
+    moved = {key: fields[key] for key in _COPIED if key in fields}
+    rest = {key: value for key, value in fields.items() if key not in (*_COPIED, *_DERIVED, "plan_text")}
+    return {**rest, "generation": {"text": fields["plan_text"], "total_s": fields.get("backend_s", 0.0), **moved}}

@@ -1,0 +1,128 @@
+"""What the loop knows of an environment: one episode of it, behind one protocol.
+
+Gridworlds (``agents.gridworld``) and text worlds (``agents.textworld``) are two families behind it. The loop knows neither, and a
+world knows no planner backend.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Outcomes = Sequence[tuple[str, str]]
+"""What was tried since the last observation: (line of the plan, outcome) pairs, oldest first."""
+
+
+class Call(Protocol):
+    """One line of a plan, as the world understands it. What else it holds is the world's own business."""
+
+    @property
+    def text(self) -> str:
+        """The line in its canonical form."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the task has come."""
+
+    task: str
+    """The whole task, as the first entry of the history states it."""
+    goal: str
+    """The open subgoal; empty where nothing is left to do."""
+    done: int
+    """Subgoals reached."""
+    total: int
+    """Subgoals of the task."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one environment step brought."""
+
+    progress: Progress
+    """The state of the task after the step."""
+    reward: float = 0.0
+    """The step's reward."""
+    success: bool = False
+    """Whether the task is fulfilled. It ends the episode."""
+    terminated: bool = False
+    """Whether the world ended the episode, whatever the task's state."""
+    truncated: bool = False
+    """Whether the step limit ended the episode."""
+    disturbances: tuple[str, ...] = ()
+    """What happened in this step without the agent's doing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one line of a plan ended."""
+
+    succeeded: bool
+    """Whether it did what it says."""
+    text: str = "ok"
+    """What the history says: ``ok``, or the reason of the failure."""
+    gave_up: bool = False
+    """Whether the planner declared the task finished. It ends the episode."""
+    goal_changed: bool = False
+    """Whether it was interrupted because the task changed."""
+
+
+OK = Outcome(True)
+
+
+def failed(reason: str) -> Outcome:
+    """Make the outcome of a failure from its reason."""
+    return Outcome(False, f"failed, {reason}")
+
+
+class World(Protocol):
+    """One episode of one environment."""
+
+    system: str
+    """The system text of the prompt: the planner's role, the form of its answer, what it can do. Recorded with the episode."""
+    max_steps: int
+    """Environment steps after which the episode is truncated."""
+
+    @property
+    def place(self) -> str | None:
+        """Where the agent is, for the records; ``None`` where the world has no places."""
+        ...
+
+    def reset(self, seed: int) -> Progress:
+        """Begin the episode of this seed."""
+        ...
+
+    def describe(self, outcomes: Outcomes) -> str:
+        """Put into words what the planner is told at a replan; the last line says what to plan for."""
+        ...
+
+    def parse(self, answer: str) -> Sequence[Call]:
+        """Read a plan. Raises ``planner.PlanParseError`` for an answer that cannot be read."""
+        ...
+
+    def run(self, call: Call) -> Generator[Tick, None, Outcome]:
+        """Carry out one line of the plan: one ``Tick`` per environment step, and how it ended. May be closed before its end."""
+        ...
+
+    def idle(self) -> Tick:
+        """Let one environment step pass in which the agent does nothing."""
+        ...
+
+    def touches(self, rest: Sequence[Call]) -> bool:
+        """Whether what surprised the agent since the last observation concerns the rest of its plan."""
+        ...
+
+    def expert(self) -> str | None:
+        """Plan for the open subgoal from what the agent knows; ``None`` where the world has no expert."""
+        ...
+
+    def frame(self) -> NDArray[np.uint8] | None:
+        """Draw the world, (height, width, 3) uint8; ``None`` where it cannot be drawn."""
+        ...
+
+    def close(self) -> None:
+        """Free what the environment holds."""
+        ...
