@@ -1,4 +1,7 @@
-"""Recorded prompts, rebuilt exactly: a replan's prompt is the system text and the first ``history_entries`` entries of the transcript."""
+"""Recorded prompts, rebuilt exactly.
+
+The prompt of a replan is the episode's system text and the first ``history_entries`` entries of its transcript.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
