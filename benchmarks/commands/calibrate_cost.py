@@ -16,7 +16,7 @@ from benchmarks.commands.bench_prefill import load_with_pruner
 from benchmarks.micro.cost_calibration import CostCalibration, Workload, calibrate_cost
 from benchmarks.micro.timing import WARM_UP_ROUNDS
 from benchmarks.output.console import result_console
-from benchmarks.reports.table import percent, seconds
+from benchmarks.reports.format import percent, seconds
 from benchmarks.runs.progress import StageProgress
 from erecap.calibration.cost_fit import relative_error
 

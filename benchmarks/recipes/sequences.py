@@ -5,7 +5,6 @@ Both commands choose them by the same function of the same options, so a salienc
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,15 @@ import structlog
 from transformers import PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
-from agents.episode_log import read_records
-from agents.records import TranscriptRecord
-from benchmarks.comparison.summary import choose_reference
+from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.planner.dataset import chat_messages
 from benchmarks.recipes.seeds import refuse_held_out
 from benchmarks.runs.closed_loop import STEPS_FILE
+from benchmarks.runs.records import RunRecords
 from erecap.training.encoding import encode_episode
 from erecap.training.sequences import SequenceList, ShardedSequences, TokenSequence, cut_after_plan
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
-from planner import Entry, PlanParseError, parse_plan
+from planner import PlanParseError, parse_plan
 
 log = structlog.get_logger()
 
@@ -136,12 +134,9 @@ def read_transcripts(steps: Path) -> Iterator[Sample]:
     ValueError
         For held-out episodes.
     """
-    records = [record for record in read_records(steps) if isinstance(record, TranscriptRecord)]
-    refuse_held_out(steps, (record.seed for record in records))
-    backend = choose_reference(sorted({record.backend for record in records}))
-    chosen = (record for record in records if record.backend == backend)
-    for _, group in groupby(chosen, key=lambda record: (record.env_id, record.seed)):
-        entries = tuple(Entry(record.entry, record.text) for record in group)
+    records = RunRecords.read(steps)
+    refuse_held_out(steps, records.seeds)
+    for entries in records.transcripts(choose_reference(sorted(records.backends))):
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:
             labels = tuple(text if _readable(text) else None for text in (entries[index].text for index in plans))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.episode_log import read_episodes
-from agents.replay import RecordedPrompt, read_prompts
-from benchmarks.comparison.summary import choose_reference
-from benchmarks.recipes.prompts import encode_prompt
+from agents.replay import RecordedPrompt
+from benchmarks.backends.prompts import encode_prompt
+from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.seeds import refuse_held_out
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.progress import StageProgress
+from benchmarks.runs.records import RunRecords
 from erecap.calibration.thresholds import Fit, fit_thresholds
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel
@@ -132,10 +132,10 @@ def _recorded(path: Path) -> tuple[str, list[RecordedPrompt]]:
     steps = path / STEPS_FILE
     if not steps.is_file():
         raise ValueError(f"{path} holds no {STEPS_FILE}: give run directories, made by `erecap run --training-seeds`")
-    episodes = read_episodes(steps)
-    refuse_held_out(steps, (end.seed for end in episodes.values()))
-    backend = choose_reference(sorted({end.backend for end in episodes.values()}))
-    return backend, read_prompts(steps, backend)
+    records = RunRecords.read(steps)
+    refuse_held_out(steps, records.seeds)
+    backend = choose_reference(sorted(records.backends))
+    return backend, records.prompts(backend)
 
 
 def _draw(prompts: Sequence[TokenizedPrompt], count: int, draw: np.random.Generator) -> tuple[TokenizedPrompt, ...]:

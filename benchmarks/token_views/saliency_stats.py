@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.metrics import mean, rank_correlation
-from benchmarks.reports.table import NONE, percent
+from benchmarks.reports.format import NONE, percent
 from erecap.engine.differentiable import stage_hidden
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner

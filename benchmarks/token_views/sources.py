@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from agents.episode_log import read_records
-from agents.replay import RecordedPrompt, read_prompts
-from benchmarks.comparison.summary import choose_reference
-from benchmarks.recipes.prompts import encode_prompt
+from agents.replay import RecordedPrompt
+from benchmarks.backends.prompts import encode_prompt
+from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE
+from benchmarks.runs.records import RunRecords
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel
@@ -198,8 +198,9 @@ def of_file(loaded: LoadedModel, path: Path, stages: Sequence[int]) -> Subject:
 def _find(steps: Path, episode: int, replan: int) -> RecordedPrompt:
     if not steps.is_file():
         raise ValueError(f"{steps} is not there: give the directory of a run, made with `erecap run` or `erecap compare`")
-    backend = choose_reference(sorted({record.backend for record in read_records(steps)}))
-    prompts = read_prompts(steps, backend)
+    records = RunRecords.read(steps)
+    backend = choose_reference(sorted(records.backends))
+    prompts = records.prompts(backend)
     episodes = list(dict.fromkeys((p.env_id, p.seed) for p in prompts))
     if not 0 <= episode < len(episodes):
         raise ValueError(f"episode={episode} is not there: backend {backend!r} played the episodes 0..{len(episodes) - 1}")
