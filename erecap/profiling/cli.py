@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.attention import sdpa_kernel
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from erecap.models.architecture import check_length
 from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
@@ -24,7 +25,7 @@ from erecap.profiling.memory_profile import MemoryPlan, profile_memory
 from erecap.profiling.options import make_parser
 from erecap.profiling.prefill_profile import PrefillPlan, Variants, profile_prefill
 from erecap.profiling.rates import BACKENDS, attention_rates, copy_rate, matrix_rate
-from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.results import ResultFile, Row, read_result
 from erecap.profiling.shapes import make_random_model, make_random_pruner, shape_bytes, shape_config, weight_bytes
 from erecap.profiling.table import format_table
 from erecap.schedule import PruneSchedule
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what ``arguments`` ask for; return 0, 1 for an error of the user's, 130 after Ctrl-C."""
     args = make_parser().parse_args(arguments)
     try:
+        if args.command == "show":
+            return _show(args.files)
         with torch.inference_mode(), _chosen_kernel(args):
             return COMMANDS[args.command](_Measurement(args))
     except KeyboardInterrupt:
@@ -64,6 +67,14 @@ class _Measurement:
         return resolve_dtype(self.args.dtype, self.device)
 
     @cached_property
+    def config(self) -> PretrainedConfig:
+        return self.model.config if self.args.model else shape_config(self.args.shape)
+
+    @property
+    def name(self) -> str:
+        return self.args.model or f"{self.args.shape} (random weights)"
+
+    @cached_property
     def model(self) -> PreTrainedModel:
         if self.args.model:
             return load_model(self.args.model, self.args.dtype, str(self.device)).model
@@ -87,21 +98,23 @@ class _Measurement:
 
     @cached_property
     def file(self) -> ResultFile:
-        name = self.args.model or f"{self.args.shape} (random weights)"
+        attention = self.args.attention
+        if "model" in self.__dict__:
+            attention = self.model.config._attn_implementation
         return ResultFile(
             self.args.out,
             kind=self.args.command,
             command=command_line(),
             machine=machine_facts(self.device),
-            model=model_facts(self.model, name),
+            model=model_facts(self.config, self.name, self.dtype, attention),
             sdpa_backend=self.args.sdpa_backend or "torch's choice",
         )
 
-    def show(self, rows: Sequence[Row]) -> int:
+    def show(self) -> int:
         """Print the table and say where the file is."""
-        sys.stdout.write(f"\n{self.args.command}: {self.file.content['model']['model_id']} on {self.device}, {self.dtype}\n")
-        sys.stdout.write(format_table(rows) + "\n" + (f"written: {self.args.out}\n" if self.args.out else ""))
-        sys.stdout.flush()
+        self.file.save()
+        _print(self.file.content)
+        sys.stdout.write(f"written: {self.args.out}\n" if self.args.out else "")
         return 0
 
     def check_lengths(self, new_tokens: int = 0) -> None:
@@ -115,7 +128,7 @@ def _prefill(run: _Measurement) -> int:
     run.file.note(rates=rate)
     plan = PrefillPlan(run.args.lengths, run.args.rounds, run.args.seconds, not run.args.no_count)
     profile_prefill(run.model, run.variants, plan, rate["matmul_flops_per_s"], run.file)
-    return run.show(prefill_profile.summary_rows(run.file.points))
+    return run.show()
 
 
 def _generate(run: _Measurement) -> int:
@@ -129,7 +142,7 @@ def _generate(run: _Measurement) -> int:
         run.args.lengths, run.args.new_tokens, run.args.rounds, run.args.decoders, run.args.seconds, run.device.type == "cuda"
     )
     profile_generate(run.model, run.variants, plan, rate["copy_bytes_per_s"], run.file)
-    return run.show(generate_profile.summary_rows(run.file.points))
+    return run.show()
 
 
 def _memory(run: _Measurement) -> int:
@@ -139,31 +152,56 @@ def _memory(run: _Measurement) -> int:
     run.check_lengths()
     run.file.note(limit_gib=run.args.limit_gib, weight_bytes=weight_bytes(run.model))
     profile_memory(run.model, run.variants, MemoryPlan(run.args.lengths, run.args.seconds), run.file)
-    return run.show(memory_profile.summary_rows(run.file.points))
+    return run.show()
 
 
 def _trace(run: _Measurement) -> int:
     run.check_lengths()
     for length in run.args.lengths:
         trace.profile_trace(run.model, run.variants, length, run.file)
-    return run.show(trace.summary_rows(run.file.points))
+    return run.show()
 
 
 def _rates(run: _Measurement) -> int:
     for row in (matrix_rate(run.device, run.dtype), copy_rate(run.device)):
         run.file.add(row)
-    for row in attention_rates(run.model.config, run.device, run.dtype, run.args.lengths):
+    for row in attention_rates(run.config, run.device, run.dtype, run.args.lengths):
         run.file.add(row)
-    return run.show([{key: _short(value) for key, value in row.items()} for row in run.file.points])
+    return run.show()
 
 
 def _env(run: _Measurement) -> int:
-    run.file.save()
-    return run.show([{"fact": key, "value": value} for key, value in run.file.content["machine"].items()])
+    return run.show()
 
 
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
+def _show(files: Sequence[Path]) -> int:
+    for file in files:
+        _print(read_result(file))
+    return 0
+
+
+def _print(content: Row) -> None:
+    machine, model = content["machine"], content["model"]
+    sys.stdout.write(
+        f"\n{content['kind']}: {model['model_id']}, {model['dtype']}, {model['attention']} on {machine['device_name']}\n"
+    )
+    sys.stdout.write(format_table(SUMMARIES[content["kind"]](content)) + "\n")
+    sys.stdout.flush()
+
+
+def _rate_rows(content: Row) -> list[Row]:
+    return [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in content["points"]]
+
+
+SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
+    "prefill": lambda content: prefill_profile.summary_rows(content["points"]),
+    "generate": lambda content: generate_profile.summary_rows(content["points"]),
+    "memory": lambda content: memory_profile.summary_rows(content["points"]),
+    "trace": lambda content: trace.summary_rows(content["points"]),
+    "rates": _rate_rows,
+    "env": lambda content: [{"fact": key, "value": value} for key, value in content["machine"].items()],
+}
+"""Rows of the table by measurement, from the content of its result file."""
 
 
 COMMANDS: dict[str, Callable[[_Measurement], int]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from erecap.models.device import device_name, dtype_name
 
@@ -45,14 +45,13 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
     return {"total_bytes": known.total_memory, "multiprocessors": known.multi_processor_count, **read}
 
 
-def model_facts(model: PreTrainedModel, name: str) -> dict[str, Any]:
+def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attention: str) -> dict[str, Any]:
     """Return the model's name, dtype, attention function and sizes."""
-    config = model.config
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
     return {
         "model_id": name,
-        "dtype": dtype_name(model.dtype),
-        "attention": config._attn_implementation,
+        "dtype": dtype_name(dtype),
+        "attention": attention,
         **{key: getattr(config, key) for key in keys},
     }
 

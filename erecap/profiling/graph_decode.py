@@ -121,7 +121,11 @@ class GraphDecoder:
     def step(self) -> None:
         """Run one token through the layers and choose the next: on device memory only, no value reaches the host."""
         hidden = self._parts.embed(self._token)
-        slots, cos, sin = self._base + self._step, self._cos.index_select(0, self._step)[0], self._sin.index_select(0, self._step)[0]
+        slots, cos, sin = (
+            self._base + self._step,
+            self._cos.index_select(0, self._step)[0],
+            self._sin.index_select(0, self._step)[0],
+        )
         counts = (slots + 1).to(torch.int32)
         for number, layer in enumerate(self._layers):
             hidden = _run_static(layer, hidden, cos, sin, slots[number : number + 1], counts[number : number + 1], self._attend)
@@ -204,7 +208,7 @@ def _norm(module: Any, hidden: Tensor) -> Tensor:
 
 
 def split_attention(layer: StaticLayer, query: Tensor, slot: Tensor, count: Tensor) -> Tensor:
-    """Attention by batched products over KV heads, whose query heads are the rows: scores in float32, values in ``SPLITS`` parts."""
+    """Attention by batched products over KV heads, with their query heads as rows: float32 scores, values in ``SPLITS`` parts."""
     keys, values = layer.cache[0], layer.cache[1]
     grouped = query.view(layer.kv_heads, -1, query.shape[-1])
     scores = _product_float32(grouped, keys.transpose(1, 2)) * query.shape[-1] ** -0.5

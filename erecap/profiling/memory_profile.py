@@ -59,7 +59,12 @@ def _measure(model: PreTrainedModel, length: int, schedule: PruneSchedule, selec
         synchronize(device)
     except torch.OutOfMemoryError as error:
         return {"status": f"out of memory: {str(error).splitlines()[0][:200]}"}
-    row = {"status": "ok", "ttft_s": perf_counter() - began, "kv_bytes": result.kv_bytes, "peak_memory_bytes": peak_memory_bytes(device)}
+    row = {
+        "status": "ok",
+        "ttft_s": perf_counter() - began,
+        "kv_bytes": result.kv_bytes,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
     if device.type == "cuda":
         row["reserved_bytes"] = torch.cuda.max_memory_reserved(device)
     return row

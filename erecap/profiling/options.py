@@ -29,6 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
     memory.add_argument("--limit-gib", type=float, help="use no more of a GPU's memory than this")
     _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.", "4096")
     _measurement(commands, "rates", "Matrix product, copy and attention kernels of this machine.", "4096,32768")
+    show = commands.add_parser("show", help="Print the tables of result files.", description="Print the tables of result files.")
+    show.add_argument("files", type=Path, nargs="+", help="what the other commands wrote")
     _measurement(commands, "env", "What runs here: device, driver and versions.", "1")
     return parser
 
@@ -42,7 +44,9 @@ def _measurement(
     source.add_argument("--model", help="directory or hub id of a model, instead of --shape")
     parser.add_argument("--pruner", type=Path, help="directory of the model's pruner; without it a random one scores")
     parser.add_argument("--lengths", type=_listed(_positive), default=lengths, help="prompt lengths in tokens, with commas")
-    parser.add_argument("--keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", help="keep ratios, with commas; 1 is the baseline")
+    parser.add_argument(
+        "--keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", help="keep ratios, with commas; 1 is the baseline"
+    )
     parser.add_argument("--device", help="torch device; by default the GPU where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="by default the faster one of the device")
     parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers")

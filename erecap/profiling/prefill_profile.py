@@ -30,7 +30,7 @@ Variants = dict[float, tuple[PruneSchedule, Selector | None]]
 
 @dataclass(frozen=True)
 class PrefillPlan:
-    """What to measure: prompt lengths in tokens, rounds at each, the seconds that the whole may take, and whether to count FLOPs."""
+    """Prompt lengths in tokens, rounds at each, the seconds that the whole may take, and whether to count FLOPs."""
 
     lengths: Sequence[int]
     rounds: int
@@ -102,7 +102,7 @@ class _Rate:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One variant at one length: seconds of the first meeting and of each round, what the prefill left, and peak memory in bytes."""
+    """One variant at one length: seconds of the first run and of each round, what the prefill left, peak memory in bytes."""
 
     first_s: float
     rounds_s: list[float]
@@ -179,11 +179,18 @@ def _against_baseline(model: PreTrainedModel, own: _Measured, baseline: _Measure
     if baseline is None:
         return {"ceiling": most}
     ratios = ratio_quartiles("speedup", baseline.rounds_s, own.rounds_s)
-    return {**ratios, "ceiling": most, "share_of_ceiling": ratios["speedup"] / most, "first_speedup": baseline.first_s / own.first_s}
+    return {
+        **ratios,
+        "ceiling": most,
+        "share_of_ceiling": ratios["speedup"] / most,
+        "first_speedup": baseline.first_s / own.first_s,
+    }
 
 
 def _on_paper(model: PreTrainedModel, schedule: PruneSchedule, layer_tokens: Sequence[int]) -> int:
-    scored = [stage.after_layer for stage in schedule.stages if layer_tokens[stage.after_layer + 1] < layer_tokens[stage.after_layer]]
+    scored = [
+        stage.after_layer for stage in schedule.stages if layer_tokens[stage.after_layer + 1] < layer_tokens[stage.after_layer]
+    ]
     return analytic_flops(model.config, layer_tokens, sum(layer_tokens[layer] for layer in scored))
 
 

@@ -39,7 +39,9 @@ def copy_rate(device: torch.device, size_bytes: int | None = None) -> dict[str, 
     return {"copy_size_bytes": size_bytes, "copy_bytes_per_s": 2 * size_bytes / seconds}
 
 
-def attention_rates(config: PretrainedConfig, device: torch.device, dtype: torch.dtype, lengths: Sequence[int]) -> list[dict[str, Any]]:
+def attention_rates(
+    config: PretrainedConfig, device: torch.device, dtype: torch.dtype, lengths: Sequence[int]
+) -> list[dict[str, Any]]:
     """Measure causal attention of one layer of ``config`` by each kernel: ``attention_flops_per_s``, causal pairs counted.
 
     A kernel that refuses the shape, or runs out of memory, gives a row that says so.

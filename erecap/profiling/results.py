@@ -1,4 +1,4 @@
-"""Result files: one JSON object per measurement, written whole after every measured point, so that a kill keeps what was measured."""
+"""Result files: one JSON object per measurement, written whole after every point, so that a kill keeps what was measured."""
 
 import json
 from pathlib import Path

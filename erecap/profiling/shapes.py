@@ -15,7 +15,13 @@ from erecap.schedule import PruneSchedule
 POSITIONS = 1 << 20
 """Positions of every shape: far beyond the published ones, so that memory ends a sweep over lengths and the config does not."""
 
-_QWEN2: dict[str, Any] = {"model_type": "qwen2", "rope_theta": 1e6, "rms_norm_eps": 1e-6, "vocab_size": 151936, "tie_word_embeddings": True}
+_QWEN2: dict[str, Any] = {
+    "model_type": "qwen2",
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
 _LARGE_QWEN2 = _QWEN2 | {"vocab_size": 152064, "tie_word_embeddings": False}
 _LLAMA3: dict[str, Any] = {
     "model_type": "llama", "rope_theta": 5e5, "rms_norm_eps": 1e-5, "vocab_size": 128256, "tie_word_embeddings": False,
@@ -91,6 +97,7 @@ def make_random_model(
             model: PreTrainedModel = make(config)
     finally:
         torch.set_default_dtype(before)
+    model.to(device)
     check_made(model, device, dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]  # nn.Module.requires_grad_ is untyped here
 
@@ -100,11 +107,13 @@ def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
     wrong = [name for name, weight in model.named_parameters() if weight.device.type != device.type or weight.dtype != dtype]
     rotary: Any = model.get_decoder()
     if wrong or rotary.rotary_emb.inv_freq.dtype != torch.float32 or rotary.rotary_emb.inv_freq.device.type != device.type:
-        raise RuntimeError(f"the random model was not made on {device} in {dtype}: {wrong[:3] or 'rotary frequencies'} are elsewhere")
+        raise RuntimeError(
+            f"the random model was not made on {device} in {dtype}: {wrong[:3] or 'rotary frequencies'} are elsewhere"
+        )
 
 
 def make_random_pruner(model: PreTrainedModel, schedule: PruneSchedule) -> TokenPruner:
-    """Make an untrained pruner for the stages of ``schedule``, in the model's place and dtype; it scores as slowly as a trained one."""
+    """Make an untrained pruner for the stages of ``schedule``, in the model's device and dtype: as slow as a trained one."""
     with torch.device(model.device):
         pruner = TokenPruner(identify(model, "random"), [stage.after_layer for stage in schedule.stages])
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)

@@ -23,7 +23,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def take_turns(calls: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
-    """Return what each call gave in each of ``rounds``; the order turns from round to round, so that none always follows another."""
+    """Return what each call gave in each of ``rounds``; the order turns from round to round, so that none is always first."""
     results: dict[Key, list[Result]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds):

@@ -20,8 +20,20 @@ from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.timing import seconds_of
 from erecap.selectors import Selector
 
-PARTS = ("attention", "linear", "norm", "elementwise", "rope and cache", "scorer", "select", "gather", "lm_head", "embedding", "other")
-"""What time is added up by. ``linear`` is every matrix of the layers, ``elementwise`` the MLP's activation and the residual sums."""
+PARTS = (
+    "attention",
+    "linear",
+    "norm",
+    "elementwise",
+    "rope and cache",
+    "scorer",
+    "select",
+    "gather",
+    "lm_head",
+    "embedding",
+    "other",
+)
+"""What time is added up by. ``linear`` is every matrix of the layers, ``elementwise`` the activation and the residual sums."""
 
 _PREFIX = "part:"
 _ATTENTION = ("aten::scaled_dot_product", "aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention")
@@ -38,7 +50,9 @@ def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file:
         plain_ms = min(seconds_of(run, model.device) for _ in range(3)) * 1e3
         ranged = None if selector is None else _RangedSelector(selector)
         events = _trace(model, partial(prefill, model, prompt, schedule, ranged))
-        file.add({"prompt_tokens": length, "keep": keep, "status": "ok", "untraced_ms": plain_ms, **summarise(events, model.device)})
+        file.add(
+            {"prompt_tokens": length, "keep": keep, "status": "ok", "untraced_ms": plain_ms, **summarise(events, model.device)}
+        )
 
 
 def _trace(model: PreTrainedModel, run: Any) -> Sequence[FunctionEvent]:
