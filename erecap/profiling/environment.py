@@ -30,7 +30,8 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":
-        facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "gpu": _gpu_facts(device)}
+        cudnn: Any = torch.backends.cudnn  # untyped
+        facts |= {"cuda": torch.version.cuda, "cudnn": cudnn.version(), "gpu": _gpu_facts(device)}
     return facts
 
 

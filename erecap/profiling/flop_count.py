@@ -33,7 +33,7 @@ def count_flops(call: Callable[[], object]) -> int:
 def _causal_attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     batch, heads, queries, head_dim = query
     pairs = causal_pairs(queries) if queries == key[2] else queries * key[2]
-    return 2 * batch * heads * pairs * (head_dim + value[3])
+    return int(2 * batch * heads * pairs * (head_dim + value[3]))
 
 
 def analytic_flops(config: PretrainedConfig, layer_tokens: Sequence[int], scored_tokens: int) -> int:
@@ -48,4 +48,4 @@ def analytic_flops(config: PretrainedConfig, layer_tokens: Sequence[int], scored
     """
     hidden = config.hidden_size
     scorer = 2 * (hidden + 1) * (hidden // 4)
-    return sum(prefill_flops(config, layer_tokens)) + scorer * scored_tokens + 2 * hidden * config.vocab_size
+    return int(sum(prefill_flops(config, layer_tokens)) + scorer * scored_tokens + 2 * hidden * config.vocab_size)

@@ -137,7 +137,7 @@ class GraphDecoder:
     @torch.inference_mode()
     def capture(self) -> None:
         """Record one step as a CUDA graph, after a few steps that make every kernel and handle it needs."""
-        side = torch.cuda.Stream()
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(min(_WARM_UPS, self.max_new_tokens - 1)):
@@ -223,7 +223,7 @@ def split_attention(layer: StaticLayer, query: Tensor, slot: Tensor, count: Tens
 def _product_float32(left: Tensor, right: Tensor) -> Tensor:
     """Batched product with a float32 result; of bfloat16 factors only where the device has such a product."""
     if left.device.type == "cuda" and left.dtype != torch.float32:
-        return torch.bmm(left, right, out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]  # newer than the stubs
+        return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
 
 

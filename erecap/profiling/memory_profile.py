@@ -89,7 +89,7 @@ def formula_bytes(model: PreTrainedModel, layer_tokens: Sequence[int]) -> int:
     kv = 2 * config.num_key_value_heads * head_dim * size
     per_token = 3 * (config.intermediate_size + config.hidden_size) * size
     peaks = [kv * sum(layer_tokens[: layer + 1]) + per_token * tokens for layer, tokens in enumerate(layer_tokens)]
-    return weight_bytes(model) + max(peaks)
+    return int(weight_bytes(model) + max(peaks))
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def shape_bytes(name: str, dtype: torch.dtype) -> int:
     """Return the bytes that the weights of shape ``name`` take in ``dtype``; biases and norms, a thousandth of them, left out."""
     config = shape_config(name)
     tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
-    return (config.num_hidden_layers * layer_cost(config).linear_per_token // 2 + tables) * dtype.itemsize
+    return int(config.num_hidden_layers * layer_cost(config).linear_per_token // 2 + tables) * dtype.itemsize
 
 
 def make_random_model(
@@ -87,6 +87,7 @@ def make_random_model(
 
     Rotary frequencies are computed by the model itself and stay float32.
     """
+    model: Any  # transformers' modules are untyped
     make: Any = Qwen2ForCausalLM if config.model_type == "qwen2" else LlamaForCausalLM
     config._attn_implementation = attention
     before = torch.get_default_dtype()
@@ -94,7 +95,7 @@ def make_random_model(
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model: PreTrainedModel = make(config)
+            model = make(config)
     finally:
         torch.set_default_dtype(before)
     model.to(device)
@@ -105,8 +106,9 @@ def make_random_model(
 def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Raise ``RuntimeError`` unless all weights of ``model`` are on ``device`` in ``dtype`` and its rotary table is float32."""
     wrong = [name for name, weight in model.named_parameters() if weight.device.type != device.type or weight.dtype != dtype]
-    rotary: Any = model.get_decoder()
-    if wrong or rotary.rotary_emb.inv_freq.dtype != torch.float32 or rotary.rotary_emb.inv_freq.device.type != device.type:
+    parts: Any = model
+    rotary = parts.get_decoder().rotary_emb.inv_freq
+    if wrong or rotary.dtype != torch.float32 or rotary.device.type != device.type:
         raise RuntimeError(
             f"the random model was not made on {device} in {dtype}: {wrong[:3] or 'rotary frequencies'} are elsewhere"
         )
@@ -134,6 +136,7 @@ def read_bytes_per_token(model: PreTrainedModel) -> int:
 
     A table that is also the output matrix (tied) is read whole.
     """
-    embedding: Any = model.get_input_embeddings()
-    tied = model.get_output_embeddings().weight is embedding.weight
-    return weight_bytes(model) - (0 if tied else embedding.weight.nbytes)
+    parts: Any = model
+    table = parts.get_input_embeddings().weight
+    tied = parts.get_output_embeddings().weight is table
+    return weight_bytes(model) - (0 if tied else int(table.nbytes))

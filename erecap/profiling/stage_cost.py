@@ -38,7 +38,7 @@ class _Marks:
 
     def take(self, name: str) -> None:
         if self._device.type == "cuda":
-            moment = torch.cuda.Event(enable_timing=True)
+            moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             moment.record()
             self._taken.append((name, moment))
         else:
@@ -90,7 +90,8 @@ def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSc
 @contextmanager
 def _layers_marked(model: PreTrainedModel, schedule: PruneSchedule, marks: _Marks) -> Iterator[None]:
     """Mark the start of every layer that follows a stage."""
-    decoder: Any = model.get_decoder()
+    parts: Any = model  # transformers' accessors are untyped
+    decoder = parts.get_decoder()
     following = [decoder.layers[stage.after_layer + 1] for stage in schedule.stages]
     handles = [layer.register_forward_pre_hook(lambda *_: marks.take("layers")) for layer in following]
     try:

@@ -63,7 +63,7 @@ def _trace(model: PreTrainedModel, run: Any) -> Sequence[FunctionEvent]:
         with profile(activities=activities) as taken:
             run()
             synchronize(model.device)
-    return taken.events() or []  # type: ignore[no-untyped-call]  # torch.profiler is untyped here
+    return taken.events() or []
 
 
 class _RangedSelector:
@@ -101,11 +101,12 @@ def _leave(open_ranges: list[Any], *_: Any) -> None:
 
 
 def _modules(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
-    decoder: Any = model.get_decoder()
+    parts: Any = model  # transformers' accessors are untyped
+    decoder = parts.get_decoder()
     yield decoder.embed_tokens, "embedding"
     yield decoder.rotary_emb, "rope and cache"
     yield decoder.norm, "norm"
-    yield model.get_output_embeddings(), "lm_head"
+    yield parts.get_output_embeddings(), "lm_head"
     for layer in decoder.layers:
         yield layer, "elementwise"
         yield layer.self_attn, "rope and cache"
@@ -147,7 +148,7 @@ def _costs(event: FunctionEvent, device: torch.device) -> Iterator[tuple[str, fl
 
 
 def _part_of(event: FunctionEvent) -> str:
-    """The part that ``event`` belongs to: attention by its operation, else the nearest range, else what lies between layers."""
+    """Name the part that ``event`` belongs to: attention by its operation, else the nearest range, else what lies between layers."""
     names = [event.name]
     above = event.cpu_parent
     while above is not None:
