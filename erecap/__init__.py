@@ -1,32 +1,42 @@
 """The pruned engine: prefill that drops unimportant tokens layer by layer, and decode from the cache that is left.
 
-Only ``erecap.backend`` knows the planner; everything else needs torch, transformers, tokenizers, safetensors and numpy alone.
+Only ``erecap.backend``, which makes the planner's backends, knows the planner. Everything else needs torch, transformers,
+tokenizers, safetensors and numpy alone.
 """
 
-from erecap.dropin.pruned import PruneStats, pruned
+from erecap.dropin.pruned import PrunedPrefill, PruneStats, pruned
 from erecap.engine.decode import DecodeOptions, decode
-from erecap.engine.prefill import PrefillResult, prefill
+from erecap.engine.prefill import KeptTokens, PrefillResult, prefill
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.models.identity import ModelIdentity, identify
+from erecap.models.loading import LoadedModel, load_model, load_pruner
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage
-from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
+from erecap.schedule import BudgetError, PruneSchedule, PruneStage
+from erecap.selectors import SELECTORS, SelectorContext, make_selector
 
 __all__ = [
     "SELECTORS",
+    "BudgetError",
     "ChatTokenizer",
     "DecodeOptions",
+    "KeptTokens",
+    "LoadedModel",
     "ModelIdentity",
     "PrefillResult",
+    "PreparedSelector",
     "PruneSchedule",
     "PruneStage",
     "PruneStats",
+    "PrunedPrefill",
     "Selector",
     "SelectorContext",
     "TokenPruner",
     "TokenizedPrompt",
     "decode",
     "identify",
+    "load_model",
+    "load_pruner",
     "make_selector",
     "prefill",
     "pruned",

@@ -119,7 +119,7 @@ def test_an_environment_that_says_nothing_more_is_played():
 
 def test_a_world_without_an_expert_says_so(players, monkeypatch):
     monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: Silent())
-    with pytest.raises(ValueError, match="this environment has no expert.*expert_plan"):
+    with pytest.raises(ValueError, match=r"this environment has no expert.*expert_plan"):
         players.play("Silent")
 
 

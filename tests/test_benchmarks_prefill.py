@@ -7,7 +7,7 @@ from benchmarks.micro import prefill as module
 from benchmarks.micro.prefill import PrefillReport, measure_prefill, random_model, random_pruner
 from benchmarks.micro.pruner_cost import measure_pruner_cost
 from erecap.calibration.flops import ceiling
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors import SelectorContext, make_selector
 
 

@@ -15,7 +15,7 @@ from erecap.calibration.thresholds import CALIBRATION_FILE, Fit, add_fits
 from erecap.engine.rules import RULES
 from erecap.models.loading import load_model
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from planner import BackendSpec, History, PlannerBackend, Prompt, Sampling, build_prompt
 from planner.trimming import TRIMS
 

@@ -10,8 +10,8 @@ from transformers import Qwen2Config
 
 from erecap.calibration.cost_model import prefill_work
 from erecap.calibration.flops import flops_cost, prefill_flops
-from erecap.calibration.search import KEEPS, BudgetError, choose_schedule, stage_sets
-from erecap.schedule.schedule import PruneSchedule, PruneStage, layer_tokens, parse_stages
+from erecap.schedule import BudgetError, PruneSchedule, PruneStage, layer_tokens, parse_stages
+from erecap.schedule.search import KEEPS, stage_sets
 
 CONFIG = Qwen2Config(hidden_size=128, intermediate_size=512, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1)
 DEPTHS = st.integers(2, 12)
@@ -41,7 +41,7 @@ def test_no_schedule_that_is_preferred_fits(depth, protected, prices, share):
     cost, order = cost_by(prices), candidates(depth)
     spent = [cost(layer_tokens(schedule, depth, protected)) for schedule in order]
     budget = max(share * spent[0], 1e-9)
-    choice = choose_schedule(depth, cost, budget, protected)
+    choice = PruneSchedule.choose(depth, cost, budget, protected)
     assert choice.cost == spent[order.index(choice.schedule)]
     assert choice.met == (choice.cost <= budget) == (min(spent) <= budget)
     if choice.met:
@@ -54,7 +54,7 @@ def test_no_schedule_that_is_preferred_fits(depth, protected, prices, share):
 def test_more_budget_never_prunes_more(depth, protected, prices, one, other):
     cost, order = cost_by(prices + 1e-6), candidates(depth)
     whole = cost([len(protected)] * depth)
-    less, more = (choose_schedule(depth, cost, share * whole, protected) for share in sorted((one, other)))
+    less, more = (PruneSchedule.choose(depth, cost, share * whole, protected) for share in sorted((one, other)))
     assert more.met >= less.met
     if less.met:
         assert order.index(more.schedule) <= order.index(less.schedule)
@@ -101,7 +101,7 @@ def test_what_is_protected_counts():
 
 
 def test_a_stage_that_costs_more_than_it_saves_is_not_chosen():
-    choice = choose_schedule(8, cost_by([0, 1, 0, 1e6, 0]), 1.0, np.zeros(1000, np.bool_))
+    choice = PruneSchedule.choose(8, cost_by([0, 1, 0, 1e6, 0]), 1.0, np.zeros(1000, np.bool_))
     assert (choice.schedule, choice.met) == (PruneSchedule.none(), False)
 
 

@@ -14,7 +14,7 @@ from erecap.engine.prefill import prefill
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.selectors import SELECTORS, RandomSelector, SelectorContext, make_selector
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.7), PruneStage(2, 0.7), PruneStage(4, 0.8)))

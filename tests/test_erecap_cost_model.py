@@ -13,7 +13,7 @@ from erecap.calibration.cost_fit import Measurement, fit_cost_model, non_negativ
 from erecap.calibration.cost_model import CostModel, CostModelMismatchError, Setting, decode_work, prefill_work
 from erecap.models.identity import ModelIdentity
 from erecap.models.loading import load_model
-from erecap.schedule.schedule import PruneSchedule, layer_tokens
+from erecap.schedule import PruneSchedule, layer_tokens
 
 SETTING = Setting(ModelIdentity("toy", "abc", 4, 64), "learned", "cpu (Some CPU)", "float32", 2, "2.9")
 TRUE = CostModel(SETTING, 16, 5e-3, 8e-6, 1.5e-8, 6e-4, 2e-7, 5e-3, 5e-7)

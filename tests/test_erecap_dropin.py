@@ -28,7 +28,7 @@ from erecap.models.architecture import UnsupportedModelError
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)

@@ -16,7 +16,7 @@ from erecap.models.architecture import UnsupportedModelError
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage, layer_tokens
+from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
 from erecap.selectors import LearnedSelector, RandomSelector
 
 SCHEDULE = PruneSchedule.for_depth(8, 0.7)

@@ -11,7 +11,7 @@ import erecap
 from erecap.engine.prefill import prefill
 from erecap.models.architecture import ContextLengthError
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import GradientSelector
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.5), PruneStage(3, 0.5)))

@@ -15,7 +15,7 @@ from erecap.models.architecture import decoder_parts
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
 
 LENGTHS = (1, 2, 5, 17, 64, 200)

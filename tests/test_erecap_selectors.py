@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from erecap.models.identity import ModelIdentity
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, PreparedSelector, RandomSelector, Selector, SelectorContext, make_selector
 
 HIDDEN = 64

@@ -1,1 +1,1 @@
-"""Small timings on random tokens: prefill, what pruning itself costs, and the cost model's measurements."""
+"""Timings on random tokens: prefill, the cost of pruning itself, and the measurements for the cost model."""

@@ -1,4 +1,4 @@
-"""What a cost model is fitted to: whole answers to random prompts of several lengths, under several schedules, timed in turn."""
+"""Measurements for a cost model: answers to random prompts of several lengths under several schedules, timed in turn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from benchmarks.micro.prefill import random_prompt
 from benchmarks.micro.timing import in_turn
 from erecap.calibration.cost_fit import Measurement, fit_cost_model
 from erecap.calibration.cost_model import CostModel, Setting
-from erecap.calibration.search import stage_sets
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule, layer_tokens
+from erecap.schedule import PruneSchedule, layer_tokens
+from erecap.schedule.search import stage_sets
 from erecap.selectors import Selector, SelectorContext, make_selector
 
 _FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
@@ -28,7 +28,17 @@ _FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: answers of ``answer_tokens`` tokens to prompts of ``lengths``, in ``rounds`` in which all take turns."""
+    """The answers that are timed.
+
+    Attributes
+    ----------
+    lengths
+        Tokens of the prompts to fit to; at least two different lengths.
+    answer_tokens
+        Tokens of each answer, at least 2.
+    rounds
+        Rounds in which all prompts and schedules take turns.
+    """
 
     lengths: tuple[int, ...]
     answer_tokens: int
@@ -44,7 +54,17 @@ class Workload:
 
 @dataclass(frozen=True)
 class Point:
-    """A prompt of ``tokens`` tokens under ``schedule``; ``held_out`` from the fit to judge it by."""
+    """One prompt length under one schedule.
+
+    Attributes
+    ----------
+    tokens
+        Tokens of the prompt.
+    schedule
+        How it is pruned.
+    held_out
+        Whether the point is left out of the fit to judge it by.
+    """
 
     tokens: int
     schedule: PruneSchedule
@@ -52,8 +72,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A cost model and what it was made from."""
+class CostCalibration:
+    """A cost model and its measurements.
+
+    Attributes
+    ----------
+    model
+        The fitted cost model.
+    measured
+        What was measured at each point, held-out points included.
+    """
 
     model: CostModel
     measured: dict[Point, Measurement]
@@ -65,26 +93,43 @@ def calibrate_cost(
     selector: str = "learned",
     pruner: TokenPruner | None = None,
     on_round: Callable[[], None] = lambda: None,
-) -> Calibration:
-    """Time ``workload`` and fit a cost model to the medians over its rounds.
+) -> CostCalibration:
+    """Time a workload and fit a cost model to the medians over its rounds.
 
-    Lengths between those given, under other keep ratios, are measured in the same rounds and held out to judge the fit by. All
-    points take turns, so that a machine that slows down slows all of them; ``on_round`` is called after every round, those of the
-    warm-up, which are left out, included. Raises ``ValueError`` as ``prefill`` and ``make_selector`` do.
+    Lengths between the given ones, under other keep ratios, are measured in the same rounds and held out to judge the fit by. All
+    points take turns, so that a machine that slows down slows all of them.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    workload
+        Prompt lengths, answer length and rounds.
+    selector
+        Name of the selector that scores tokens.
+    pruner
+        The pruner, for selectors that use one.
+    on_round
+        Called after every round, warm-up included.
+
+    Raises
+    ------
+    ValueError
+        As ``prefill`` and ``make_selector`` do.
     """
     tokens, stages = workload.answer_tokens, pruner.stages if pruner else None
     context = SelectorContext(PruneSchedule.none(), pruner, model=loaded.model)
     calls = {
-        point: partial(_answer, loaded.model, point, _bound(selector, context, point.schedule), tokens)
+        point: partial(_answer, loaded.model, point, _selector_for(selector, context, point.schedule), tokens)
         for point in _points(sorted(set(workload.lengths)), stage_sets(loaded.identity.num_layers, stages))
     }
     measured = {point: _measurement(point, spent, loaded) for point, spent in in_turn(calls, workload.rounds, on_round).items()}
     fitted, held_out = ([m for point, m in measured.items() if point.held_out == flag] for flag in (False, True))
-    return Calibration(fit_cost_model(Setting.of(loaded, selector), tokens, fitted, held_out), measured)
+    return CostCalibration(fit_cost_model(Setting.of(loaded, selector), tokens, fitted, held_out), measured)
 
 
 def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point]:
-    """The given lengths to fit to; their geometric means, under other ratios, to judge by."""
+    """List the points: the given lengths to fit to, and their geometric means under other ratios to judge by."""
     between = [round(sqrt(a * b)) for a, b in pairwise(lengths)]
     fit = [
         Point(tokens, schedule, False)
@@ -95,20 +140,20 @@ def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point
 
 
 def _schedules(keeps: Sequence[float], sets: Sequence[Sequence[int]]) -> list[PruneSchedule]:
-    """No pruning, and all sets of stages under all ratios.
+    """List no pruning, and all sets of stages under all ratios.
 
-    The fit needs sets of different sizes: were their number always the same, a stage's price could not be told from the overhead.
+    The fit needs sets of different sizes: with one size only, a stage's price could not be told from the overhead.
     """
     pruned = [PruneSchedule.after(layers, keep) for layers in sets for keep in keeps]
     return [PruneSchedule.none(), *pruned]
 
 
-def _bound(selector: str, context: SelectorContext, schedule: PruneSchedule) -> Selector:
+def _selector_for(selector: str, context: SelectorContext, schedule: PruneSchedule) -> Selector:
     return make_selector(selector, replace(context, schedule=schedule))
 
 
 def _answer(model: PreTrainedModel, point: Point, selector: Selector, answer_tokens: int) -> tuple[float, float]:
-    """Seconds to the first token known, and from there to the last."""
+    """Answer once; return seconds to the first token, and from there to the last."""
     prompt = random_prompt(model, point.tokens)
     synchronize(model.device)
     start = perf_counter()

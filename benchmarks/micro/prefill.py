@@ -1,6 +1,6 @@
-"""Prefill alone: pruned against baseline against stock ``generate``, paired, on random tokens, and against the ceiling.
+"""Prefill alone on random tokens: baseline, pruned and stock ``generate`` timed in turn, and compared with the ceiling.
 
-Closed loops and replays are ``compare``'s business; here nothing is read but the clock.
+Measures times only; closed loops and replays are in ``benchmarks.comparison``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,44 @@ from erecap.models.device import synchronize
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector, SelectorContext, make_selector
 
 
 class PrefillPoint(BaseModel):
-    """One prompt length. Seconds are medians over rounds; ratios are medians of the ratios within each round; shares are those of
-    ``PrunerCost``."""
+    """The prefill of one prompt length. Ratios are medians of the ratios within each round.
+
+    Attributes
+    ----------
+    prompt_tokens
+        Tokens of the prompt.
+    layer_tokens
+        Tokens that enter each layer of the pruned prefill.
+    dropped_tokens
+        Tokens that do not enter the last layer.
+    kept_share
+        Mean share of the prompt's tokens over layers.
+    baseline_s
+        Median seconds of the unpruned prefill.
+    erecap_s
+        Median seconds of the pruned prefill.
+    hf_generate_s
+        Median seconds of stock ``generate`` with one new token.
+    speedup_p50
+        Baseline over pruned.
+    ceiling
+        The most that the speedup could be, from counted work (``erecap.calibration.flops.ceiling``).
+    of_ceiling_p50
+        ``speedup_p50`` over ``ceiling``.
+    hf_over_baseline_p50
+        Stock ``generate`` over baseline.
+    scoring_share
+        Share of scoring in the pruned prefill's time.
+    selection_share
+        Share of choosing the survivors.
+    dropping_share
+        Share of gathering the survivors.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,12 +80,34 @@ class PrefillPoint(BaseModel):
 
     @property
     def pruner_share(self) -> float:
-        """Of a pruned prefill, what pruning itself takes."""
+        """Share of pruning itself in the pruned prefill's time."""
         return self.scoring_share + self.selection_share + self.dropping_share
 
 
 class PrefillReport(BaseModel):
-    """A measurement on one machine; absolute times belong to it, ratios are what to quote."""
+    """A measurement on one machine. Absolute times belong to that machine; quote the ratios.
+
+    Attributes
+    ----------
+    model
+        Name of the model.
+    model_checksum
+        Checksum of its weights (``ModelIdentity``).
+    device
+        Torch device.
+    dtype
+        Dtype of the weights.
+    threads
+        CPU threads of torch.
+    selector
+        Name of the selector.
+    keep
+        Keep ratio of every stage.
+    rounds
+        Timed rounds.
+    points
+        One entry per prompt length.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,11 +130,30 @@ def measure_prefill(
     lengths: Sequence[int] = (2048, 4096),
     rounds: int = 9,
 ) -> PrefillReport:
-    """Time prefill to the first token at each of ``lengths``, in ``rounds`` of baseline, pruned and stock in turn.
+    """Time prefill to the first token: baseline, pruned and stock ``generate`` in turn.
 
-    The order turns from round to round. The schedule is the seed's for the model's depth; ``pruner`` is needed by the selector
-    ``learned``. Devices are synchronized around each timing and two rounds of warm-up are left out. Raises ``ValueError`` as
-    ``prefill`` and ``make_selector`` do, or for no rounds.
+    The schedule is the seed's for the model's depth. Devices are synchronized around each timing. The order rotates from round to
+    round, and the warm-up rounds are left out.
+
+    Parameters
+    ----------
+    model
+        The model.
+    keep
+        Keep ratio of every stage.
+    selector
+        Name of the selector that scores tokens.
+    pruner
+        The pruner, for selectors that use one.
+    lengths
+        Tokens of the prompts.
+    rounds
+        Number of timed rounds.
+
+    Raises
+    ------
+    ValueError
+        For no rounds, or as ``prefill`` and ``make_selector`` do.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1: a median needs a measurement")
@@ -101,7 +173,7 @@ def measure_prefill(
 
 
 def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -> PreTrainedModel:
-    """A random Qwen2 of the bundled planner's shape, for timing where no planner is at hand."""
+    """Make a random Qwen2 of the bundled planner's shape, for timing where no planner is at hand."""
     config = Qwen2Config(
         vocab_size=1024, hidden_size=128, intermediate_size=512, num_hidden_layers=num_layers, num_attention_heads=4,
         num_key_value_heads=1, head_dim=64, max_position_embeddings=16384, initializer_range=0.08, tie_word_embeddings=True,
@@ -112,14 +184,14 @@ def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -
 
 
 def random_pruner(model: PreTrainedModel, keep: float = 0.7) -> TokenPruner:
-    """An untrained pruner for the seed's stages of ``model``: it scores as slowly as a trained one."""
+    """Make an untrained pruner for the seed's stages of ``model``; it takes as long as a trained one."""
     schedule = PruneSchedule.for_depth(model.config.num_hidden_layers, keep)
     pruner = TokenPruner(identify(model), schedule.layers)
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
 
 
 def random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
-    """``length`` random tokens, the same at every call; none is protected."""
+    """Make a prompt of ``length`` random tokens, the same at every call; none is protected."""
     return TokenizedPrompt.from_ids(np.random.default_rng(length).integers(0, model.config.vocab_size, length))
 
 
@@ -156,7 +228,7 @@ def _measure_length(model: PreTrainedModel, schedule: PruneSchedule, selector: S
 
 
 def _time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call in each round."""
+    """Time each call in each round, in seconds."""
     return in_turn({name: partial(_seconds, call, device) for name, call in calls.items()}, rounds)
 
 
@@ -169,7 +241,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def _stock(model: Any, prompt: TokenizedPrompt) -> Any:
-    """Stock ``generate`` of one token."""
+    """Run stock ``generate`` for one token."""
     ids = torch.from_numpy(prompt.input_ids)[None].to(model.device)
     config = GenerationConfig(max_new_tokens=1, do_sample=False, eos_token_id=[model.config.vocab_size], pad_token_id=0)  # type: ignore[no-untyped-call]
     return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)

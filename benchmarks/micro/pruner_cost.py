@@ -1,7 +1,7 @@
-"""What pruning itself costs within a prefill: scoring, selecting and dropping tokens, as shares of the time of the whole.
+"""The cost of pruning itself within a prefill: scoring, selecting and dropping tokens, as shares of the prefill's time.
 
-The engine is timed from outside: a selector and a stream that look at the clock as they are called. Waiting for the device at each
-look makes the whole slower there, by less than a percent of a long prefill, so this prefill is not one of those that are compared.
+The engine is timed from outside, by a selector and a stream that read the clock when they are called. Each reading waits for the
+device, which slows a long prefill down by less than a percent. This prefill is therefore not one of those that are compared.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,27 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks.micro.timing import in_turn
 from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layers
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.engine.stream import Stream, Survivors
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import synchronize
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule
-from erecap.selectors import Selector
-from erecap.selectors.base import PreparedSelector
+from erecap.schedule import PruneSchedule
 
 
 @dataclass(frozen=True)
 class PrunerCost:
-    """Shares of a pruned prefill: 0.01 is 1%."""
+    """The shares of pruning in the time of a pruned prefill; 0.01 is 1%.
+
+    Attributes
+    ----------
+    scoring
+        Share of the selector.
+    selection
+        Share of choosing the survivors from the scores.
+    dropping
+        Share of gathering the survivors.
+    """
 
     scoring: float
     selection: float
@@ -35,12 +44,12 @@ class PrunerCost:
 
     @property
     def total(self) -> float:
-        """All three."""
+        """Sum of the three shares."""
         return self.scoring + self.selection + self.dropping
 
 
 class _Clock:
-    """Seconds by what they were spent on: the time since the last look, under a name."""
+    """A stopwatch that adds the seconds since its last reading to a name."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.spent = device, dict.fromkeys(("scoring", "selection", "dropping"), 0.0)
@@ -82,7 +91,7 @@ class _TimedStream(Stream):
     clock: _Clock
 
     def keep(self, left: Survivors) -> None:
-        """What lies between a stage's scores and this is their selection."""
+        """Drop tokens. The time between the stage's scores and this call is that of selection."""
         self.clock.stop("selection")
         super().keep(left)
         self.clock.stop("dropping")
@@ -91,7 +100,26 @@ class _TimedStream(Stream):
 def measure_pruner_cost(
     model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, rounds: int = 9
 ) -> PrunerCost:
-    """The median over ``rounds`` prefills of ``prompt`` of each share; those of the warm-up are left out."""
+    """Measure the cost of pruning one prompt.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompt
+        The prompt that each prefill runs.
+    schedule
+        Where tokens are dropped and how many.
+    selector
+        Scores the tokens.
+    rounds
+        Number of timed prefills; the warm-up comes on top.
+
+    Returns
+    -------
+    PrunerCost
+        The median of each share over the rounds.
+    """
     costs = in_turn({"pruned": lambda: _one(model, prompt, schedule, selector)}, rounds)["pruned"]
     return PrunerCost(*(median(getattr(cost, field.name) for cost in costs) for field in fields(PrunerCost)))
 
@@ -105,7 +133,7 @@ def _one(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedul
     stream = _TimedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
     stream.clock = clock
     timed = _TimedPreparedSelector if isinstance(selector, PreparedSelector) else _TimedSelector
-    run_layers(parts, stream, cache, layout, schedule, timed(selector, clock))
+    run_layers(parts, stream, cache, layout, timed(selector, clock))
     parts.head(parts.norm(stream.hidden[:, -1]))
     whole = clock.now() - begin
     return PrunerCost(**{name: seconds / whole for name, seconds in clock.spent.items()})

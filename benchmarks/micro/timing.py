@@ -1,4 +1,4 @@
-"""Measuring several things in one run, so that what the machine does meanwhile falls on all of them."""
+"""Timing several things in turn within one run, so that changes of the machine's load affect all of them."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -12,9 +12,24 @@ WARM_UP_ROUNDS = 2
 def in_turn(
     calls: Mapping[Key, Callable[[], Result]], rounds: int, on_round: Callable[[], None] = lambda: None
 ) -> dict[Key, list[Result]]:
-    """What each call returned in each round; the order turns from round to round, so that none always follows the same one.
+    """Run each call once per round and collect what it returns.
 
-    ``WARM_UP_ROUNDS`` come first and are left out. ``on_round`` is called after every round.
+    The order rotates from round to round, so that no call always follows the same one. ``WARM_UP_ROUNDS`` rounds come first and are
+    left out of the result.
+
+    Parameters
+    ----------
+    calls
+        The calls by name.
+    rounds
+        Number of rounds that count.
+    on_round
+        Called after every round, warm-up included.
+
+    Returns
+    -------
+    dict
+        For each name the results in the order of rounds.
     """
     results: dict[Key, list[Result]] = {name: [] for name in calls}
     names = list(calls)

@@ -1,1 +1,1 @@
-"""What is measured or fitted before a run: thresholds, counted work, and what a replan costs on a machine."""
+"""Measurements and fits that come before a run: thresholds, FLOPs, and the seconds of a replan on a machine."""

@@ -1,6 +1,6 @@
-"""Which schedule and selector a prompt gets from a backend with a latency budget.
+"""The schedule and selector that a prompt gets from a backend with a latency budget.
 
-A function of the prompt and the cost model alone. The clock is not asked, so that a run gives the same plans however busy the
+The choice depends on the prompt and the cost model alone. It reads no clock, so that a run gives the same plans however busy the
 machine is.
 """
 
@@ -9,15 +9,28 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from erecap.calibration.cost_model import CostModel
-from erecap.calibration.search import choose_schedule
+from erecap.engine.selector import Selector
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule
-from erecap.selectors import Selector
+from erecap.schedule import PruneSchedule
 
 
 @dataclass(frozen=True)
 class ChosenSchedule:
-    """How one prompt is pruned; where that was chosen for a budget, what was predicted. Times in seconds."""
+    """How one prompt is pruned. The last three are ``None`` where no budget was given.
+
+    Attributes
+    ----------
+    schedule
+        Where tokens are dropped and how many.
+    selector
+        Scores the tokens; ``None`` without stages.
+    budget_s
+        Seconds that the replan may take.
+    predicted_s
+        Seconds that 9 of 10 such replans are predicted to take at most.
+    budget_met
+        Whether the prediction is within the budget.
+    """
 
     schedule: PruneSchedule
     selector: Selector | None = None
@@ -30,10 +43,20 @@ UNPRUNED = ChosenSchedule(PruneSchedule.none())
 
 
 class BudgetChooser:
-    """The least pruning with which 9 of 10 replans are predicted to take ``budget_s`` at most.
+    """A choice of the least pruning with which 9 of 10 replans are predicted to stay within a budget.
 
-    ``stages`` are the layers after which the selectors of ``make_selector`` can score (default: all but the last layer). A prompt
-    that no schedule fits gets the cheapest one, marked as such: a late plan is better than none.
+    Where no schedule meets the budget, the cheapest one is taken and marked as such: a late plan is better than none.
+
+    Parameters
+    ----------
+    cost
+        Predicts the seconds of a replan.
+    budget_s
+        Seconds that a replan may take.
+    stages
+        Layers after which the selectors can score; ``None`` for all but the last.
+    make_selector
+        Makes the selector for a schedule.
     """
 
     def __init__(
@@ -47,7 +70,7 @@ class BudgetChooser:
         self._make_selector = lru_cache(maxsize=256)(make_selector)
 
     def __call__(self, prompt: TokenizedPrompt) -> ChosenSchedule:
-        """The choice for ``prompt``. Well under a millisecond: it counts in TTFT."""
+        """Choose for ``prompt``. Takes well under a millisecond, which counts in TTFT."""
         depth, price = self._cost.setting.model.num_layers, self._cost.late_replan_s
-        choice = choose_schedule(depth, price, self._budget_s, prompt.protected, self._stages)
+        choice = PruneSchedule.choose(depth, price, self._budget_s, prompt.protected, self._stages)
         return ChosenSchedule(choice.schedule, self._make_selector(choice.schedule), self._budget_s, choice.cost, choice.met)

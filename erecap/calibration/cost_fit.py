@@ -1,4 +1,4 @@
-"""From measured answers to a ``CostModel``."""
+"""The fit of a ``CostModel`` to measured answers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,17 @@ _LATE = 0.9
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt under one schedule: tokens that entered each layer, and seconds to the first token and after it, per round."""
+    """The times of one prompt under one schedule.
+
+    Attributes
+    ----------
+    layer_tokens
+        Tokens that entered each layer.
+    ttft_s
+        Seconds to the first token, one per round.
+    decode_s
+        Seconds from the first token to the last, one per round.
+    """
 
     layer_tokens: tuple[int, ...]
     ttft_s: tuple[float, ...]
@@ -23,26 +33,40 @@ class Measurement:
 
     @property
     def first_s(self) -> float:
-        """Median to the first token."""
+        """Median seconds to the first token."""
         return median(self.ttft_s)
 
     @property
     def rounds_s(self) -> tuple[float, ...]:
-        """The whole answer in each round."""
+        """Seconds of the whole answer, one per round."""
         return tuple(first + rest for first, rest in zip(self.ttft_s, self.decode_s, strict=True))
 
     @property
     def replan_s(self) -> float:
-        """Median of the whole answer."""
+        """Median seconds of the whole answer."""
         return median(self.rounds_s)
 
 
 def fit_cost_model(
     setting: Setting, answer_tokens: int, measured: Sequence[Measurement], held_out: Sequence[Measurement]
 ) -> CostModel:
-    """The ``CostModel`` nearest to the medians of ``measured`` in relative error, judged on ``held_out``.
+    """Fit a cost model to measured medians, in least squares of the relative error.
 
-    All answers have ``answer_tokens`` tokens. Raises ``ValueError`` where nothing was measured, or answers have no second token.
+    Parameters
+    ----------
+    setting
+        Where the times were measured.
+    answer_tokens
+        Tokens of each answer, at least 2.
+    measured
+        What to fit to.
+    held_out
+        What to judge the fit by.
+
+    Raises
+    ------
+    ValueError
+        Where either is empty, or answers have no second token.
     """
     if not measured or not held_out or answer_tokens < 2:
         raise ValueError(
@@ -55,7 +79,7 @@ def fit_cost_model(
 
 
 def relative_error(model: CostModel, measurement: Measurement) -> float:
-    """(Predicted - measured) / measured of the whole answer's median."""
+    """Return (predicted - measured) / measured for the median seconds of the whole answer."""
     return model.replan_s(measurement.layer_tokens) / measurement.replan_s - 1
 
 
@@ -66,20 +90,32 @@ def _judged(model: CostModel, held_out: Sequence[Measurement]) -> CostModel:
 
 
 def _fit(work: Sequence[tuple[int, ...]], seconds: Sequence[float]) -> list[float]:
-    """Prices, none negative, of the columns of ``work``. Every row weighs the same, however long it took."""
+    """Fit prices, none negative, to the columns of ``work``. Every row weighs the same, however long it took."""
     rows = np.array(work, np.float64) / np.array(seconds)[:, None]
     prices: list[float] = non_negative(rows, np.ones(len(rows))).tolist()
     return prices
 
 
 def non_negative(rows: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``x >= 0`` that minimises ``|rows @ x - target|``: the best non-negative one of the free solutions over all sets of columns.
+    """Solve non-negative least squares: the ``x >= 0`` that minimises ``|rows @ x - target|``.
 
-    The minimum is the free solution over the columns where it is positive (Lawson and Hanson 1974), so trying every set finds it;
-    with the five columns here that is 31 sets.
+    The minimum equals the unconstrained solution over the columns where it is positive (Lawson and Hanson 1974). So every set of
+    columns is tried, and the best solution without a negative entry is taken; five columns have 32 sets.
+
+    Parameters
+    ----------
+    rows
+        float64 ``(measurements, columns)``.
+    target
+        float64 ``(measurements,)``.
+
+    Returns
+    -------
+    ndarray
+        float64 ``(columns,)``.
     """
     scale = np.abs(rows).max(axis=0)
-    scale[scale == 0] = 1.0  # a price that nothing was charged at stays 0
+    scale[scale == 0] = 1.0  # a column of zeros keeps the price 0
     scaled = rows / scale
     best, least = np.zeros(rows.shape[1]), np.inf
     for chosen in _subsets(rows.shape[1]):

@@ -1,7 +1,7 @@
 """How long a replan takes on this machine, as a function of how many tokens enter each layer.
 
-Does not measure (`erecap calibrate --cost` does) and does not fit (``cost_fit``). Times belong to one setting: model,
-selector, device, dtype, threads.
+Does not measure (`erecap calibrate --cost` does) and does not fit (``erecap.calibration.cost_fit``). Times belong to one setting:
+model, selector, device, dtype, threads.
 """
 
 import json
@@ -24,12 +24,28 @@ FORMAT_VERSION = 1
 
 
 class CostModelMismatchError(ValueError):
-    """Times that were measured in another setting than the one they are to be used in."""
+    """A cost model that was measured in another setting than the one it is to be used in."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What times belong to. ``torch``, its version, is for people and is not compared; nor are ``threads`` beside a GPU."""
+    """The setting that times belong to.
+
+    Attributes
+    ----------
+    model
+        The model.
+    selector
+        Name of the selector.
+    device
+        Name of the GPU, or ``cpu`` and the processor's name.
+    dtype
+        Dtype of the weights.
+    threads
+        CPU threads of torch; not compared where the device is a GPU.
+    torch
+        Version of torch; recorded and not compared.
+    """
 
     model: ModelIdentity
     selector: str
@@ -40,16 +56,16 @@ class Setting:
 
     @classmethod
     def of(cls, loaded: LoadedModel, selector: str) -> "Setting":
-        """The setting in which ``loaded`` runs in this process."""
+        """Describe how ``loaded`` runs in this process with the selector of that name."""
         device = device_name(loaded.device)
         return cls(loaded.identity, selector, device, dtype_name(loaded.dtype), torch.get_num_threads(), str(torch.__version__))
 
     def describe(self) -> str:
-        """One phrase for messages."""
+        """Write the setting as one phrase for messages."""
         return f"{self.model.describe()}, selector {self.selector}, {self.dtype} on {self.device}, {self.threads} threads"
 
     def matches(self, other: "Setting") -> bool:
-        """Whether times of one hold in the other."""
+        """Tell whether times of one setting hold in the other."""
         threads = self.threads == other.threads or not self.device.startswith("cpu")
         own, others = (self.selector, self.device, self.dtype), (other.selector, other.device, other.dtype)
         return self.model.matches(other.model) and own == others and threads
@@ -57,14 +73,37 @@ class Setting:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a replan: prefill, and decode of an answer of ``answer_tokens`` tokens; the model's part, not the agent's loop.
+    """A linear model of the seconds of a replan: prefill, and decode of an answer. The agent's loop is not included.
 
-    Prefill: ``overhead_s`` (what does not depend on lengths, the layers' fixed cost included: one model has one depth), plus per
-    token and per (query, key) pair of each layer, plus per stage and per token scored there. A stage that drops nothing is not
-    run, so the counts of tokens say which stages cost. Decode: per step, plus per cached token of any layer that it reads.
+    The prices predict medians. A stage that drops nothing is not run, so the tokens per layer say which stages cost. The last three
+    fields were measured on prompts that were held out from the fit.
 
-    These predict medians. ``late_p90`` is the ratio to the prediction that 9 of 10 measured answers stayed below, on prompts that
-    the fit has not seen; ``error_p50`` and ``error_max`` are the relative errors of the predicted medians there.
+    Attributes
+    ----------
+    setting
+        Where the times were measured.
+    answer_tokens
+        Tokens of the answer, the end token included.
+    overhead_s
+        Seconds of a prefill that do not depend on lengths, the fixed cost of all layers included.
+    per_token_s
+        Seconds per token that enters a layer.
+    per_pair_s
+        Seconds per (query, key) pair of a layer's causal attention.
+    per_stage_s
+        Seconds per stage that drops tokens.
+    per_scored_s
+        Seconds per token scored at a stage.
+    step_s
+        Seconds of a decode step that do not depend on the cache.
+    per_cached_s
+        Seconds per cached token that a step reads in a layer.
+    late_p90
+        Ratio to the prediction that 9 of 10 measured answers stayed below; at least 1.
+    error_p50
+        Median relative error of the predicted medians.
+    error_max
+        Largest relative error of the predicted medians.
     """
 
     setting: Setting
@@ -81,34 +120,45 @@ class CostModel:
     error_max: float = 0.0
 
     def prefill_s(self, layer_tokens: Sequence[int]) -> float:
-        """Prompt submitted to first token known; ``layer_tokens[l]`` tokens enter layer ``l``."""
+        """Predict the seconds to the first token where ``layer_tokens[l]`` tokens enter layer ``l``."""
         prices = (self.overhead_s, self.per_token_s, self.per_pair_s, self.per_stage_s, self.per_scored_s)
         return sum(price * amount for price, amount in zip(prices, prefill_work(layer_tokens), strict=True))
 
     def decode_s(self, layer_tokens: Sequence[int]) -> float:
-        """The answer's tokens after the first."""
+        """Predict the seconds of the answer's tokens after the first; ``layer_tokens[l]`` tokens are cached in layer ``l``."""
         steps, cached = decode_work(layer_tokens, self.answer_tokens)
         return self.step_s * steps + self.per_cached_s * cached
 
     def replan_s(self, layer_tokens: Sequence[int]) -> float:
-        """The whole answer: what half of the replans take at most."""
+        """Predict the seconds of the whole answer that half of the replans take at most."""
         return self.prefill_s(layer_tokens) + self.decode_s(layer_tokens)
 
     def late_replan_s(self, layer_tokens: Sequence[int]) -> float:
-        """What 9 of 10 replans take at most: the cost that a latency budget is held against."""
+        """Predict the seconds that 9 of 10 replans take at most. Latency budgets are compared with this."""
         return self.late_p90 * self.replan_s(layer_tokens)
 
     def save(self, path: Path) -> None:
-        """Write the model to ``path`` as JSON, in one step."""
+        """Write the model to ``path`` as JSON, atomically."""
         text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
         fill_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: Path, setting: Setting | None = None) -> "CostModel":
-        """Read what ``save`` wrote; with ``setting`` given, check that it was measured there.
+        """Read what ``save`` wrote.
 
-        Raises ``ValueError`` where there is none or it is of another format, ``CostModelMismatchError``, naming both sides, where
-        it was measured in another setting.
+        Parameters
+        ----------
+        path
+            The file.
+        setting
+            The setting in which it will be used; ``None`` skips the check.
+
+        Raises
+        ------
+        CostModelMismatchError
+            Where it was measured in another setting; names both.
+        ValueError
+            Where there is no file, or it is of another format.
         """
         found = cls._parse(_read(path), path)
         if setting is not None and not found.setting.matches(setting):
@@ -128,13 +178,13 @@ class CostModel:
 
 
 def prefill_work(layer_tokens: Sequence[int]) -> tuple[int, int, int, int, int]:
-    """What a prefill is charged for: (once, tokens, pairs, stages, tokens scored), summed over layers."""
+    """Count what a prefill is charged for: (1, tokens, pairs, stages, tokens scored), summed over layers."""
     scored = [here for here, following in pairwise(layer_tokens) if following < here]
     return 1, sum(layer_tokens), sum(map(causal_pairs, layer_tokens)), len(scored), sum(scored)
 
 
 def decode_work(layer_tokens: Sequence[int], answer_tokens: int) -> tuple[int, int]:
-    """What the tokens after the first are charged for: (steps, cached tokens read), summed over steps and layers."""
+    """Count what tokens after the first are charged for: (steps, cached tokens read), summed over steps and layers."""
     steps = answer_tokens - 1
     return steps, steps * sum(layer_tokens) + len(layer_tokens) * causal_pairs(steps)
 

@@ -1,7 +1,7 @@
 """Thresholds for the rule ``threshold``: how they are fitted to recorded prompts, and their file beside the pruner's.
 
-A threshold stands for a keep ratio only together with the scores it was fitted to, so the file names the pruner's weights, and the
-thresholds of one fit belong together: each was fitted behind the stages before it. Does not know where prompts come from.
+A threshold stands for a keep ratio only with the scores that it was fitted to. The file therefore names the pruner's weights. The
+thresholds of one fit belong together, since each was fitted behind the stages before it. Does not know where prompts come from.
 """
 
 import hashlib
@@ -19,14 +19,15 @@ from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layer
 from erecap.engine.rules import forced_now
 from erecap.engine.selection import above, places
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.engine.stream import Survivors
 from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.models.files import fill_atomically
 from erecap.models.masks import attention_mask
 from erecap.models.pruner import WEIGHTS_FILE
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import Guards, PruneSchedule, PruneStage, stage_counts
-from erecap.selectors.base import PreparedSelector, Selector
+from erecap.schedule import PruneSchedule, PruneStage, stage_counts
+from erecap.schedule.counts import Guards
 
 CALIBRATION_FILE = "calibration.json"
 FORMAT_VERSION = 1
@@ -34,7 +35,19 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Fit:
-    """The stages of a schedule with their thresholds, and what they were fitted to: so many prompts, their tokens, in words."""
+    """The thresholds of one schedule, and the prompts that they were fitted to.
+
+    Attributes
+    ----------
+    stages
+        Stages with their thresholds.
+    prompts
+        Number of prompts.
+    tokens
+        Their tokens, summed.
+    data
+        Where the prompts come from, in words.
+    """
 
     stages: tuple[PruneStage, ...]
     prompts: int
@@ -42,19 +55,27 @@ class Fit:
     data: str
 
     def fits(self, schedule: PruneSchedule) -> bool:
-        """Whether this is of the layers and keep ratios of ``schedule``."""
+        """Tell whether layers and keep ratios are those of ``schedule``."""
         return _plan(self.stages) == _plan(schedule.stages)
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The thresholds of one pruner; ``pruner`` is the checksum of its weights."""
+class PrunerThresholds:
+    """All thresholds of one pruner.
+
+    Attributes
+    ----------
+    pruner
+        Checksum of the pruner's weights (``weights_checksum``).
+    fits
+        One entry per schedule.
+    """
 
     pruner: str
     fits: tuple[Fit, ...] = ()
 
     def taus(self, schedule: PruneSchedule) -> tuple[float, ...]:
-        """A threshold for each stage of ``schedule``. Raises ``ValueError`` where none were fitted to its layers and keeps."""
+        """Return a threshold for each stage of ``schedule``. Raise ``ValueError`` where none were fitted to it."""
         for fit in self.fits:
             if fit.fits(schedule):
                 return tuple(stage.tau for stage in fit.stages if stage.tau is not None)
@@ -65,15 +86,18 @@ class Calibration:
         )
 
     def save(self, directory: Path | str) -> None:
-        """Write the file into the pruner's ``directory``, whole or not at all."""
+        """Write the file into the pruner's ``directory``, atomically."""
         text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
         fill_atomically(Path(directory) / CALIBRATION_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def read_calibration(directory: Path | str) -> Calibration:
-    """What was fitted for the pruner in ``directory``.
+def read_calibration(directory: Path | str) -> PrunerThresholds:
+    """Read the thresholds of the pruner in ``directory``.
 
-    Raises ``ValueError`` where there is none, where it is of another format, or where the pruner was replaced since.
+    Raises
+    ------
+    ValueError
+        Where there are none, they are of another format, or the pruner was replaced since.
     """
     path = Path(directory) / CALIBRATION_FILE
     if not path.is_file():
@@ -90,26 +114,42 @@ def read_calibration(directory: Path | str) -> Calibration:
             f"{path} was fitted to the scores of another pruner (checksum {saved['pruner']}) than the one beside it ({here}): "
             "fit the thresholds again with `erecap calibrate`"
         )
-    return Calibration(here, tuple(_fit(**fields) for fields in saved["fits"]))
+    return PrunerThresholds(here, tuple(_fit(**fields) for fields in saved["fits"]))
 
 
-def add_fits(directory: Path | str, fits: Sequence[Fit]) -> Calibration:
-    """Save ``fits`` beside the pruner in ``directory``, and return all that are there now.
+def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
+    """Save thresholds beside a pruner.
 
-    Those of the same layers and keep ratios are replaced, the others stay, unless they are of a pruner that was there before.
-    Raises ``ValueError`` for a file of another format.
+    They replace those of the same layers and keep ratios. Others stay, unless they belong to a pruner that was there before.
+
+    Parameters
+    ----------
+    directory
+        The pruner's directory.
+    fits
+        The thresholds to add.
+
+    Returns
+    -------
+    PrunerThresholds
+        All that are in the file now.
+
+    Raises
+    ------
+    ValueError
+        For a file of another format.
     """
     path, here = Path(directory) / CALIBRATION_FILE, weights_checksum(directory)
     stale = not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("pruner") != here
     old = () if stale else read_calibration(directory).fits
     new = {_plan(fit.stages) for fit in fits}
-    calibration = Calibration(here, (*(fit for fit in old if _plan(fit.stages) not in new), *fits))
-    calibration.save(directory)
-    return calibration
+    thresholds = PrunerThresholds(here, (*(fit for fit in old if _plan(fit.stages) not in new), *fits))
+    thresholds.save(directory)
+    return thresholds
 
 
 def weights_checksum(directory: Path | str) -> str:
-    """The first 16 hex digits of the SHA-256 of the weights of the pruner in ``directory``."""
+    """Return the first 16 hex digits of the SHA-256 of the weights of the pruner in ``directory``."""
     return hashlib.sha256((Path(directory) / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
 
 
@@ -121,13 +161,35 @@ def fit_thresholds(
     selector: Selector,
     on_prompt: Callable[[], None] = lambda: None,
 ) -> PruneSchedule:
-    """``schedule``, which is by ``top_k``, by thresholds that keep as many tokens of all ``prompts`` together at each stage.
+    """Fit thresholds that keep as many tokens as ``top_k`` does, over all prompts together, at each stage.
 
-    Stage by stage, each behind the thresholds of those before, as it will be in use: the threshold is the quantile of the scores of
-    all prunable tokens that leaves what ``top_k`` keeps. Forced tokens are not in the quantile, since their scores decide nothing;
-    they count among what is kept, as they do for ``top_k``. Where stages before have left none but forced tokens, a threshold
-    lets no other pass. ``on_prompt`` is called once per prompt and stage. Holds the hidden states of all prompts. Raises
-    ``ValueError`` where no token may be dropped to begin with.
+    Stages are fitted in order, each behind the thresholds of those before, as in use. A threshold is the quantile of the scores of
+    all prunable tokens that leaves what ``top_k`` keeps. Forced tokens are not in the quantile, since they survive whatever they
+    score, but they count among the kept ones. Where only forced tokens are left, no other token passes the threshold. Holds the
+    hidden states of all prompts in memory.
+
+    Parameters
+    ----------
+    model
+        The model to be pruned.
+    prompts
+        The prompts to fit to.
+    schedule
+        Stages and keep ratios, by the rule ``top_k``.
+    selector
+        Scores the tokens.
+    on_prompt
+        Called once per prompt and stage.
+
+    Returns
+    -------
+    PruneSchedule
+        The same stages by the rule ``threshold``.
+
+    Raises
+    ------
+    ValueError
+        Where all tokens of all prompts are forced at the first stage.
     """
     wanted = [stage_counts(schedule, prompt.protected, prompt.segment_ends) for prompt in prompts]
     guarded = schedule.by_rule("threshold", [0.0] * len(schedule.stages))
@@ -148,10 +210,22 @@ def fit_thresholds(
 
 
 def threshold_of(scores: NDArray[np.float32], count: int) -> float:
-    """What about ``count`` of ``scores``, float32 ``(n,)``, lie above.
+    """Find the threshold that about ``count`` scores exceed.
 
-    Midway between two neighbours in order, so that no verdict hangs on a rounding, at the gap nearest to ``count``: between equal
-    scores there is none. NaN lies above nothing, and nothing above the threshold of no scores.
+    It lies midway between two neighbouring scores, so that no verdict depends on rounding. Equal scores cannot be separated, so the
+    gap nearest to ``count`` is taken. NaN counts as below every threshold.
+
+    Parameters
+    ----------
+    scores
+        float32 ``(n,)``.
+    count
+        How many should lie above.
+
+    Returns
+    -------
+    float
+        The threshold; the largest float32 where there are no scores.
     """
     ordered = np.sort(scores[~np.isnan(scores)].astype(np.float64))[::-1]
     if not len(ordered):
@@ -163,16 +237,16 @@ def threshold_of(scores: NDArray[np.float32], count: int) -> float:
 
 
 class _Run:
-    """One prompt on its way through the layers, halted at each stage. No cache: in a prefill a layer looks at its own tokens."""
+    """One prompt on its way through the layers, halted at each stage. Keeps no cache: it never decodes."""
 
     def __init__(self, parts: DecoderParts, prompt: TokenizedPrompt, schedule: PruneSchedule, device: torch.device) -> None:
-        self._parts, self._schedule, self._layers_run = parts, schedule, 0
+        self._parts, self._layers_run = parts, 0
         self._layout = lay_out([prompt], schedule, device)
         self._stream = enter(parts, self._layout, parts.embed(self._layout.ids))
 
     def score(self, stage: int, selector: Selector) -> NDArray[np.float32]:
-        """Go on to ``stage``: the scores of the prunable tokens there, float32 ``(prunable,)``."""
-        stream, end = self._stream, self._schedule.stages[stage].after_layer + 1
+        """Go on to ``stage`` and score its prunable tokens, float32 ``(prunable,)``."""
+        stream, end = self._stream, self._layout.stages[stage].after_layer + 1
         mask = attention_mask(self._parts.attention, None, stream.hidden)
         for layer in self._parts.layers[self._layers_run : end]:
             stream.hidden = run_layer(layer, stream.hidden, mask, None, stream.rope)
@@ -180,17 +254,17 @@ class _Run:
         if isinstance(selector, PreparedSelector):
             selector.prepare(self._layout.ids, self._layout.prompt_lengths)
         self._scores = selector.score(stream.hidden, stream.positions, stage, stream.lengths).float()
-        self._forced = forced_now(stream, self._layout, self._schedule, stage)
+        self._forced = forced_now(stream, self._layout.stages[stage])
         scores: NDArray[np.float32] = self._scores[~self._forced].cpu().numpy()
         return scores
 
     @property
     def forced(self) -> int:
-        """How many tokens the stage must keep."""
+        """Number of tokens that the stage must keep."""
         return int(self._forced.sum())
 
     def drop(self, tau: float) -> None:
-        """Drop what the stage drops by ``tau``."""
+        """Drop the tokens that score ``tau`` or less and are not forced."""
         survives = above(self._scores, self._forced, tau)
         lengths = survives.sum(-1)
         count = int(lengths)

@@ -1,1 +1,1 @@
-"""Pruning inside a stock model's own ``generate``, what is refused there, and the masked reference."""
+"""Pruning inside a stock model's own ``generate``, the calls that are refused there, and the masked reference."""

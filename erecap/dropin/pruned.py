@@ -1,7 +1,7 @@
 """Pruning for stock transformers models: ``with pruned(model, pruner, schedule) as stats: model.generate(...)``.
 
-While the context is open the model's decoder runs by the engine: a forward that begins a cache prunes, later ones go on from the
-pruned cache. All that sits on top of the decoder (`generate`, beam search, streamers, pipelines, adapters) stays stock.
+While the context is open the engine runs the model's decoder. A forward that begins a cache prunes; later ones go on from the
+pruned cache. Everything on top of the decoder (`generate`, beam search, streamers, pipelines, adapters) stays stock.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,21 +21,31 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
 from erecap.engine.layout import PrefillLayout, lay_out
 from erecap.engine.prefill import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.identity import identify
 from erecap.models.masks import attention_mask, causal
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule
-from erecap.selectors import LearnedSelector, PreparedSelector, Selector
+from erecap.schedule import PruneSchedule
+from erecap.selectors import LearnedSelector
 
 _CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the one to the other
 
 
 @dataclass(frozen=True)
 class PrunedPrefill:
-    """One pruned prefill: ``kept[stage][row]`` are the columns of the input that survive the stage, int64, rising;
-    ``layer_tokens[row][layer]`` counts the tokens that entered the layer."""
+    """One pruned prefill.
+
+    Attributes
+    ----------
+    kept
+        ``[stage][row]``: columns of the input that survive the stage, int64 ``(kept,)``, rising.
+    layer_tokens
+        ``[row][layer]``: tokens that entered the layer.
+    kv_bytes
+        Bytes of keys and values after the prefill.
+    """
 
     kept: tuple[tuple[Tensor, ...], ...]
     layer_tokens: tuple[tuple[int, ...], ...]
@@ -44,15 +54,30 @@ class PrunedPrefill:
 
 @dataclass
 class PruneStats:
-    """What happened inside the context, one entry per prefill, oldest first."""
+    """A record of what happened inside the context.
+
+    Attributes
+    ----------
+    prefills
+        One entry per prefill, oldest first.
+    """
 
     prefills: list[PrunedPrefill] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Past:
-    """What later forwards need to know of a pruned cache: its rows' lengths by layer, how wide the prompt was, and in which of its
-    columns the rows began, int64 ``(batch,)``."""
+    """What later forwards need to know of a pruned cache.
+
+    Attributes
+    ----------
+    layer_tokens
+        ``[row][layer]``: tokens of the prompt in the layer's cache.
+    prompt_width
+        Columns of the prompt, padding included.
+    starts
+        Column in which each row begins, int64 ``(batch,)``.
+    """
 
     layer_tokens: tuple[tuple[int, ...], ...]
     prompt_width: int
@@ -60,14 +85,14 @@ class _Past:
 
 
 class _PrunedDecoder:
-    """Takes the place of a decoder's ``forward``."""
+    """A stand-in for a decoder's ``forward``."""
 
     def __init__(self, model: PreTrainedModel, schedule: PruneSchedule, selector: Selector | None, stats: PruneStats) -> None:
         self.model, self.parts = model, decoder_parts(model)
         self.schedule, self.selector, self.stats = schedule, selector, stats
         self.pasts: WeakKeyDictionary[DynamicCache, _Past] = WeakKeyDictionary()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # where a caller compiles around it, a break in the graph
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph break where a caller compiles around it
     def __call__(
         self,
         input_ids: Tensor | None = None,
@@ -78,11 +103,11 @@ class _PrunedDecoder:
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As a stock decoder's forward. Hidden states of tokens that were dropped are NaN, those of padding 0."""
+        """Run as a stock decoder's forward. Hidden states of dropped tokens are NaN, those of padding 0."""
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
         cache = DynamicCache() if cache is None else cache
         check_call(self.model.config, (input_ids, inputs_embeds), cache, use_cache, kwargs)
-        self.parts = decoder_parts(self.model)  # again: its attention may be another since, or its mode
+        self.parts = decoder_parts(self.model)  # again: its attention function or its mode may have changed
         hidden = self.parts.embed(input_ids) if inputs_embeds is None else inputs_embeds
         if cache.get_seq_length() == 0:
             hidden = self.prefill(hidden, input_ids, attention_mask, position_ids, cache)
@@ -94,7 +119,7 @@ class _PrunedDecoder:
     def prefill(
         self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
     ) -> Tensor:
-        """Prune; the final hidden states, ``(batch, n, hidden_size)``, in the columns of the input."""
+        """Run and prune a prompt; return final hidden states, ``(batch, n, hidden_size)``, in the columns of the input."""
         batch, width = hidden.shape[:2]
         check_mask(mask, batch, width)
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
@@ -105,14 +130,14 @@ class _PrunedDecoder:
         if isinstance(self.selector, PreparedSelector):
             layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
         stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
-        kept = run_layers(self.parts, stream, cache, layout, self.schedule, self.selector)
+        kept = run_layers(self.parts, stream, cache, layout, self.selector)
         counts = tokens_per_layer(layout, kept, len(self.parts.layers))
         self.pasts[cache] = _Past(counts, width, starts)
         self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache)))
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
 
     def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:
-        """Run what is new against the pruned cache, unpruned."""
+        """Run new tokens, unpruned, against the pruned cache; return their final hidden states, ``(batch, new, hidden_size)``."""
         past, new = self._past(cache), hidden.shape[1]
         check_rows(len(past.layer_tokens), len(hidden))
         held = cache.get_seq_length()
@@ -130,7 +155,7 @@ class _PrunedDecoder:
         return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def _past(self, cache: DynamicCache) -> _Past:
-        """What was pruned into ``cache``. Every layer must have gained the same number of tokens since."""
+        """Look up what was pruned into ``cache``. Every layer must have gained the same number of tokens since."""
         past = self.pasts.get(cache)
         if past is None:
             raise ValueError(
@@ -150,12 +175,35 @@ class _PrunedDecoder:
 def pruned(
     model: Any, pruner: TokenPruner | Path | str | None, schedule: PruneSchedule, selector: Selector | None = None
 ) -> Iterator[PruneStats]:
-    """Let ``model``, a stock (or PEFT-wrapped) causal language model, prune its prompts while the context is open.
+    """Let a model prune its prompts while the context is open.
 
-    ``pruner`` is a pruner or its directory; ``selector`` scores instead of it. Prompts are padded on the left, if at all; each
-    is one chunk, since ids do not say where a message ends. A forward's logits are NaN for tokens that were dropped, and so is a
-    loss of ``labels`` for them. Raises, before any computation, ``UnsupportedModelError`` for a model that cannot be pruned and
-    ``ValueError`` for a schedule, pruner, cache, input or mode of ``generate`` that does not fit.
+    Prompts are padded on the left, if at all. Each is one chunk, since ids do not say where a message ends. Logits of dropped
+    tokens are NaN, and so is a loss of ``labels`` on them. Everything is restored on exit, also after an exception.
+
+    Parameters
+    ----------
+    model
+        A stock causal language model of transformers, or a PEFT model around one.
+    pruner
+        A pruner or its directory; ``None`` where ``selector`` is given.
+    schedule
+        Where tokens are dropped and how many.
+    selector
+        Scores the tokens instead of the pruner.
+
+    Yields
+    ------
+    PruneStats
+        Filled as prompts are pruned.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model that cannot be pruned; before any computation, as the other errors.
+    PrunerMismatchError
+        For the pruner of another model.
+    ValueError
+        For a schedule, cache, input or mode of ``generate`` that does not go with pruning.
     """
     check_not_compiled(model)
     stock: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -176,7 +224,7 @@ def pruned(
 
 @contextmanager
 def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    """``module`` with ``value`` under ``name`` while the context is open; what lay there before, such as a hook, comes back."""
+    """Put ``value`` under ``name`` of ``module``; restore on exit what was there before, such as a hook."""
     own = module.__dict__.get(name)
     setattr(module, name, value)
     try:
@@ -206,7 +254,7 @@ def _learned(pruner: TokenPruner | Path | str | None, model: PreTrainedModel, sc
 
 
 def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
-    """The pruner on the model's device and in its dtype: a copy, where it is not there."""
+    """Return the pruner on the model's device and in its dtype, as a copy where it has to be moved."""
     if all((weight.device, weight.dtype) == (model.device, model.dtype) for weight in pruner.parameters()):
         return pruner
     return deepcopy(pruner).to(model.device, model.dtype)
@@ -221,7 +269,7 @@ def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: Prune
 
 
 def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """From padding on the left to padding on the right, which causal layers need no mask for."""
+    """Move padding from the left to the right, where causal layers need no mask for it."""
     if hidden.shape[1] == longest and bool((starts == 0).all()):
         return hidden
     columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
@@ -229,7 +277,7 @@ def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
 
 
 def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
-    """Prompts padded on the right, as ``_shift`` pads. Raises ``ValueError`` for prompts that came without their ids."""
+    """Pad prompts on the right, as ``_shift`` does. Raise ``ValueError`` for prompts that came without their ids."""
     if ids is None:
         raise ValueError(
             f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
@@ -246,7 +294,7 @@ def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor
 
 
 def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ...], starts: Tensor, width: int) -> Tensor:
-    """Survivors' states back in the input's columns."""
+    """Put the survivors' states back into the input's columns."""
     positions, starts = positions.to(hidden.device), starts.to(hidden.device)
     spread = hidden.new_full((hidden.shape[0], width, hidden.shape[2]), torch.nan)
     spread.masked_fill_((torch.arange(width, device=hidden.device) < starts[:, None])[..., None], 0.0)
@@ -256,7 +304,7 @@ def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ..
 
 
 def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tensor | None:
-    """Which of the tokens behind the prompt are not padding, bool ``(batch, tokens)``; ``None`` where all are."""
+    """Mark the tokens behind the prompt that are not padding, bool ``(batch, tokens)``; ``None`` where there is no padding."""
     appended = held - max(row[0] for row in past.layer_tokens) + hidden.shape[1]
     check_mask(mask, hidden.shape[0], past.prompt_width + appended)
     if mask is None or bool(mask[:, past.prompt_width :].all()):
@@ -265,7 +313,7 @@ def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tens
 
 
 def _visible(lengths: tuple[int, ...], cached: int, behind: Tensor | None, hidden: Tensor) -> Tensor | None:
-    """What new tokens may look at in one layer: a row's own prompt, what was appended and is not padding, and no look ahead."""
+    """Mark what new tokens may attend to in one layer: their row's prompt, and appended tokens before them that are not padding."""
     new, width = hidden.shape[1], max(lengths)
     if new == 1 and len(set(lengths)) == 1 and behind is None:
         return None

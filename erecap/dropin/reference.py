@@ -1,7 +1,7 @@
-"""The slow masked reference that says what pruning means; the engine must agree with it.
+"""The slow masked reference that defines what pruning means; the engine must agree with it.
 
-Every token goes through every layer and there is no cache. A dropped token stays where it is, and the layers after its stage merely
-do not look at it. Shares the model's modules with the engine and nothing else: selection is plain Python over sorted lists.
+Every token goes through every layer, and there is no cache. A dropped token stays in its place; the layers after its stage do not
+attend to it. Shares the model's modules with the engine and nothing else: selection is plain Python over sorted lists.
 """
 
 import math
@@ -12,16 +12,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.models.architecture import decoder_parts
 from erecap.models.masks import attention_mask
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, share_of
-from erecap.selectors.base import PreparedSelector, Selector
+from erecap.schedule import PruneSchedule
+from erecap.schedule.counts import share_of
 
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """``logits`` after the prompt and after each continuation token, float32 ``(1 + continuation, vocab)``; survivors by stage."""
+    """What the reference computes.
+
+    Attributes
+    ----------
+    logits
+        Logits after the prompt and after each token of the continuation, float32 ``(1 + continuation, vocab)``.
+    kept
+        Original positions of the survivors of each stage, rising.
+    """
 
     logits: Tensor
     kept: tuple[tuple[int, ...], ...]
@@ -31,9 +40,22 @@ class ReferenceResult:
 def reference(
     model: PreTrainedModel, prompt: TokenizedPrompt, continuation: Sequence[int], schedule: PruneSchedule, selector: Selector
 ) -> ReferenceResult:
-    """Run ``prompt`` and, after it, ``continuation`` through ``model``; stages drop tokens of the prompt only.
+    """Run a prompt and a continuation through a model. Stages drop tokens of the prompt only.
 
-    Quadratic in memory at full length in every layer: for tests and for judging selectors, not for use.
+    Memory grows with the square of the full length in every layer: for tests and for judging selectors, not for use.
+
+    Parameters
+    ----------
+    model
+        A stock transformers model in evaluation mode.
+    prompt
+        The prompt.
+    continuation
+        Token ids that follow it.
+    schedule
+        Where tokens are dropped and how many.
+    selector
+        Scores the tokens at the stages.
     """
     parts, length = decoder_parts(model), len(prompt)
     ids = torch.tensor([[*prompt.input_ids.tolist(), *continuation]], device=model.device)
@@ -55,7 +77,7 @@ def reference(
 
 
 def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
-    """True = may look, bool ``(1, 1, n, n)``: causal, at living prompt tokens and at the continuation; and always at oneself."""
+    """Mark what may be attended to, bool ``(1, 1, n, n)``: oneself, and before it living prompt tokens and the continuation."""
     total = ids.shape[1]
     visible = torch.zeros(total, dtype=torch.bool, device=ids.device)
     visible[alive] = True
@@ -65,7 +87,7 @@ def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
 
 
 def _survivors(alive: list[int], scores: list[float], prompt: TokenizedPrompt, schedule: PruneSchedule, stage: int) -> list[int]:
-    """Positions that survive a stage, by the schedule's rule; NaN ranks lowest."""
+    """Choose the positions that survive a stage, by the schedule's rule. NaN ranks lowest."""
     tail = max(schedule.tail_min, share_of(len(alive), schedule.tail_share))
     forced = {p for p in alive if p < schedule.head or prompt.protected[p]} | {*alive[max(0, len(alive) - tail) :]}
     score = {p: -math.inf if math.isnan(value) else value for p, value in zip(alive, scores, strict=True)}
@@ -80,10 +102,10 @@ def _survivors(alive: list[int], scores: list[float], prompt: TokenizedPrompt, s
 
 
 def _best(candidates: list[int], score: dict[int, float], count: int) -> list[int]:
-    """The ``count`` best scores, none where it is negative; ties: earlier first."""
+    """Choose the ``count`` best scores, none where it is negative. Ties go to the earlier position."""
     return sorted(candidates, key=lambda p: (-score[p], p))[: max(0, count)]
 
 
 def _chunk(position: int, prompt: TokenizedPrompt) -> int:
-    """The message that a token belongs to, or the answer's header behind the last."""
+    """Find the number of the message that a token belongs to; the answer's header comes after the last."""
     return sum(end <= position for end in prompt.segment_ends)

@@ -1,4 +1,4 @@
-"""What a model that is being pruned cannot be asked: refused before it computes anything, where it would answer wrongly.
+"""Calls that a pruned model would answer wrongly, refused before anything is computed.
 
 Knows the calls of ``erecap.dropin.pruned`` and nothing of how pruning is done.
 """
@@ -21,7 +21,7 @@ _MODES = {
 
 
 def check_not_compiled(*modules: Any) -> None:
-    """Raise ``UnsupportedModelError`` where a model, or its decoder, is compiled as a whole."""
+    """Raise ``UnsupportedModelError`` where one of ``modules`` is compiled as a whole."""
     for module in modules:
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
@@ -33,7 +33,22 @@ def check_not_compiled(*modules: Any) -> None:
 
 
 def check_generation(model: PreTrainedModel, generation_config: Any, asked: dict[str, Any]) -> None:
-    """Raise ``ValueError`` for a mode of ``generate`` whose first forward is not the prompt."""
+    """Refuse a mode of ``generate`` whose first forward is not the prompt alone.
+
+    Parameters
+    ----------
+    model
+        The model; its own generation config counts too.
+    generation_config
+        The config that ``generate`` was given, or ``None``.
+    asked
+        Keyword arguments that ``generate`` was given.
+
+    Raises
+    ------
+    ValueError
+        For such a mode.
+    """
     for name, reason in _MODES.items():
         places = (asked.get(name), getattr(generation_config, name, None), getattr(model.generation_config, name, None))
         given = next((value for value in places if value is not None), None)
@@ -45,7 +60,26 @@ def check_generation(model: PreTrainedModel, generation_config: Any, asked: dict
 def check_call(
     config: Any, inputs: tuple[Tensor | None, Tensor | None], cache: Any, use_cache: bool | None, more: dict[str, Any]
 ) -> None:
-    """Raise ``ValueError`` for a forward that a pruned decoder cannot make; ``inputs`` are ids and embeddings."""
+    """Refuse a forward that a pruned decoder cannot run.
+
+    Parameters
+    ----------
+    config
+        The model's config.
+    inputs
+        Token ids and embeddings, of which one must be given.
+    cache
+        The cache of the call.
+    use_cache
+        What the call says about caching.
+    more
+        Other keyword arguments of the call.
+
+    Raises
+    ------
+    ValueError
+        For such a call.
+    """
     if sum(given is not None for given in inputs) != 1:
         raise ValueError("a forward takes either input_ids or inputs_embeds: give exactly one of them")
     asked = [name for name in _RECORDED if more.get(name, getattr(config, name, None))]
@@ -63,7 +97,7 @@ def check_call(
 
 
 def check_mask(mask: Tensor | None, batch: int, width: int) -> None:
-    """Raise ``ValueError`` for an attention mask that is not of ``(batch, width)``: all tokens so far, dropped ones included."""
+    """Raise ``ValueError`` for a mask that is not ``(batch, width)``: one column per token so far, dropped ones included."""
     if mask is not None and tuple(mask.shape) != (batch, width):
         raise ValueError(
             f"an attention mask of shape {tuple(mask.shape)} where one of (batch, tokens) = {(batch, width)} is needed: it has a "
@@ -72,7 +106,22 @@ def check_mask(mask: Tensor | None, batch: int, width: int) -> None:
 
 
 def check_positions(position_ids: Tensor | None, starts: Tensor, width: int) -> None:
-    """Raise ``ValueError`` where a prompt, which begins in column ``starts[row]``, is not at positions 0, 1, 2, ..."""
+    """Refuse a prompt that is not at positions 0, 1, 2, ...
+
+    Parameters
+    ----------
+    position_ids
+        Positions of the call, int64 ``(batch or 1, width)``, or ``None``.
+    starts
+        Column in which each row begins, int64 ``(batch,)``.
+    width
+        Columns of the prompt.
+
+    Raises
+    ------
+    ValueError
+        For other positions.
+    """
     own = torch.arange(width, device=starts.device) - starts[:, None]
     if position_ids is not None and bool(((position_ids != own) & (own >= 0)).any()):
         raise ValueError(
@@ -82,7 +131,7 @@ def check_positions(position_ids: Tensor | None, starts: Tensor, width: int) -> 
 
 
 def check_rows(pruned: int, given: int) -> None:
-    """Raise ``ValueError`` where a cache goes on with more or fewer rows than were pruned; one may become many."""
+    """Raise ``ValueError`` where a cache of ``pruned`` rows goes on with ``given`` others. One row may become many."""
     if pruned not in (1, given):
         raise ValueError(
             f"a cache of {pruned} pruned prompts goes on with {given} rows: repeat the prompts before they are pruned "

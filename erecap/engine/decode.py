@@ -1,6 +1,6 @@
 """Decode from exactly the cache that a prefill left, pruned or not.
 
-Knows token ids only: turning them into text and lines is ``streaming``'s business.
+Knows token ids only; ``erecap.models.streaming`` turns them into lines of text.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,21 @@ from erecap.models.masks import attention_mask
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to decode. ``temperature=0`` is greedy; ``ignore_eos`` decodes exactly ``max_new_tokens`` tokens, for paired timings."""
+    """How to decode.
+
+    Attributes
+    ----------
+    max_new_tokens
+        The most tokens to decode per row, end token included.
+    temperature
+        Divides the logits before sampling; 0 is greedy.
+    seed
+        Seed of the draws, the same for every row.
+    eos_ids
+        Tokens that end a row.
+    ignore_eos
+        Decode exactly ``max_new_tokens`` tokens, for paired timings.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -34,11 +48,31 @@ class DecodeOptions:
 
 @torch.inference_mode()
 def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
-    """Yield the tokens of all rows, one step at a time: ids, or ``None`` for a row that has ended. The end token is yielded too.
+    """Decode all rows, one step at a time.
 
-    The first step costs no layer, it reads ``start.logits``. Each step waits for the device once, to hand its tokens over. The
-    cache in ``start`` grows with each step, so a prefill can be decoded once. Raises ``ValueError`` for a used one, or where
-    prompt and answer exceed the model's positions.
+    The first step reads ``start.logits`` and runs no layer. Each step waits for the device once, to hand its tokens over. The cache
+    in ``start`` grows with each step, so a prefill can be decoded once.
+
+    Parameters
+    ----------
+    model
+        The model that ran the prefill.
+    start
+        What the prefill left.
+    options
+        How to decode.
+
+    Yields
+    ------
+    tuple of int or None
+        The token of each row, the end token included; ``None`` for a row that has ended.
+
+    Raises
+    ------
+    ContextLengthError
+        Where prompt and answer exceed the model's positions.
+    ValueError
+        For a prefill that was decoded before.
     """
     parts = decoder_parts(model)
     check_length(model.config, max(start.next_positions), options.max_new_tokens)
@@ -56,9 +90,18 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 
 
 class DecodeSteps:
-    """Runs one token per row through all layers, on the cache in ``start``; ``decode`` adds the choice of tokens and when to stop.
+    """A decoder that runs one token per row through all layers, on the cache of a prefill.
 
-    Rotary embeddings and masks of all steps are made once, at the start.
+    ``decode`` adds the choice of tokens and when to stop. Rotary embeddings and masks of all steps are made once, at the start.
+
+    Parameters
+    ----------
+    parts
+        The model's modules.
+    start
+        What the prefill left; its cache grows with each step.
+    max_new_tokens
+        The most steps that will be run.
     """
 
     def __init__(self, parts: DecoderParts, start: PrefillResult, max_new_tokens: int) -> None:
@@ -70,7 +113,20 @@ class DecodeSteps:
         self._masks = _padding_masks(start, max_new_tokens, device)
 
     def run(self, tokens: Tensor, step: int) -> Tensor:
-        """Logits, float32 ``(batch, vocab)``, after ``tokens``, int64 ``(batch,)``, the ``step``-th decoded ones."""
+        """Run one step.
+
+        Parameters
+        ----------
+        tokens
+            The last decoded token of each row, int64 ``(batch,)``.
+        step
+            How many were decoded before them.
+
+        Returns
+        -------
+        Tensor
+            Logits of the next token, float32 ``(batch, vocab)``.
+        """
         hidden = self._parts.embed(tokens[:, None])
         rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
         for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
@@ -80,14 +136,14 @@ class DecodeSteps:
 
 
 class _Chooser:
-    """Next tokens from logits. Each row draws from its own generator, so that a batch samples what its rows would alone."""
+    """A choice of next tokens. Each row draws from its own generator, so that a batch samples what its rows would alone."""
 
     def __init__(self, options: DecodeOptions, logits: Tensor) -> None:
         self._temperature = options.temperature
         self._draws = [torch.Generator(logits.device).manual_seed(options.seed) for _ in logits] if options.temperature else []
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Token ids, int64 ``(batch,)``, of ``logits``, float32 ``(batch, vocab)``."""
+        """Choose token ids, int64 ``(batch,)``, from ``logits``, float32 ``(batch, vocab)``."""
         if not self._temperature:
             return logits.argmax(dim=-1)
         shares = torch.softmax(logits / self._temperature, dim=-1)
@@ -95,9 +151,10 @@ class _Chooser:
 
 
 def _padding_masks(start: PrefillResult, max_new_tokens: int, device: torch.device) -> list[tuple[Tensor | None, int]]:
-    """For each layer the mask that hides padding, bool ``(batch, 1, 1, keys)`` or ``None`` without any, and its cache's width.
+    """Make, for each layer, the mask that hides padding and its cache's width.
 
-    Layers between two stages hold the same tokens and share one mask.
+    The mask is bool ``(batch, 1, 1, keys)``, or ``None`` without padding. Layers between two stages hold the same tokens and share
+    one mask.
     """
     made: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
     for lengths in zip(*start.layer_tokens, strict=True):

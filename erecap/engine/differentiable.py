@@ -1,6 +1,6 @@
-"""A frozen decoder run layer by layer in training sequences: whole length, right padding, no cache.
+"""A frozen decoder run layer by layer with gradients: whole sequences, padded on the right, no cache.
 
-The engine's ``prefilling`` runs the same layers without gradients and with tokens really dropped.
+``erecap.engine.prefill`` runs the same layers without gradients and really drops tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from erecap.models.architecture import decoder_parts
 from erecap.models.device import dtype_name
 from erecap.models.masks import attention_mask
 
-# float16 holds nothing between 0 and 6e-8 and nothing above 65504: its loss is scaled up, and less where that overflows.
+# float16 underflows below 6e-8 and overflows above 65504: the loss is scaled up, and by less where that overflows.
 _LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
 
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode with no parameter that takes a gradient; everything as it was on exit."""
+    """Hold ``model`` in evaluation mode with no parameter that takes a gradient; restore both on exit."""
     training, flags = model.training, [p.requires_grad for p in model.parameters()]
     model.train(False)
     model.requires_grad_(False)
@@ -34,8 +34,25 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-    """One decoder layer on [rows, length, width]. ``bias`` [rows, 1, length, length] is added to the attention logits and must
-    itself forbid the future; ``None`` is plain causal attention."""
+    """Run one decoder layer.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    hidden
+        Residual stream, ``(rows, length, hidden_size)``.
+    rope
+        Cosine and sine of the positions, each ``(1, length, head_dim)``.
+    bias
+        Added to the attention logits, ``(rows, 1, length, length)``; it must itself mask the future. ``None`` is plain causal
+        attention.
+
+    Returns
+    -------
+    Tensor
+        Residual stream that leaves the layer, ``(rows, length, hidden_size)``.
+    """
     bias = None if bias is None else bias.to(hidden.dtype)
     return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
@@ -43,11 +60,30 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
 def stage_hidden(
     model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int], checkpointing: bool = False
 ) -> tuple[list[Tensor], Tensor]:
-    """The residual stream that leaves each stage's layer, as nodes of the graph, and the final normalised hidden state.
+    """Run a model and keep the residual stream at the stages as nodes of the graph.
 
-    All [rows, length, width]; ``input_ids`` [rows, length]. With ``checkpointing`` the backward pass computes each layer's
-    activations again, so that one layer's are held at a time. Raises ``ValueError`` for stages that are not layers of the model in
-    rising order.
+    Parameters
+    ----------
+    model
+        The model, frozen.
+    input_ids
+        Token ids, int64 ``(rows, length)``.
+    stages
+        Layers after which the stages come.
+    checkpointing
+        Compute each layer's activations again in the backward pass, so that only one layer's are held at a time.
+
+    Returns
+    -------
+    list of Tensor
+        Residual stream that leaves each stage's layer, ``(rows, length, hidden_size)`` each.
+    Tensor
+        Final normalised hidden state, ``(rows, length, hidden_size)``.
+
+    Raises
+    ------
+    ValueError
+        For stages that are not layers of the model in rising order.
     """
     parts = decoder_parts(model)
     check_stages(stages, len(parts.layers))
@@ -61,7 +97,7 @@ def stage_hidden(
         else:
             stream = layer_forward(layer, stream, rope, causal)
         if number in stages:
-            # the first stage begins the graph: nothing before it needs a gradient
+            # The graph begins at the first stage: nothing before it needs a gradient.
             stream = stream if kept else stream.detach().requires_grad_()
             kept.append(stream)
     return kept, parts.norm(stream)
@@ -74,9 +110,24 @@ def check_stages(stages: Sequence[int], num_layers: int) -> None:
 
 
 def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
-    """``|sum_d (dL / dh)_d * h_d|`` of each token of ``hidden``, [rows, length, width] each: float32 [stages, rows, length].
+    """Compute gradient x hidden state, ``|sum_d (dL / dh)_d * h_d|``, of each token at each stage. The graph is kept.
 
-    The graph is kept. Raises ``ValueError`` where the gradients do not fit into the dtype of ``hidden``.
+    Parameters
+    ----------
+    loss
+        Scalar whose gradient is taken.
+    hidden
+        The residual stream at each stage, ``(rows, length, hidden_size)`` each, as ``stage_hidden`` returns it.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(stages, rows, length)``.
+
+    Raises
+    ------
+    ValueError
+        Where the gradients do not fit into the dtype of ``hidden``.
     """
     for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
         gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)

@@ -1,6 +1,6 @@
-"""Everything a prefill knows before it starts, laid out as tensors and sent to the device in one go.
+"""Everything a prefill knows before it starts, laid out as tensors and sent to the device at once.
 
-Sent later, stage by stage, each copy would make the host wait for the layers queued before it.
+A copy that is sent between two layers would make the host wait for the layers queued before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import Guards, PruneSchedule, StageCount, chunk_counts, chunk_numbers, forced_stages, stage_counts
+from erecap.schedule import PruneSchedule, PruneStage, Rule
+from erecap.schedule.counts import Guards, PromptCounts, chunk_numbers, count_prompt
 
 
 @dataclass(frozen=True)
 class ChunkTables:
-    """The chunks of a batch, and what each stage does to them.
+    """The chunks of a batch at one stage. The last chunk is the rows' padding, of which nothing survives.
 
-    ``numbers`` int64 ``(batch, n)``, the chunk of each token by its original position. ``starts`` and ``kept``, int64 ``(stages,
-    batch, chunks + 1)``: where a chunk begins among the tokens that reach the stage, and how many of it survive. The last chunk
-    is the rows' padding, of which nothing survives.
+    Attributes
+    ----------
+    numbers
+        Chunk of each token by its original position, int64 ``(batch, n)``; the same tensor at every stage.
+    starts
+        Column at which each chunk begins among the tokens that reach the stage, int64 ``(batch, chunks + 1)``.
+    kept
+        Tokens of each chunk that survive the stage, int64 ``(batch, chunks + 1)``.
     """
 
     numbers: Tensor
@@ -30,64 +36,138 @@ class ChunkTables:
 
 
 @dataclass(frozen=True)
+class StageLayout:
+    """One stage of a prefill, with everything that is known of it before the first layer.
+
+    Attributes
+    ----------
+    index
+        Number of the stage in its schedule, from 0.
+    after_layer
+        Layer after which it comes.
+    rule
+        How it chooses among the tokens that are not forced.
+    tau
+        Score that a token must exceed, for the rule ``threshold``.
+    guards
+        The forced tokens of each row.
+    counts
+        Tokens of each row after the stage, on the host; ``None`` where they depend on the scores.
+    lengths
+        The same on the device, int64 ``(batch,)``; ``None`` where they depend on the scores.
+    chunks
+        The chunks, for the rule ``chunk_top_k``.
+    """
+
+    index: int
+    after_layer: int
+    rule: Rule
+    tau: float | None
+    guards: tuple[Guards, ...]
+    counts: tuple[int, ...] | None = None
+    lengths: Tensor | None = None
+    chunks: ChunkTables | None = None
+
+    def can_drop(self, reaching: tuple[int, ...]) -> bool:
+        """Tell whether any row may lose a token here, of the ``reaching`` tokens of each row. Asks no scores."""
+        if self.counts is not None:
+            return self.counts != reaching
+        return any(count > guards.forced(count) for count, guards in zip(reaching, self.guards, strict=True))
+
+
+@dataclass(frozen=True)
 class PrefillLayout:
     """A batch of prompts, padded on the right to the longest.
 
-    On the right, because a causal layer then needs no mask: no token looks at the padding behind it. ``ids`` int64 ``(batch, n)``;
-    ``forced`` int64 ``(batch, n)``, stages that must keep a token (``schedule.forced_stages``); ``lengths`` int64
-    ``(1 + stages, batch)``, true lengths of the rows at first and after each stage, which ``prompt_lengths`` and
-    ``counts[row][stage]`` repeat on the host. By ``threshold``, lengths after a stage are not known, and ``lengths`` and
-    ``counts`` end before the first. ``chunks`` is there for ``chunk_top_k``.
+    With padding on the right a causal layer needs no mask: no token looks at the padding behind it.
+
+    Attributes
+    ----------
+    ids
+        Token ids, int64 ``(batch, n)``.
+    forced
+        Number of leading stages that must keep each token, int64 ``(batch, n)`` (``PromptCounts.forced_stages``).
+    prompt_lengths
+        Tokens of each row, on the host.
+    lengths
+        The same on the device, int64 ``(batch,)``.
+    stages
+        The stages, in the order of layers.
     """
 
     ids: Tensor
     forced: Tensor
-    lengths: Tensor
-    counts: tuple[tuple[StageCount, ...], ...]
     prompt_lengths: tuple[int, ...]
-    guards: tuple[Guards, ...]
-    chunks: ChunkTables | None = None
-
-    def lengths_after(self, stage: int) -> tuple[int, ...]:
-        """True lengths of the rows after ``stage`` (-1: before the first), known on the host."""
-        return self.prompt_lengths if stage < 0 else tuple(row[stage].kept for row in self.counts)
-
-    def drops(self, stage: int) -> bool:
-        """Whether any row loses a token at ``stage``."""
-        return self.lengths_after(stage) != self.lengths_after(stage - 1)
+    lengths: Tensor
+    stages: tuple[StageLayout, ...]
 
 
 def lay_out(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
-    """Lay ``prompts`` out for ``schedule`` on ``device``."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = np.zeros((len(prompts), width), np.int64)
-    forced = np.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt.input_ids
-        forced[row, : len(prompt)] = forced_stages(schedule, prompt.protected, prompt.segment_ends)
-    known = schedule.rule != "threshold"
-    counts = tuple(stage_counts(schedule, p.protected, p.segment_ends) if known else () for p in prompts)
-    prompt_lengths = tuple(len(prompt) for prompt in prompts)
-    lengths = np.array([prompt_lengths, *zip(*([count.kept for count in row] for row in counts), strict=True)], np.int64)
-    sent_ids, sent_forced, sent_lengths = _sent(device, ids, forced, lengths)
-    guards = tuple(Guards(schedule, prompt.protected) for prompt in prompts)
-    chunks = _chunk_tables(prompts, schedule, device, width) if schedule.rule == "chunk_top_k" else None
-    return PrefillLayout(sent_ids, sent_forced, sent_lengths, counts, prompt_lengths, guards, chunks)
+    """Lay a batch out for a schedule and send it to the device."""
+    rows = [count_prompt(schedule, prompt.protected, prompt.segment_ends) for prompt in prompts]
+    lengths = tuple(len(prompt) for prompt in prompts)
+    ids = _padded([prompt.input_ids for prompt in prompts], 0)
+    forced = _padded([row.forced_stages for row in rows], 0)
+    sent_ids, sent_forced, sent_lengths = _sent(device, ids, forced, np.array(lengths, np.int64))
+    return PrefillLayout(sent_ids, sent_forced, lengths, sent_lengths, _lay_out_stages(prompts, rows, schedule, device))
 
 
-def _chunk_tables(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device: torch.device, width: int) -> ChunkTables:
-    chunks = max(len(prompt.segment_ends) for prompt in prompts) + 1
-    numbers = np.full((len(prompts), width), chunks, np.int64)
-    starts = np.zeros((len(schedule.stages), len(prompts), chunks + 1), np.int64)
+def _lay_out_stages(
+    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], schedule: PruneSchedule, device: torch.device
+) -> tuple[StageLayout, ...]:
+    guards = tuple(row.guards for row in rows)
+    if schedule.rule == "threshold":
+        return tuple(_stage(index, stage, schedule.rule, guards) for index, stage in enumerate(schedule.stages))
+    counts = _counts(rows, len(schedule.stages))
+    (lengths,) = _sent(device, np.array(counts, np.int64).reshape(len(counts), len(rows)))
+    chunks = _chunk_tables(prompts, rows, len(counts), device) if schedule.rule == "chunk_top_k" else [None] * len(counts)
+    return tuple(
+        _stage(index, stage, schedule.rule, guards, counts[index], lengths[index], chunks[index])
+        for index, stage in enumerate(schedule.stages)
+    )
+
+
+def _stage(
+    index: int,
+    stage: PruneStage,
+    rule: Rule,
+    guards: tuple[Guards, ...],
+    counts: tuple[int, ...] | None = None,
+    lengths: Tensor | None = None,
+    chunks: ChunkTables | None = None,
+) -> StageLayout:
+    return StageLayout(index, stage.after_layer, rule, stage.tau, guards, counts, lengths, chunks)
+
+
+def _counts(rows: Sequence[PromptCounts], stages: int) -> list[tuple[int, ...]]:
+    """List, for each stage, the tokens of each row that survive it."""
+    kept = [[count.kept for count in row.stages or ()] for row in rows]
+    return [tuple(row[stage] for row in kept) for stage in range(stages)]
+
+
+def _chunk_tables(
+    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], stages: int, device: torch.device
+) -> list[ChunkTables]:
+    most = max(len(prompt.segment_ends) for prompt in prompts) + 1
+    numbers = _padded([chunk_numbers(len(prompt), prompt.segment_ends) for prompt in prompts], most)
+    starts = np.zeros((stages, len(prompts), most + 1), np.int64)
     kept = np.zeros_like(starts)
-    for row, prompt in enumerate(prompts):
-        numbers[row, : len(prompt)] = chunk_numbers(len(prompt), prompt.segment_ends)
-        for stage, count in enumerate(chunk_counts(schedule, prompt.protected, prompt.segment_ends)):
+    for number, row in enumerate(rows):
+        for stage, count in enumerate(row.chunks):
             ends = np.cumsum(count.before)
-            starts[stage, row] = ends[-1]
-            starts[stage, row, : len(ends)] = ends - count.before
-            kept[stage, row, : len(ends)] = count.kept
-    return ChunkTables(*_sent(device, numbers, starts, kept))
+            starts[stage, number] = ends[-1]
+            starts[stage, number, : len(ends)] = ends - count.before
+            kept[stage, number, : len(ends)] = count.kept
+    sent_numbers, sent_starts, sent_kept = _sent(device, numbers, starts, kept)
+    return [ChunkTables(sent_numbers, sent_starts[stage], sent_kept[stage]) for stage in range(stages)]
+
+
+def _padded(rows: Sequence[NDArray[np.int64]], filler: int) -> NDArray[np.int64]:
+    """Stack rows of different lengths, padded on the right: int64 ``(batch, n)``."""
+    table = np.full((len(rows), max(map(len, rows))), filler, np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return table
 
 
 def _sent(device: torch.device, *tables: NDArray[np.int64]) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """Prefill with pruning: the layers of a stock model run one by one, and tokens are dropped between them.
 
-The baseline is this same path with the empty schedule. Does not know tokenizers, text or sampling; ``decoding`` goes on from the
-cache that is left here.
+The baseline is this same path with the empty schedule. Knows no tokenizer, text or sampling; ``erecap.engine.decode`` goes on from
+the cache that is left here.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,30 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from erecap.engine.layout import PrefillLayout, lay_out
-from erecap.engine.rules import drops, survivors
+from erecap.engine.layout import PrefillLayout, StageLayout, lay_out
+from erecap.engine.rules import survivors
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.engine.stream import Stream
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
 from erecap.models.masks import attention_mask
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule, spread_over_layers
-from erecap.selectors.base import PreparedSelector, Selector
+from erecap.schedule import PruneSchedule
+from erecap.schedule.counts import spread_over_layers
 
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """Survivors of one stage: original positions, int64 ``(batch, kept)``, rising; row ``b`` is valid up to ``counts[b]``."""
+    """The survivors of one stage.
+
+    Attributes
+    ----------
+    after_layer
+        Layer after which the stage comes.
+    positions
+        Original positions, int64 ``(batch, kept)``, rising; row ``b`` is valid up to ``counts[b]``.
+    counts
+        Survivors of each row.
+    """
 
     after_layer: int
     positions: Tensor
@@ -35,9 +46,20 @@ class KeptTokens:
 class PrefillResult:
     """What a prefill leaves behind.
 
-    ``cache`` holds, in each layer, every token that reached it, so its lengths fall with depth. ``logits`` are those of each row's
-    last position, float32 ``(batch, vocab)``. ``layer_tokens[row][layer]`` counts the tokens that entered the layer.
-    ``next_positions[row]`` is the position of the next token: the UNPRUNED length of the row.
+    Attributes
+    ----------
+    cache
+        Keys and values. Each layer holds every token that reached it, so lengths fall with depth.
+    logits
+        Logits of each row's last position, float32 ``(batch, vocab)``.
+    stages
+        Survivors of each stage, in the order of layers.
+    layer_tokens
+        ``[row][layer]``: tokens that entered the layer.
+    next_positions
+        Position of each row's next token: the UNPRUNED length of the row.
+    kv_bytes
+        Bytes of ``cache`` after the prefill.
     """
 
     cache: DynamicCache
@@ -55,12 +77,30 @@ def prefill(
     schedule: PruneSchedule | None = None,
     selector: Selector | None = None,
 ) -> PrefillResult:
-    """Run ``prompts`` through ``model``, dropping tokens by ``schedule`` where ``selector`` scores them lowest.
+    """Run prompts through a model, dropping the tokens that score lowest.
 
-    Prompts of different lengths may share a batch and each gets what it gets alone. Every token keeps its original position.
-    Nothing waits for the device, not even at the end, but for the rule ``threshold``, which waits once per stage. Raises
-    ``ValueError`` for a schedule that does not fit the model, stages without a selector, a prompt beyond the model's positions, or
-    a model the engine cannot run.
+    Every token keeps its original position. Prompts of different lengths may share a batch; each gets what it gets alone. By
+    ``top_k`` and ``chunk_top_k`` the host does not wait for the device.
+
+    Parameters
+    ----------
+    model
+        A stock transformers model in evaluation mode.
+    prompts
+        One prompt, or a batch.
+    schedule
+        Where tokens are dropped and how many. Default: nowhere, which is the baseline.
+    selector
+        Scores the tokens at the stages; needed where the schedule has any.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model that the engine cannot run.
+    ContextLengthError
+        For a prompt beyond the model's positions.
+    ValueError
+        For an empty batch, stages without a selector, or a schedule that does not fit the model's depth.
     """
     schedule = schedule or PruneSchedule.none()
     rows = [prompts] if isinstance(prompts, TokenizedPrompt) else list(prompts)
@@ -68,7 +108,7 @@ def prefill(
     _check(rows, schedule, selector, model)
     layout = lay_out(rows, schedule, model.device)
     cache, stream = DynamicCache(config=model.config), enter(parts, layout, parts.embed(layout.ids))
-    stages = run_layers(parts, stream, cache, layout, schedule, selector)
+    stages = run_layers(parts, stream, cache, layout, selector)
     return PrefillResult(
         cache=cache,
         logits=_last_logits(parts, stream),
@@ -80,7 +120,7 @@ def prefill(
 
 
 def cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of the keys and values in ``cache``."""
+    """Count the bytes of the keys and values in ``cache``."""
     layers: list[Any] = cache.layers
     return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
 
@@ -98,28 +138,54 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
 
 
 def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
-    """Embedded prompts, ``(batch, n, hidden_size)``. Rotary embeddings are computed here once; stages only pick from them."""
+    """Make the stream that enters the first layer.
+
+    Rotary embeddings are computed here once; stages only pick from them.
+
+    Parameters
+    ----------
+    parts
+        The model's modules.
+    layout
+        The batch.
+    hidden
+        Its embedded tokens, ``(batch, n, hidden_size)``.
+    """
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions), layout.prompt_lengths, layout.lengths[0])
+    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions), layout.prompt_lengths, layout.lengths)
 
 
 def run_layers(
-    parts: DecoderParts,
-    stream: Stream,
-    cache: DynamicCache,
-    layout: PrefillLayout,
-    schedule: PruneSchedule,
-    selector: Selector | None,
+    parts: DecoderParts, stream: Stream, cache: DynamicCache, layout: PrefillLayout, selector: Selector | None
 ) -> tuple[KeptTokens, ...]:
-    """Take ``stream`` through all layers into ``cache``, dropping tokens at the stages; what survived each."""
-    stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
-    if isinstance(selector, PreparedSelector) and any(drops(stream, layout, schedule, stage) for stage in stage_after.values()):
+    """Take a stream through all layers and drop tokens at the stages.
+
+    Parameters
+    ----------
+    parts
+        The model's modules.
+    stream
+        The batch as ``enter`` made it; changed in place.
+    cache
+        Gets the keys and values of every layer.
+    layout
+        The batch and its stages.
+    selector
+        Scores the tokens; without one no stage runs.
+
+    Returns
+    -------
+    tuple of KeptTokens
+        Survivors of each stage.
+    """
+    stages = {stage.after_layer: stage for stage in layout.stages} if selector is not None else {}
+    if isinstance(selector, PreparedSelector) and any(stage.can_drop(stream.counts) for stage in stages.values()):
         selector.prepare(layout.ids, layout.prompt_lengths)
     kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
     for number, layer in enumerate(parts.layers):
         stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
-        if number in stage_after and selector is not None:
-            _prune(stream, layout, schedule, stage_after[number], selector)
+        if number in stages and selector is not None:
+            _prune(stream, stages[number], selector)
             mask = attention_mask(parts.attention, None, stream.hidden)
             kept.append(KeptTokens(number, stream.positions, stream.counts))
     return tuple(kept)
@@ -128,29 +194,47 @@ def run_layers(
 def run_layer(
     layer: torch.nn.Module, hidden: Tensor, mask: Tensor | None, cache: DynamicCache | None, rope: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """One decoder layer; ``mask`` as ``attention_mask`` made it.
+    """Run one decoder layer.
 
-    No position ids: rotary embeddings come ready, and flash attention takes positions with gaps for packed sequences.
+    Takes no position ids: rotary embeddings come ready, and flash attention would read positions with gaps as packed sequences.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    hidden
+        Residual stream, ``(batch, n, hidden_size)``.
+    mask
+        As ``attention_mask`` made it.
+    cache
+        Gets the layer's keys and values; ``None`` to keep none.
+    rope
+        Cosine and sine of the tokens' positions, each ``(batch or 1, n, head_dim)``.
+
+    Returns
+    -------
+    Tensor
+        Residual stream that leaves the layer, ``(batch, n, hidden_size)``.
     """
     return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _prune(stream: Stream, layout: PrefillLayout, schedule: PruneSchedule, stage: int, selector: Selector) -> None:
-    """Drop tokens from ``stream``. A stage at which no row loses any is skipped, scoring included where that is known before.
+def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:
+    """Drop tokens from ``stream``. A stage at which no row can lose any is skipped, scoring included.
 
-    Layers may lie on several devices (accelerate's ``device_map``); whatever stages need lies on the first, where prompts come in.
+    Layers may lie on several devices (accelerate's ``device_map``). What stages need lies on the first, where prompts come in.
     """
-    if not drops(stream, layout, schedule, stage):
+    if not stage.can_drop(stream.counts):
         return
     stream.hidden = stream.hidden.to(stream.positions.device)
-    scores = selector.score(stream.hidden, stream.positions, stage, stream.lengths)
-    left = survivors(scores, stream, layout, schedule, stage)
+    scores = selector.score(stream.hidden, stream.positions, stage.index, stream.lengths)
+    left = survivors(scores, stream, stage)
     if left.counts != stream.counts:
         stream.keep(left)
 
 
 def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
-    """Logits of each row's last position only: for a long prompt the others would cost as much as several layers."""
+    """Compute the logits of each row's last position; for a long prompt all of them would cost as much as several layers."""
     if stream.even:
         last = stream.hidden[:, -1]
     else:
@@ -160,7 +244,7 @@ def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
 
 
 def tokens_per_layer(layout: PrefillLayout, stages: Sequence[KeptTokens], num_layers: int) -> tuple[tuple[int, ...], ...]:
-    """``[row][layer]``: how many tokens of the row enter the layer."""
+    """Count the tokens of each row that enter each layer: ``[row][layer]``."""
     return tuple(
         spread_over_layers(length, {stage.after_layer: stage.counts[row] for stage in stages}, num_layers)
         for row, length in enumerate(layout.prompt_lengths)

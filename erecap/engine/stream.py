@@ -8,7 +8,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Survivors:
-    """What a stage leaves: indices as ``selection.top_k`` gives them, and the rows' true lengths, on the host and on the device."""
+    """The tokens that a stage leaves.
+
+    Attributes
+    ----------
+    index
+        Columns of the surviving tokens as ``selection.top_k`` returns them, int64 ``(batch, kept)``.
+    counts
+        Survivors of each row, on the host.
+    lengths
+        The same on the device, int64 ``(batch,)``.
+    """
 
     index: Tensor
     counts: tuple[int, ...]
@@ -17,9 +27,22 @@ class Survivors:
 
 @dataclass
 class Stream:
-    """The tokens that are left. ``rope`` is (cos, sin) of ``positions``, each ``(batch or 1, n, head_dim)``.
+    """The tokens that are left, and what layers and stages need of them.
 
-    ``counts`` are the rows' true lengths, which ``lengths``, int64 ``(batch,)``, repeats on the device; what is behind is padding.
+    Attributes
+    ----------
+    hidden
+        Residual stream, ``(batch, n, hidden_size)``.
+    positions
+        Original positions, int64 ``(batch, n)``.
+    forced
+        Number of leading stages that must keep each token, int64 ``(batch, n)``.
+    rope
+        Cosine and sine of ``positions``, each ``(batch or 1, n, head_dim)``.
+    counts
+        Tokens of each row, on the host; what is behind them is padding.
+    lengths
+        The same on the device, int64 ``(batch,)``.
     """
 
     hidden: Tensor
@@ -31,17 +54,17 @@ class Stream:
 
     @property
     def even(self) -> bool:
-        """Whether all rows are of one length, so that there is no padding."""
+        """Whether all rows have the same length, so that there is no padding."""
         return len(set(self.counts)) == 1
 
     def padding(self) -> Tensor | None:
-        """Which tokens are padding, bool ``(batch, n)``; ``None`` where none are."""
+        """Mark the padding, bool ``(batch, n)``; ``None`` where there is none."""
         if self.even:
             return None
         return torch.arange(self.positions.shape[1], device=self.positions.device) >= self.lengths[:, None]
 
     def keep(self, left: Survivors) -> None:
-        """Keep only the tokens at ``left.index``, int64 ``(batch, kept)``."""
+        """Keep only the tokens in the columns ``left.index``."""
         batch, width = self.positions.shape
         flat = (left.index + torch.arange(batch, device=left.index.device)[:, None] * width).flatten()
         self.hidden = _rows(self.hidden, flat, batch)
@@ -51,5 +74,5 @@ class Stream:
 
 
 def _rows(table: Tensor, flat: Tensor, batch: int) -> Tensor:
-    """Rows ``flat`` of ``table`` ``(batch, n, ...)`` -> ``(batch, kept, ...)``; one index_select is the fastest gather there is."""
+    """Pick rows ``flat`` of ``table``, ``(batch, n, ...)`` -> ``(batch, kept, ...)``. One index_select is the fastest gather."""
     return table.flatten(0, 1).index_select(0, flat).view(batch, -1, *table.shape[2:])

@@ -1,4 +1,4 @@
-"""The parts of a stock transformers decoder that the engine drives one by one, and what it cannot drive."""
+"""The parts of a stock transformers decoder that the engine runs one by one, and the models that it cannot run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,23 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class DecoderParts:
-    """Modules of a causal language model, in the order in which a token meets them; ``attention`` names its attention function."""
+    """The modules of a causal language model, in the order in which a token meets them.
+
+    Attributes
+    ----------
+    embed
+        Token ids, int64 ``(batch, n)``, to hidden states ``(batch, n, hidden_size)``.
+    rotary
+        Hidden states (for dtype and device) and positions, int64 ``(batch, n)``, to cosine and sine, each ``(batch, n, head_dim)``.
+    layers
+        Decoder layers.
+    norm
+        Final norm.
+    head
+        Hidden states to logits, ``(..., vocab)``.
+    attention
+        Name of the attention function, one of ``ATTENTION_KINDS``.
+    """
 
     embed: nn.Module
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -51,7 +67,7 @@ def check_config(config: PretrainedConfig) -> None:
 
 
 def _sliding_layers(config: PretrainedConfig) -> list[int]:
-    """Layers that see a window only. Qwen configs say it layer by layer; Mistral's by one number for all."""
+    """List the layers with sliding-window attention. Qwen configs name them one by one; Mistral's give one number for all."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return list(range(config.num_hidden_layers)) if getattr(config, "sliding_window", None) else []
@@ -59,7 +75,7 @@ def _sliding_layers(config: PretrainedConfig) -> list[int]:
 
 
 def decoder_parts(model: PreTrainedModel) -> DecoderParts:
-    """The parts of ``model``. Raises ``UnsupportedModelError`` where the engine cannot run it."""
+    """Take ``model`` apart. Raise ``UnsupportedModelError`` where the engine cannot run it."""
     check_config(model.config)
     attention = model.config._attn_implementation
     if attention not in ATTENTION_KINDS:
@@ -81,7 +97,7 @@ class ContextLengthError(ValueError):
 
 
 def check_length(config: PretrainedConfig, prompt_tokens: int, new_tokens: int = 0) -> None:
-    """Raise ``ContextLengthError`` where a prompt and its answer do not fit into the model's positions."""
+    """Raise ``ContextLengthError`` where a prompt and its answer exceed the model's positions; both lengths in tokens."""
     if prompt_tokens + new_tokens > config.max_position_embeddings:
         raise ContextLengthError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's {config.max_position_embeddings} "

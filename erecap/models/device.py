@@ -1,4 +1,4 @@
-"""Device and dtype, chosen when asked and never at import; timing and memory of whichever it is."""
+"""Device and dtype, chosen when asked and never at import; synchronization and memory of a device."""
 
 import platform
 import sys
@@ -13,11 +13,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class OutOfMemoryError(ValueError):
-    """The device has not enough memory for what was asked."""
+    """A device without enough memory for what was asked."""
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """The device called ``name``; by default the GPU where there is one. Raises ``ValueError`` for one that is not there."""
+    """Return the device called ``name``, by default the GPU where there is one. Raise ``ValueError`` for one that is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,7 +32,7 @@ def resolve_device(name: str | None = None) -> torch.device:
 
 
 def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The dtype called ``name``; by default what is fast on ``device``. Raises ``ValueError`` for an unknown name."""
+    """Return the dtype called ``name``, by default the fast one on ``device``. Raise ``ValueError`` for an unknown name."""
     if name is None:
         return default_dtype(device)
     if name not in DTYPES:
@@ -41,7 +41,7 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU and on processors that multiply in it, else float32."""
+    """Return bfloat16 for a GPU and for processors that multiply in it, else float32."""
     if device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16()):
         return torch.bfloat16
     return torch.float32
@@ -49,21 +49,21 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=1)
 def _cpu_multiplies_bfloat16() -> bool:
-    """By the processor's flags, not by a measurement: a run on a busy machine must not differ from one on an idle machine.
+    """Tell by the processor's flags. A measurement could differ between a busy and an idle machine.
 
-    With AVX512-BF16 or AMX bfloat16 products run 1.2-3 times as fast as float32 ones; without, they are emulated and slower.
+    With AVX512-BF16 or AMX, bfloat16 products run 1.2-3 times as fast as float32 ones. Without, they are emulated and slower.
     """
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` and so on."""
+    """Return the name without its package: ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
-    """The device for people, and to tell machines apart: the GPU's name, or ``cpu`` and the processor's."""
+    """Name the hardware of ``device``: the GPU's name, or ``cpu`` and the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -73,19 +73,19 @@ def device_name(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for all work queued on ``device``; nothing to do on CPU."""
+    """Wait for all work queued on ``device``. Does nothing on CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of ``peak_memory_bytes`` on a GPU; the CPU's is the process' and cannot be reset."""
+    """Start a new measurement of ``peak_memory_bytes`` on a GPU. The peak of a process on CPU cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held: on a GPU tensors since ``reset_peak_memory``, on CPU the process' resident memory since its start."""
+    """Return the peak in bytes: on a GPU of tensors since ``reset_peak_memory``, on CPU of the process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _peak_resident_bytes()
@@ -101,7 +101,7 @@ def _peak_resident_bytes() -> int:
 
 
 def check_free_memory(device: torch.device, needed: int, what: str) -> None:
-    """Raise ``OutOfMemoryError`` where a GPU has not ``needed`` bytes free for ``what``. On CPU that is the system's business."""
+    """Raise ``OutOfMemoryError`` where a GPU has fewer than ``needed`` bytes free for ``what``. Does nothing on CPU."""
     if device.type != "cuda":
         return
     free, total = torch.cuda.mem_get_info(device)
@@ -114,7 +114,7 @@ def check_free_memory(device: torch.device, needed: int, what: str) -> None:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
-    """Turn a GPU's out-of-memory error within the block into an ``OutOfMemoryError`` that says what was tried and what to do."""
+    """Turn a GPU's out-of-memory error into an ``OutOfMemoryError`` that names ``what`` was tried and what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""Which model a pruner belongs to."""
+"""The identity of a model, by which a pruner recognises the model that it was trained for."""
 
 import hashlib
 import json
@@ -27,7 +27,19 @@ _ADAPTER, _ADAPTED = ".lora_", ".base_layer."
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A model, by a checksum of its shape and a sample of its weights. ``name`` is for people and is not compared."""
+    """A model, identified by its shape and a sample of its weights.
+
+    Attributes
+    ----------
+    name
+        Hub id or directory name; for people, and not compared.
+    checksum
+        16 hex digits over shape and sampled weights.
+    num_layers
+        Number of decoder layers.
+    hidden_size
+        Width of the residual stream.
+    """
 
     name: str
     checksum: str
@@ -35,20 +47,27 @@ class ModelIdentity:
     hidden_size: int
 
     def matches(self, other: "ModelIdentity") -> bool:
-        """Whether both are the same weights."""
+        """Tell whether both are the same weights."""
         return (self.checksum, self.num_layers, self.hidden_size) == (other.checksum, other.num_layers, other.hidden_size)
 
     def describe(self) -> str:
-        """One phrase for error messages."""
+        """Write the identity as one phrase for error messages."""
         return f"{self.name} ({self.num_layers} layers of width {self.hidden_size}, checksum {self.checksum})"
 
 
 def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
-    """The identity of ``model``; ``name`` defaults to the hub id or the directory's name, never a whole path.
+    """Identify a model.
 
     Samples are rounded to bfloat16 before they are hashed, so that the same weights in float32 and in bfloat16 are one model.
-    Weights that accelerate has put off to disk or host memory are fetched one module at a time. LoRA adapters (PEFT) are not looked
-    at: a model with one is its base model, whose pruner fits it as far as the adapter leaves hidden states alike.
+    Weights that accelerate has offloaded to disk or host memory are fetched one module at a time. LoRA adapters (PEFT) are skipped:
+    a model with an adapter counts as its base model, whose pruner fits as far as the adapter leaves hidden states alike.
+
+    Parameters
+    ----------
+    model
+        The model.
+    name
+        Its name. Default: the hub id or the directory's name, never a whole path.
     """
     digest = hashlib.sha256(json.dumps({key: getattr(model.config, key) for key in _CONFIG_KEYS}).encode())
     for key, weight in sorted(model.named_parameters()):
@@ -65,7 +84,7 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
 
 @contextmanager
 def _fetched(module: nn.Module) -> Iterator[None]:
-    """The module with the weights that accelerate's hook on it brings back before each forward."""
+    """Hold the module's offloaded weights in memory, as accelerate's hook does for each forward."""
     hook: Any = module._hf_hook
     hook.pre_forward(module)
     try:

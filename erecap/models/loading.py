@@ -1,4 +1,4 @@
-"""Models, tokenizers and pruners from directories or the hub, with errors that say what to do."""
+"""Loading of models, tokenizers and pruners from directories or the hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +20,26 @@ _TURN_END = "<|im_end|>"
 
 
 class ModelNotFoundError(ValueError):
-    """There is no model where one was named."""
+    """A model that is not where it was said to be."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode on its device, with its tokenizer. ``eos_ids`` end an answer."""
+    """A model in evaluation mode on its device, with its tokenizer.
+
+    Attributes
+    ----------
+    model
+        The model.
+    tokenizer
+        Its transformers tokenizer.
+    device
+        Where the weights are.
+    dtype
+        Dtype of the weights.
+    eos_ids
+        Tokens that end an answer.
+    """
 
     model: PreTrainedModel
     tokenizer: Any
@@ -35,29 +49,44 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """What a pruner is checked against."""
+        """Identity that a pruner is checked against."""
         return identify(self.model)
 
 
-# Backends of one process share a model as long as any of them lives: baseline and erecap must not hold it twice.
+# Backends of one process share a model while any of them lives, so that baseline and erecap do not hold it twice.
 _loaded: WeakValueDictionary[tuple[str, torch.dtype, torch.device], LoadedModel] = WeakValueDictionary()
 
 
 def bundled_planner_dir() -> Path:
-    """Where the planner that ships with erecap lies, whether or not it is there."""
+    """Return the directory of the planner that ships with erecap, whether or not it exists."""
     return _BUNDLED / "planner"
 
 
 def bundled_pruner_dir() -> Path:
-    """Where the pruner of the bundled planner lies, whether or not it is there."""
+    """Return the directory of the bundled planner's pruner, whether or not it exists."""
     return _BUNDLED / "pruner"
 
 
 def load_model(source: str | Path | None = None, dtype: str | None = None, device: str | None = None) -> LoadedModel:
-    """The model in directory or hub id ``source`` (default: the bundled planner), shared between callers that ask for the same.
+    """Load a model, or share the one that another caller has loaded in the same dtype on the same device.
 
-    ``dtype`` is ``float32``, ``bfloat16`` or ``float16``, ``device`` a torch device; their defaults are in ``device``.
-    Raises ``ModelNotFoundError``, ``UnsupportedModelError``, ``OutOfMemoryError``, or ``ValueError`` for a bad dtype or device.
+    Parameters
+    ----------
+    source
+        Directory or hub id. Default: the bundled planner.
+    dtype
+        ``float32``, ``bfloat16`` or ``float16``. Default: the fast one on the device.
+    device
+        Torch device, such as ``cpu`` or ``cuda:0``. Default: the GPU where there is one.
+
+    Raises
+    ------
+    ModelNotFoundError
+        Where there is no model.
+    OutOfMemoryError
+        Where the GPU cannot hold it.
+    ValueError
+        For an unknown dtype or device.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
@@ -69,16 +98,28 @@ def load_model(source: str | Path | None = None, dtype: str | None = None, devic
 
 
 def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
-    """The pruner in directory ``source`` (default: the bundled one) on the model's device and in its dtype.
+    """Load a pruner to the model's device and dtype.
 
-    Raises ``ValueError`` where there is none and ``PrunerMismatchError`` where it was trained for another model.
+    Parameters
+    ----------
+    source
+        Directory of the pruner; ``None`` for the bundled one.
+    loaded
+        The model that it will prune.
+
+    Raises
+    ------
+    PrunerMismatchError
+        Where it was trained for another model.
+    ValueError
+        Where there is no pruner.
     """
     pruner = TokenPruner.from_pretrained(bundled_pruner_dir() if source is None else source, loaded.identity)
     return pruner.to(loaded.device, loaded.dtype)
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: those of the model's generation config, of its tokenizer, and ChatML's end of a turn."""
+    """Collect the tokens that end an answer: from generation config and tokenizer, and ChatML's end of a turn."""
     generation = getattr(model.generation_config, "eos_token_id", None)
     ids = {
         tokenizer.eos_token_id,
@@ -109,7 +150,7 @@ def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
 
 
 def read_config(source: str | Path | None = None) -> PretrainedConfig:
-    """The config of the model that ``load_model`` would load. Raises ``ModelNotFoundError``."""
+    """Read the config of the model that ``load_model`` would load. Raise ``ModelNotFoundError`` where there is none."""
     name = _resolve(source)
     with _not_found(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(name)
@@ -120,7 +161,7 @@ def read_config(source: str | Path | None = None) -> PretrainedConfig:
 def _not_found(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # transformers' and the hub's ways to say "not there" or "not a model"
+    except (OSError, ValueError) as error:  # what transformers and the hub raise for a missing or broken model
         raise ModelNotFoundError(
             f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "
             "give a directory with config.json, weights and tokenizer, or an id such as Qwen/Qwen2-7B-Instruct"

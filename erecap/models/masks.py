@@ -1,4 +1,4 @@
-"""Attention masks in the form that each of transformers' attention functions takes."""
+"""Attention masks in the forms that transformers' attention functions take."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,28 @@ ATTENTION_KINDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 
 def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor | None:
-    """What a decoder layer is handed for ``visible``, bool ``(batch, 1, queries, keys)``, True = may look; ``None`` = causal.
+    """Make the mask that a decoder layer takes.
 
-    `sdpa` and flash attention are causal without a mask; `eager` is bidirectional without one, and adds what it is given. Raises
-    ``ValueError`` for flash attention with anything but plain causality.
+    ``sdpa`` and flash attention are causal without a mask. ``eager`` is bidirectional without one, and adds its mask to the logits.
+
+    Parameters
+    ----------
+    kind
+        Attention function, one of ``ATTENTION_KINDS``.
+    visible
+        Keys that each query may attend to, bool ``(batch, 1, queries, keys)``; ``None`` for plain causality.
+    hidden
+        Residual stream, ``(batch, queries, hidden_size)``; gives length, dtype and device.
+
+    Returns
+    -------
+    Tensor or None
+        bool for ``sdpa``, the dtype of ``hidden`` for ``eager``.
+
+    Raises
+    ------
+    ValueError
+        For flash attention with anything but plain causality.
     """
     if kind == "sdpa":
         return visible
@@ -28,5 +46,5 @@ def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor 
 
 
 def causal(queries: int, keys: int, device: torch.device) -> Tensor:
-    """The last ``queries`` of ``keys`` tokens look at themselves and what is before them: bool ``(1, 1, queries, keys)``."""
+    """Let the last ``queries`` of ``keys`` tokens attend to themselves and all before them: bool ``(1, 1, queries, keys)``."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]

@@ -1,6 +1,7 @@
-"""The token pruner: one small MLP per stage that says how much a token matters to what comes later.
+"""The token pruner: one small MLP per stage that scores how much a token matters to what comes later.
 
-Knows nothing of schedules, selection or training: it maps residual streams to scores and is bound to the model it was trained for.
+It maps residual streams to scores and belongs to the model that it was trained for. Knows nothing of schedules, selection or
+training.
 """
 
 import json
@@ -20,11 +21,11 @@ FORMAT_VERSION = 1
 
 
 class PrunerMismatchError(ValueError):
-    """A pruner that was trained for another model than the one it is to be used with."""
+    """A pruner that was trained for another model than the one it is used with."""
 
 
 class StageScorer(nn.Module):
-    """``hidden -> hidden // 4 -> GELU -> 1`` (the seed's pruning module)."""
+    """An MLP ``hidden_size -> hidden_size // 4 -> GELU -> 1`` (the seed's pruning module)."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -32,10 +33,10 @@ class StageScorer(nn.Module):
         self.out = nn.Linear(max(1, hidden_size // 4), 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Scores, float32 ``(batch, n)``, of ``hidden``, ``(batch, n, hidden_size)`` in the dtype of the weights.
+        """Score ``hidden``, ``(batch, n, hidden_size)`` in the dtype of the weights: float32 ``(batch, n)``.
 
-        The last product is taken in float32: in bfloat16 thousands of tokens would share a few hundred values, and ties would
-        be decided by position instead of by score.
+        The last product is taken in float32. In bfloat16 thousands of tokens would share a few hundred values, and position
+        instead of score would decide between them.
         """
         features = nn.functional.gelu(self.up(hidden)).float()
         return nn.functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
@@ -49,7 +50,15 @@ class _SavedConfig:
 
 
 class TokenPruner(nn.Module):
-    """One ``StageScorer`` per stage; ``stages[i]`` is the layer after which the i-th scores."""
+    """A module with one ``StageScorer`` per stage.
+
+    Parameters
+    ----------
+    identity
+        The model that it is trained for.
+    stages
+        Layers after which it scores, in strictly rising order.
+    """
 
     def __init__(self, identity: ModelIdentity, stages: Sequence[int]) -> None:
         super().__init__()
@@ -63,7 +72,7 @@ class TokenPruner(nn.Module):
         self.scorers = nn.ModuleList([StageScorer(identity.hidden_size) for _ in stages])
 
     def forward(self, hidden: Tensor, stage: int) -> Tensor:
-        """Scores, float32 ``(batch, n)``, of the residual stream that leaves layer ``stages[stage]``."""
+        """Score the residual stream that leaves layer ``stages[stage]``, ``(batch, n, hidden_size)``: float32 ``(batch, n)``."""
         return self.scorers[stage](hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def check_model(self, model: ModelIdentity) -> None:
@@ -75,7 +84,7 @@ class TokenPruner(nn.Module):
             )
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write weights (safetensors) and configuration (JSON) into ``directory``, made where missing."""
+        """Write weights (safetensors) and configuration (JSON) into ``directory``, which is made where it is missing."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS_FILE)
@@ -84,10 +93,21 @@ class TokenPruner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":
-        """Read what ``save_pretrained`` wrote, in evaluation mode; with ``model`` given, check that it is meant for it.
+        """Read what ``save_pretrained`` wrote, in evaluation mode.
 
-        Raises ``ValueError`` for a directory without a pruner, with a broken one or of another format, ``PrunerMismatchError``
-        for another model's.
+        Parameters
+        ----------
+        directory
+            The pruner's directory.
+        model
+            The model that it will prune; ``None`` skips the check.
+
+        Raises
+        ------
+        PrunerMismatchError
+            For the pruner of another model.
+        ValueError
+            For a directory without a pruner, or with one that is broken or of another format.
         """
         path = Path(directory)
         saved = _read_config(path)

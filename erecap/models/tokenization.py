@@ -1,8 +1,8 @@
 """From chat messages to token ids, segment by segment.
 
-An agent's history only grows, so each replan's prompt is the last one plus a few messages. Rendering and tokenizing message by
-message, with what is known kept, makes tokenization cost what is new. That is valid only for chat templates in which a message
-reads the same whatever surrounds it; ``ChatTokenizer`` checks this once per tokenizer and refuses others.
+An agent's history only grows, so each replan's prompt is the last one plus a few messages. Messages are rendered and tokenized one
+by one and kept, so that only new messages cost time. This is valid only for chat templates that render a message the same way
+whatever surrounds it. ``ChatTokenizer`` checks this once per tokenizer and refuses others.
 """
 
 from collections import OrderedDict
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Message = tuple[str, str, bool]
+"""Role, text, and whether its tokens are protected."""
 
 _CACHED_SEGMENTS = 8192
 _ANCHOR = {"role": "system", "content": "anchor"}
@@ -23,8 +24,14 @@ _ANCHOR = {"role": "system", "content": "anchor"}
 class TokenizedPrompt:
     """A prompt on the host.
 
-    ``input_ids`` int64 ``(n,)``; ``protected`` bool ``(n,)``, tokens that no stage may drop; ``segment_ends[i]`` is one past the
-    last token of message ``i``, and what follows the last end is the header of the answer.
+    Attributes
+    ----------
+    input_ids
+        Token ids, int64 ``(n,)``.
+    protected
+        Tokens that no stage may drop, bool ``(n,)``.
+    segment_ends
+        One past the last token of each message. The tokens after the last end are the header of the answer.
     """
 
     input_ids: NDArray[np.int64]
@@ -52,15 +59,23 @@ class TokenizedPrompt:
     def from_ids(
         cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None
     ) -> "TokenizedPrompt":
-        """A prompt from bare token ids; nothing is protected unless said so."""
+        """Make a prompt of one message from bare token ids, int ``(n,)``. Default for ``protected``, bool ``(n,)``: none."""
         row = np.asarray(ids, dtype=np.int64)
         return cls(row, np.zeros(row.shape, np.bool_) if protected is None else np.asarray(protected, np.bool_), (row.size,))
 
 
 class ChatTokenizer:
-    """Wraps a transformers tokenizer with a chat template; keeps the tokens of every message it has seen (least recent go first).
+    """A transformers tokenizer with a chat template, and a cache of the messages it has tokenized.
 
-    Raises ``ValueError`` for a tokenizer without a chat template, or with one that cannot be rendered message by message.
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer of an instruction-tuned model.
+
+    Raises
+    ------
+    ValueError
+        For a tokenizer without a chat template, or with one that cannot be rendered message by message.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -75,10 +90,19 @@ class ChatTokenizer:
         self._header = self._encode_header()
 
     def encode(self, messages: Iterable[Message]) -> TokenizedPrompt:
-        """Tokens of ``(role, text, protected)`` messages and of the answer's header, which is protected.
+        """Tokenize a conversation and the header of its answer, which is protected.
 
-        Equals tokenizing the whole conversation rendered with ``add_generation_prompt=True``. Linear in the tokens of new messages
-        (for known ones a copy). Raises ``ValueError`` for an empty conversation.
+        Equals tokenizing the whole conversation rendered with ``add_generation_prompt=True``. Known messages are only copied.
+
+        Parameters
+        ----------
+        messages
+            ``(role, text, protected)``, oldest first.
+
+        Raises
+        ------
+        ValueError
+            For an empty conversation.
         """
         listed = list(messages)
         if not listed:
@@ -93,19 +117,19 @@ class ChatTokenizer:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of answer tokens, special tokens left out and white space untouched."""
+        """Turn the tokens of an answer into text, without special tokens and with white space untouched."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as one text, answer header included, as the template itself writes it."""
+        """Render a conversation and its answer's header as one text, as the template itself writes it."""
         return self._render([{"role": role, "content": text} for role, text, _ in messages], header=True)
 
     def tokens_of(self, text: str) -> NDArray[np.int64]:
-        """Token ids of rendered text; special tokens in it are read as such, none are added."""
+        """Tokenize rendered text, int64 ``(n,)``. Special tokens in it are read as such; none are added."""
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
     def _segment(self, first: bool, role: str, text: str) -> NDArray[np.int64]:
-        """Tokens of one message. The first is rendered alone: templates may put a default system prompt before it."""
+        """Tokenize one message. The first is rendered alone: templates may put a default system prompt before it."""
         key = (first, role, text)
         if key in self._known:
             self._known.move_to_end(key)
@@ -136,7 +160,7 @@ def _check_segmentwise(chat: ChatTokenizer) -> None:
         try:
             chat._header = chat._encode_header()
             same = np.array_equal(chat.encode(probe).input_ids, chat.tokens_of(chat.render(probe)))
-        except Exception as error:  # templates raise what they like (jinja2 errors among others); it is reported, not swallowed
+        except Exception as error:  # templates raise anything, jinja2's errors among others
             raise ValueError(_refusal(f"it fails with {error!r}")) from error
         if not same:
             raise ValueError(_refusal("it writes a message differently depending on its neighbours"))

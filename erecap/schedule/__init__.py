@@ -1,5 +1,19 @@
 """Where tokens are dropped and how many. Host arithmetic on lengths: no tensor, model or device."""
 
-from erecap.schedule.schedule import PruneSchedule, PruneStage
+from erecap.schedule.counts import forced_stages, layer_tokens, stage_counts
+from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule.search import BudgetChoice, BudgetError
+from erecap.schedule.stages import PruneStage, Rule, parse_rule, parse_stages
 
-__all__ = ["PruneSchedule", "PruneStage"]
+__all__ = [
+    "BudgetChoice",
+    "BudgetError",
+    "PruneSchedule",
+    "PruneStage",
+    "Rule",
+    "forced_stages",
+    "layer_tokens",
+    "parse_rule",
+    "parse_stages",
+    "stage_counts",
+]

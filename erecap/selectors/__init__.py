@@ -1,9 +1,10 @@
-"""Selectors score tokens at a stage. A new one is a file with one ``score`` method and a line in ``SELECTORS``."""
+"""Selectors: what scores tokens at a stage. A new one is a file with one ``score`` method and a line in ``SELECTORS``."""
 
 from collections.abc import Callable
 
+from erecap.engine.selector import PreparedSelector, Selector
 from erecap.selectors.attention import AttentionSelector
-from erecap.selectors.base import PreparedSelector, Selector, SelectorContext
+from erecap.selectors.base import SelectorContext
 from erecap.selectors.gradient import GradientSelector
 from erecap.selectors.key_norm import KeyNormSelector
 from erecap.selectors.learned import LearnedSelector
@@ -22,7 +23,7 @@ SELECTORS: dict[str, Callable[[SelectorContext], Selector]] = {
 }
 
 USE_PRUNER = ("learned", "learned-steps")
-"""Those that score with a pruner."""
+"""Names of the selectors that score with a pruner."""
 
 __all__ = [
     "SELECTORS",
@@ -42,7 +43,20 @@ __all__ = [
 
 
 def make_selector(name: str, context: SelectorContext) -> Selector:
-    """The selector of that name for ``context``. Raises ``ValueError`` for an unknown name or a missing pruner."""
+    """Make the selector called ``name``.
+
+    Parameters
+    ----------
+    name
+        A key of ``SELECTORS``.
+    context
+        What it is made from.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a context without the pruner or the model that the selector needs.
+    """
     if name not in SELECTORS:
         raise ValueError(f"selector {name!r} is not known: the selectors are {', '.join(SELECTORS)}")
     return SELECTORS[name](context)

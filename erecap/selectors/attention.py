@@ -1,18 +1,30 @@
-"""Keep what the newest tokens attend to, as SnapKV scores a cache (Li et al. 2024, arXiv 2404.14469). Needs no training."""
+"""Attention scores: keep what the newest tokens attend to, as SnapKV does (Li et al. 2024, arXiv 2404.14469). No training."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 from erecap.selectors.projections import Projections
 
 
 class AttentionSelector:
-    """The score is the attention that a token receives in the layer after the stage from the last ``window`` tokens.
+    """A selector by the attention that a token receives from the newest tokens in the layer after the stage.
 
-    Summed over window and heads, then the maximum over ``pool`` neighbours, so that what stands beside a wanted token stays.
+    The attention is summed over newest tokens and heads. The score is the maximum of that over neighbouring tokens, so that the
+    neighbours of a wanted token stay too.
+
+    Parameters
+    ----------
+    projections
+        The model's queries and keys.
+    schedule
+        The stages at which tokens are scored.
+    window
+        Number of newest tokens whose attention counts.
+    pool
+        Width, in tokens, over which the maximum is taken; odd.
     """
 
     def __init__(self, projections: Projections, schedule: PruneSchedule, window: int = 16, pool: int = 7) -> None:
@@ -21,11 +33,11 @@ class AttentionSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "AttentionSelector":
-        """Reads the context's model. Raises ``ValueError`` where it has none."""
+        """Read the context's model. Raise ``ValueError`` where it has none."""
         return cls(Projections.of(context, "attention"), context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``."""
+        """Score by attention received (``Selector.score``)."""
         layer, count = self._layers[stage_index], hidden.shape[1]
         window = lengths[:, None] - torch.arange(self._window, 0, -1, device=hidden.device)
         places = window.clamp_min(0)
@@ -39,7 +51,22 @@ class AttentionSelector:
 
 
 def attention_weights(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-    """float32 ``(batch, heads, window, n)``; query heads share the KV heads in runs, as in grouped-query attention."""
+    """Compute softmax attention in float32. Consecutive query heads share a KV head, as in grouped-query attention.
+
+    Parameters
+    ----------
+    queries
+        ``(batch, heads, window, head_dim)``.
+    keys
+        ``(batch, kv_heads, n, head_dim)``.
+    visible
+        Keys that each query may look at, bool ``(batch, window, n)``.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(batch, heads, window, n)``.
+    """
     batch, heads, window, width = queries.shape
     shared = queries.float().reshape(batch, keys.shape[1], -1, width)
     logits: Tensor = (shared @ keys.float().transpose(-1, -2)).view(batch, heads, window, -1) * width**-0.5

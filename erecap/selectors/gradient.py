@@ -1,7 +1,7 @@
-"""Keep what the model's own answer hangs on: an oracle, for the upper row of an ablation.
+"""Gradient scores: keep the tokens that the model's own answer depends on. An oracle, for the upper row of an ablation.
 
-The score is that of ``training.saliency``, computed on the prompt at hand, whose answer a selector in use cannot know. Slow: an
-unpruned prefill, a greedy decode and a forward with its backward for every prompt.
+The score is the saliency that pruners are trained on, computed for the prompt at hand. A selector in real use cannot know the
+answer. Slow: an unpruned prefill, a greedy decode, and a forward and backward pass for every prompt.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,32 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.differentiable import gradient_products, stage_hidden
+from erecap.engine.prefill import prefill
 from erecap.models.architecture import check_length, decoder_parts
 from erecap.models.tokenization import TokenizedPrompt
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 
 
 class GradientSelector:
-    """The score is ``|sum_d (dL / dh_i)_d * h_i,d|``, gradient x hidden state as in SDTP (arXiv 2504.04514).
+    """A selector by ``|sum_d (dL / dh_i)_d * h_i,d|``, gradient x hidden state as in SDTP (arXiv 2504.04514).
 
-    h_i is the residual stream that leaves the stage's layer at token i, L the mean cross entropy of the UNPRUNED model's greedy
-    answer, at most ``answer_tokens`` long and its end token included. Later stages too look scores up that the unpruned forward
-    gave: what earlier stages dropped does not change them.
+    h_i is the residual stream that leaves the stage's layer at token i. L is the mean cross entropy of the UNPRUNED model's greedy
+    answer, its end token included. The scores of all stages come from that one unpruned forward, so what earlier stages drop does
+    not change them.
+
+    Parameters
+    ----------
+    model
+        The model to be pruned.
+    schedule
+        The stages at which tokens are scored.
+    eos_ids
+        Tokens that end an answer.
+    answer_tokens
+        The most tokens of an answer.
     """
 
     def __init__(
@@ -36,18 +49,18 @@ class GradientSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "GradientSelector":
-        """Reads the context's model and end tokens. Raises ``ValueError`` where it has no model."""
+        """Read the context's model and end tokens. Raise ``ValueError`` where it has no model."""
         if context.model is None:
             raise ValueError("the selector 'gradient' runs the model on the prompt and got no model: give one in the context")
         return cls(context.model, context.schedule, context.eos_ids)
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
-        """See ``PreparedSelector.prepare``. Row by row; waits for the device at every token of an answer."""
+        """Answer each prompt and take its gradients (``PreparedSelector.prepare``). Waits for the device at every token."""
         rows = [self._saliency(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
         self._scores = pad_sequence(rows, batch_first=True)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``. Raises ``ValueError`` for a batch that ``prepare`` has not seen."""
+        """Look the scores up (``Selector.score``). Raise ``ValueError`` for a batch that ``prepare`` has not seen."""
         if self._scores is None or len(self._scores) != len(positions):
             seen = 0 if self._scores is None else len(self._scores)
             raise ValueError(
@@ -57,7 +70,7 @@ class GradientSelector:
         return self._scores[..., stage_index].gather(1, positions)
 
     def _saliency(self, prompt: list[int]) -> Tensor:
-        """Of every token of one prompt at every stage: float32 ``(n, stages)``."""
+        """Compute the scores of one prompt, float32 ``(n, stages)``."""
         answer = self._answer(prompt)
         with torch.inference_mode(False), torch.enable_grad():
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
@@ -67,9 +80,6 @@ class GradientSelector:
             return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)
 
     def _answer(self, prompt: list[int]) -> list[int]:
-        from erecap.engine.decode import DecodeOptions, decode  # these two import the selectors' protocol from this package
-        from erecap.engine.prefill import prefill
-
         check_length(self._model.config, len(prompt), 1)
         room = self._model.config.max_position_embeddings - len(prompt)
         options = DecodeOptions(min(self._answer_tokens, room), eos_ids=self._eos_ids)

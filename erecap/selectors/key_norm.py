@@ -1,15 +1,15 @@
-"""Keep tokens whose keys are short: short keys attract attention (Devoto et al. 2024, arXiv 2406.11430). Needs no training."""
+"""Key norms: keep tokens with short keys, which attract attention (Devoto et al. 2024, arXiv 2406.11430). No training."""
 
 import torch
 from torch import Tensor
 
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 from erecap.selectors.projections import Projections
 
 
 class KeyNormSelector:
-    """The score is minus the norm of the token's key in the layer after the stage, averaged over KV heads."""
+    """A selector by minus the norm of a token's key in the layer after the stage, averaged over KV heads."""
 
     def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
         self._projections = projections
@@ -17,11 +17,11 @@ class KeyNormSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "KeyNormSelector":
-        """Reads the context's model. Raises ``ValueError`` where it has none."""
+        """Read the context's model. Raise ``ValueError`` where it has none."""
         return cls(Projections.of(context, "key-norm"), context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``."""
+        """Score by key norm (``Selector.score``)."""
         keys = self._projections.keys(hidden, self._layers[stage_index])
         norms: Tensor = torch.linalg.vector_norm(keys.float(), dim=-1)
         return -norms.mean(-1)

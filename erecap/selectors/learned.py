@@ -1,14 +1,17 @@
-"""The learned selector: the pruner's score (SDTP, arXiv 2504.04514)."""
+"""Learned scores: those of the token pruner (SDTP, arXiv 2504.04514)."""
 
 from torch import Tensor
 
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 
 
 class LearnedSelector:
-    """Scores with the MLP that was trained for the layer of each stage."""
+    """A selector by the MLP that was trained for the layer of each stage.
+
+    Raises ``ValueError`` for a schedule with a stage that the pruner was not trained for.
+    """
 
     def __init__(self, pruner: TokenPruner, schedule: PruneSchedule) -> None:
         missing = [stage.after_layer for stage in schedule.stages if stage.after_layer not in pruner.stages]
@@ -22,7 +25,7 @@ class LearnedSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "LearnedSelector":
-        """Made from the context's pruner. Raises ``ValueError`` where it has none."""
+        """Take the context's pruner. Raise ``ValueError`` where it has none."""
         if context.pruner is None:
             raise ValueError(
                 "the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'"
@@ -30,5 +33,5 @@ class LearnedSelector:
         return cls(context.pruner, context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``."""
+        """Score with the stage's MLP (``Selector.score``)."""
         return self._pruner(hidden, self._mlps[stage_index])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped

@@ -1,4 +1,4 @@
-"""Whole messages go or stay: the pruner's scores pooled over each message of the prompt."""
+"""Learned scores pooled over messages, so that whole messages are kept or dropped."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from erecap.selectors.learned import LearnedSelector
 
 
 class LearnedStepsSelector:
-    """The score of a token is the mean of the learned scores of its message's tokens at the stage.
+    """A selector by the mean of the learned scores of all tokens of a message.
 
-    Text with holes in it is known to mislead agents; here at most one message is cut at each stage. Messages begin with the token
-    that the prompt begins with, as in ChatML; a prompt in which it does not come again is one message.
+    Text with holes in it is known to mislead agents. Here each stage cuts through at most one message. A message begins with the
+    token that the prompt begins with, as in ChatML. A prompt in which that token does not come again is one message.
     """
 
     def __init__(self, learned: LearnedSelector) -> None:
@@ -22,15 +22,15 @@ class LearnedStepsSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "LearnedStepsSelector":
-        """Made from the context's pruner. Raises ``ValueError`` where it has none."""
+        """Take the context's pruner. Raise ``ValueError`` where it has none."""
         return cls(LearnedSelector.from_context(context))
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
-        """See ``PreparedSelector.prepare``: number the messages."""
+        """Find the messages (``PreparedSelector.prepare``)."""
         self._messages = (ids == ids[:, :1]).cumsum(1) - 1
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``. Raises ``ValueError`` for a batch that ``prepare`` has not seen."""
+        """Score by message (``Selector.score``). Raise ``ValueError`` for a batch that ``prepare`` has not seen."""
         if self._messages is None or len(self._messages) != len(positions):
             raise ValueError(
                 "the selector 'learned-steps' is to score prompts that it has not seen: call prepare(ids, lengths) with the whole "

@@ -1,4 +1,4 @@
-"""Queries and keys that a layer will make of hidden states: what training-free selectors look at."""
+"""The queries and keys that a layer will make of hidden states. Training-free selectors score by them."""
 
 from typing import Any
 
@@ -10,28 +10,31 @@ from erecap.selectors.base import SelectorContext
 
 
 class Projections:
-    """The input norms and projections of a decoder's layers (Qwen2, Qwen3, Llama and Mistral name them alike)."""
+    """The input norms and projections of a decoder's layers. Qwen2, Qwen3, Llama and Mistral name them alike.
+
+    ``hidden`` is the residual stream that enters ``layer``, ``(batch, n, hidden_size)``; ``positions`` are int64 ``(batch, n)``.
+    """
 
     def __init__(self, parts: DecoderParts) -> None:
         self._parts = parts
 
     @classmethod
     def of(cls, context: SelectorContext, selector: str) -> "Projections":
-        """Those of the context's model. Raises ``ValueError`` where it has none."""
+        """Take the context's model. Raise ``ValueError``, naming ``selector``, where it has none."""
         if context.model is None:
             raise ValueError(f"the selector {selector!r} reads the model's projections and got no model: give one in the context")
         return cls(decoder_parts(context.model))
 
     def keys(self, hidden: Tensor, layer: int) -> Tensor:
-        """Keys before rotation, ``(batch, n, kv_heads, head_dim)``."""
+        """Compute keys before rotation, ``(batch, n, kv_heads, head_dim)``."""
         return self._project(hidden, layer, "k")
 
     def rotated_keys(self, hidden: Tensor, positions: Tensor, layer: int) -> Tensor:
-        """Keys at their positions, ``(batch, kv_heads, n, head_dim)``."""
+        """Compute keys rotated to their positions, ``(batch, kv_heads, n, head_dim)``."""
         return self._rotated(self.keys(hidden, layer), hidden, positions)
 
     def queries(self, hidden: Tensor, positions: Tensor, layer: int) -> Tensor:
-        """Queries at their positions, ``(batch, heads, n, head_dim)``."""
+        """Compute queries rotated to their positions, ``(batch, heads, n, head_dim)``."""
         return self._rotated(self._project(hidden, layer, "q"), hidden, positions)
 
     def _project(self, hidden: Tensor, layer: int, which: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random scores: what any selector must beat at the same budget."""
+"""Random scores: the floor that any selector must beat at the same budget."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class RandomSelector:
-    """Uniform in [0, 1): a hash of (seed, stage, original position), so that runs, devices and batches agree on every draw.
+    """A selector by uniform scores in [0, 1).
 
-    The hash is splitmix64's finaliser (Steele et al. 2014) in wrapping int64 arithmetic; 24 bits of it fill a float32 exactly.
+    A score is a hash of seed, stage and original position, so that runs, devices and batches agree on every draw. The hash is
+    splitmix64's finaliser (Steele et al. 2014) in wrapping int64 arithmetic; 24 bits of it fit a float32 exactly.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -19,11 +20,11 @@ class RandomSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RandomSelector":
-        """Uses the context's seed."""
+        """Take the context's seed."""
         return cls(context.seed)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``."""
+        """Draw a score per position (``Selector.score``)."""
         stream = _signed(self._seed * _FACTORS[1] + (stage_index + 1) * _FACTORS[2])
         bits = _mixed(positions * _signed(_FACTORS[0]) + stream)
         return _shifted(bits, 40).to(torch.float32) * 2.0**-24
@@ -36,10 +37,10 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Logical right shift; torch's shift of a signed integer carries the sign."""
+    """Shift right without the sign, which torch's shift of a signed integer would carry along."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same low 64 bits."""
+    """Return the int64 with the same low 64 bits."""
     return (value + 2**63) % 2**64 - 2**63

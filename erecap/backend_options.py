@@ -1,0 +1,169 @@
+"""The options of the engine's backends, read from a spec string's text into typed records.
+
+Loads no model: what can be refused from the text alone is refused here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from erecap.calibration.cost_model import DEFAULT_FILE
+from erecap.schedule import Rule, parse_rule
+from erecap.selectors import USE_PRUNER
+from planner.prompt import Prompt
+from planner.spec import BackendSpec
+from planner.trimming import TRIMS
+
+Number = TypeVar("Number", int, float)
+
+MODEL_OPTIONS = ("model", "dtype", "device")
+PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
+_BUDGET_EXAMPLE_MS = 300.0
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The options of every backend with a model in this process.
+
+    Attributes
+    ----------
+    model
+        Directory or hub id; ``None`` for the bundled planner.
+    dtype
+        Name of the weights' dtype; ``None`` for the device's default.
+    device
+        Torch device; ``None`` for the GPU where there is one.
+    trim
+        Shortens the text of a prompt before it is tokenized (``planner.trimming``); ``None`` for the whole prompt.
+    """
+
+    model: str | None
+    dtype: str | None
+    device: str | None
+    trim: Callable[[Prompt], Prompt] | None
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """The options of the backend ``erecap`` besides those of its model.
+
+    Attributes
+    ----------
+    keep
+        Keep ratio of every stage.
+    stages
+        Layers after which to prune, as ``parse_stages`` reads them; ``None`` for the seed's.
+    selector
+        Name of the selector.
+    pruner
+        Directory of the pruner; ``None`` for the bundled one.
+    seed
+        Seed of the selector ``random``.
+    rule
+        How a stage chooses among the tokens that are not forced.
+    budget_s
+        Seconds that a replan may take; ``None`` without a budget. With one, stages and keep ratios are chosen for each prompt.
+    cost_file
+        The cost model that predicts the seconds.
+    """
+
+    keep: float
+    stages: str | None
+    selector: str
+    pruner: str | None
+    seed: int
+    rule: Rule
+    budget_s: float | None
+    cost_file: Path
+
+
+def check_known(spec: BackendSpec, known: Sequence[str]) -> None:
+    """Raise ``ValueError`` where ``spec`` has an option that is not in ``known``."""
+    unknown = [key for key in spec.options if key not in known]
+    if unknown:
+        raise ValueError(f"backend {spec}: unknown option {', '.join(unknown)}; {spec.name} takes {', '.join(known)}")
+
+
+def read_model_options(options: Mapping[str, str]) -> ModelOptions:
+    """Read the options of the model and of trimming. Raise ``ValueError`` for a trim that cannot be made."""
+    return ModelOptions(options.get("model"), options.get("dtype"), options.get("device"), _trim(options))
+
+
+def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
+    """Read the options of pruning.
+
+    Parameters
+    ----------
+    options
+        All options of the spec; others than those of pruning are ignored.
+
+    Raises
+    ------
+    ValueError
+        For text that is not a number or a rule, an option that has no effect, or options that contradict each other.
+    """
+    keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
+    selector = options.get("selector", "learned")
+    _check_takers(options, selector)
+    return PruneOptions(
+        keep=keep,
+        stages=options.get("stages"),
+        selector=selector,
+        pruner=options.get("pruner"),
+        seed=seed,
+        budget_s=_budget_s(options),
+        rule=_rule(options, selector),
+        cost_file=Path(options.get("cost", DEFAULT_FILE)),
+    )
+
+
+def _trim(options: Mapping[str, str]) -> Callable[[Prompt], Prompt] | None:
+    asked = [key for key in options if key in TRIMS]
+    if not asked:
+        return None
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} both cut the prompt: give one of them")
+    count = _number(options, asked[0], 8, int)
+    if count < 1:
+        raise ValueError(f"{asked[0]}={count} leaves no observation to plan from: give at least 1")
+    trim = TRIMS[asked[0]]
+    return lambda prompt: trim(prompt, count)
+
+
+def _check_takers(options: Mapping[str, str], selector: str) -> None:
+    for option, takers in (("pruner", USE_PRUNER), ("seed", ("random",))):
+        if option in options and selector not in takers:
+            takes = " or ".join(takers)
+            raise ValueError(f"{option}={options[option]!r} means nothing to selector={selector}: only selector={takes} takes it")
+
+
+def _budget_s(options: Mapping[str, str]) -> float | None:
+    if "budget_ms" not in options:
+        if "cost" in options:
+            raise ValueError(f"cost={options['cost']!r} means nothing without a budget: give budget_ms=300 too, or leave it out")
+        return None
+    fixed = [key for key in ("keep", "stages", "rule") if key in options]
+    if fixed:
+        raise ValueError(f"budget_ms chooses stages and ratios for each prompt, {' and '.join(fixed)} would fix them: give either")
+    budget_ms = _number(options, "budget_ms", _BUDGET_EXAMPLE_MS, float)
+    if not budget_ms > 0:
+        raise ValueError(f"budget_ms={options['budget_ms']} must be positive: give the milliseconds that a replan may take")
+    return budget_ms / 1000
+
+
+def _rule(options: Mapping[str, str], selector: str) -> Rule:
+    rule = parse_rule(options.get("rule", "top_k"))
+    if rule == "threshold" and selector != "learned":
+        raise ValueError(
+            f"rule=threshold compares with thresholds that were fitted to a pruner's scores, not to those of "
+            f"selector={selector}: leave the selector out, or use rule=top_k or rule=chunk_top_k"
+        )
+    return rule
+
+
+def _number(options: Mapping[str, str], key: str, default: Number, kind: Callable[[str], Number]) -> Number:
+    try:
+        return kind(options[key]) if key in options else default
+    except ValueError as error:
+        raise ValueError(f"{key}={options[key]!r} is not a number: write it like {key}={default}") from error
