@@ -16,12 +16,6 @@ from erecap.models.pruner import TokenPruner
 EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
 
 
-@pytest.fixture
-def invoke():
-    runner = CliRunner()
-    return lambda *arguments: runner.invoke(cli.app, [str(argument) for argument in arguments])
-
-
 def test_every_command_has_help(invoke):
     for name in COMMANDS:
         done = invoke(name, "--help")
