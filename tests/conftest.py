@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks import cli
-
 from erecap.training.sequences import TokenSequence
 
 CHATML = (

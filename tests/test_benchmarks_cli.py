@@ -4,7 +4,6 @@ import json
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 from agents import episode_log
 from benchmarks import cli
