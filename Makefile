@@ -1,4 +1,4 @@
-# `make test` and `make demo` need Python 3.11 or 3.12, make and git; everything else goes into .venv.
+# `make test` and `make demo` need Python 3.11 or newer, make and git; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready

@@ -1,0 +1,39 @@
+"""Agents: the loop that observes, replans and acts, the worlds it plays in, and what it records."""
+
+from agents.expert import ExpertBackend
+from agents.job import EpisodeJob
+from agents.loop import AgentConfig, run_episode
+from agents.protocols import FrameSink, Sink, WorldBackend
+from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
+from agents.replay import RecordedPrompt
+from agents.runner import run_jobs
+from agents.world import OK, Call, Outcome, Progress, Tick, World, failed
+from agents.worlds import FAMILIES, Family, make_world, register_family
+
+__all__ = [
+    "FAMILIES",
+    "OK",
+    "AgentConfig",
+    "Call",
+    "EpisodeJob",
+    "EpisodeRecord",
+    "ExpertBackend",
+    "Family",
+    "FrameSink",
+    "Outcome",
+    "PlannerCall",
+    "Progress",
+    "Record",
+    "RecordedPrompt",
+    "Sink",
+    "StepRecord",
+    "Tick",
+    "TranscriptRecord",
+    "World",
+    "WorldBackend",
+    "failed",
+    "make_world",
+    "register_family",
+    "run_episode",
+    "run_jobs",
+]

@@ -1,15 +1,29 @@
-"""What is to be run: one episode of one backend in one environment under one seed."""
+"""The description of one episode to play: which backend, which environment, which seed."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 EpisodeKey = tuple[str, str, int]
+"""Backend spec string, environment id and seed. They identify an episode within a run."""
 
 
 @dataclass(frozen=True)
 class EpisodeJob:
-    """One episode. ``backend`` is a spec string; ``verbosity`` is the environment's own where it is
-    ``None``; ``max_steps`` replaces the environment's own limit of steps."""
+    """One episode to play.
+
+    Attributes
+    ----------
+    backend : str
+        Spec string of the planner backend, such as ``erecap?keep=0.7``.
+    env_id : str
+        Gymnasium id of the environment.
+    seed : int
+        Seed of the episode.
+    verbosity : {"terse", "verbose"} or None
+        Length of the observation text; ``None`` is the environment's own default.
+    max_steps : int or None
+        Limit in environment steps; ``None`` is the environment's own limit.
+    """
 
     backend: str
     env_id: str
@@ -19,5 +33,5 @@ class EpisodeJob:
 
     @property
     def key(self) -> EpisodeKey:
-        """What tells one episode of a run from another."""
+        """What identifies the episode within a run."""
         return self.backend, self.env_id, self.seed

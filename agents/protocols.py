@@ -17,7 +17,9 @@ Sink = Callable[[Record], None]
 class FrameSink(Protocol):
     """Takes one picture, (height, width, 3) uint8, with the current skill as caption."""
 
-    def __call__(self, frame: NDArray[np.uint8], caption: str) -> None: ...
+    def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
+        """Take the picture."""
+        ...
 
 
 @runtime_checkable

@@ -1,17 +1,34 @@
-"""Recorded prompts, rebuilt exactly: a replan's prompt is the first ``history_entries`` entries of its episode's transcript."""
+"""Recorded prompts, rebuilt exactly.
 
-from collections.abc import Iterator
+The prompt of a replan is the episode's system text and the first ``history_entries`` entries of its transcript.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from agents.episode_log import read_records
-from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
-from planner import History, Prompt, build_prompt
+from agents.records import EpisodeRecord, PlannerCall
+from planner import Entry, History, Prompt, build_prompt
 
 
 @dataclass(frozen=True)
 class RecordedPrompt:
-    """The prompt of one replan. ``prompt_tokens`` is its length as the recording backend counted it, ``answer`` what it wrote."""
+    """The prompt of one recorded replan.
+
+    Attributes
+    ----------
+    env_id : str
+        Gymnasium id of the environment.
+    seed : int
+        Seed of the episode.
+    replan : int
+        Number of the replan within its episode, from 0.
+    prompt_tokens : int
+        Length of the prompt in tokens, as the recording backend counted it.
+    prompt : Prompt
+        The prompt itself.
+    answer : str
+        What the recording backend answered.
+    """
 
     env_id: str
     seed: int
@@ -22,37 +39,30 @@ class RecordedPrompt:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """Which prompt of a run this is."""
+        """Environment, seed and replan. They identify the prompt within the records of one backend."""
         return self.env_id, self.seed, self.replan
 
 
-def read_prompts(steps_jsonl: Path, backend: str) -> list[RecordedPrompt]:
-    """All prompts that ``backend`` (a spec string) was given in the finished episodes of a run, in the order of the file.
+def rebuild_prompts(
+    episode: EpisodeRecord, transcript: tuple[Entry, ...], calls: Iterable[PlannerCall]
+) -> Iterator[RecordedPrompt]:
+    """Rebuild the prompts of one recorded episode.
 
-    Raises ``ValueError`` for a malformed file, and where ``backend`` has no planner call in it.
+    Parameters
+    ----------
+    episode : EpisodeRecord
+        The episode.
+    transcript : tuple of Entry
+        All entries of its history, oldest first.
+    calls : iterable of PlannerCall
+        Its replans.
+
+    Yields
+    ------
+    RecordedPrompt
+        One per replan, in the order of ``calls``.
     """
-    transcript: list[TranscriptRecord] = []
-    calls: list[PlannerCall] = []
-    prompts: list[RecordedPrompt] = []
-    for record in read_records(steps_jsonl):
-        if record.backend != backend:
-            continue
-        if isinstance(record, TranscriptRecord):
-            transcript.append(record)
-        elif isinstance(record, PlannerCall):
-            calls.append(record)
-        elif isinstance(record, EpisodeRecord):
-            prompts.extend(_prompts_of(transcript, calls, record.system))
-            transcript, calls = [], []
-    if not prompts:
-        raise ValueError(f"{steps_jsonl} holds no planner call of backend {backend!r}: name a backend that the run has episodes of")
-    return prompts
-
-
-def _prompts_of(transcript: list[TranscriptRecord], calls: list[PlannerCall], system: str | None) -> Iterator[RecordedPrompt]:
-    history = History()
-    for record in sorted(transcript, key=lambda record: record.index):
-        history = history.append(record.entry, record.text)
     for call in calls:
-        prompt = build_prompt(History(history.entries[: call.history_entries]), system)
-        yield RecordedPrompt(call.env_id, call.seed, call.replan, call.generation.prompt_tokens, prompt, call.generation.text)
+        prompt = build_prompt(History(transcript[: call.history_entries]), episode.system)
+        made = call.generation
+        yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text)

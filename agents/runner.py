@@ -1,28 +1,27 @@
-"""Running many episodes: those that a run directory already holds are skipped, the others are played here or in worker processes.
+"""Running many episodes: those that the run directory already holds are skipped, the others are played.
 
-Knows nothing of what a backend is made of: ``make_backend`` turns a spec string into one, in whichever process plays the episode.
+Episodes are played in this process or in worker processes. The runner does not know how a backend is made: ``make_backend``
+turns a spec string into one, in the process that plays the episode.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from agents.episode_log import EpisodeLog, read_episodes
-from agents.job import EpisodeJob, EpisodeKey
+from agents.episode_log import EpisodeLog
+from agents.job import EpisodeJob
 from agents.loop import AgentConfig, FrameSink, run_episode
 from agents.records import EpisodeRecord, Record
-from agents.workers import play_in_workers
+from agents.workers import Initializer, play_in_workers
 from planner import PlannerBackend
 
-__all__ = ["EpisodeFunction", "EpisodeJob", "EpisodeKey", "MakeBackend", "Player", "run_jobs"]
-
 MakeBackend = Callable[[str], PlannerBackend]
+"""Makes a backend from its spec string."""
 
 
 class EpisodeFunction(Protocol):
-    """Plays one episode, hands each record to ``sink`` as it happens, and returns the last one."""
+    """A function that plays one episode."""
 
     def __call__(
         self,
@@ -31,12 +30,47 @@ class EpisodeFunction(Protocol):
         config: AgentConfig,
         sink: Callable[[Record], None],
         frames: FrameSink | None = None,
-    ) -> EpisodeRecord: ...
+    ) -> EpisodeRecord:
+        """Play the episode.
+
+        Parameters
+        ----------
+        job : EpisodeJob
+            The episode.
+        backend : PlannerBackend
+            Who plans.
+        config : AgentConfig
+            Settings of the agent.
+        sink : callable
+            Called with each record as soon as there is one.
+        frames : FrameSink, optional
+            Called with each picture of the environment.
+
+        Returns
+        -------
+        EpisodeRecord
+            The last record, which ``sink`` has had too.
+        """
+        ...
 
 
 @dataclass
 class Player:
-    """Plays episodes in this process with one backend at a time, made when the first job asks for it. Picklable until then."""
+    """A player of episodes in this process. It holds one backend at a time and can be pickled until it has made one.
+
+    Attributes
+    ----------
+    make_backend : MakeBackend
+        Makes the backend of the first job, and again whenever a job asks for another one.
+    config : AgentConfig
+        Settings of the agent.
+    episode : EpisodeFunction
+        Plays one episode.
+    spec : str
+        Spec string of the current backend; empty before the first episode.
+    backend : PlannerBackend or None
+        The current backend.
+    """
 
     make_backend: MakeBackend
     config: AgentConfig
@@ -45,9 +79,9 @@ class Player:
     backend: PlannerBackend | None = None
 
     def __call__(self, job: EpisodeJob) -> list[str]:
-        """The episode's records as JSON lines, its ``EpisodeRecord`` last."""
+        """Play ``job`` and return its records as JSON lines, the ``EpisodeRecord`` last."""
         if self.backend is None or self.spec != job.backend:
-            self.backend = None  # frees the last model before the next one is loaded
+            self.backend = None  # frees the memory of the old model before the next one is loaded
             self.spec, self.backend = job.backend, self.make_backend(job.backend)
         records: list[Record] = []
         end = self.episode(job, self.backend, self.config, records.append)
@@ -57,43 +91,60 @@ class Player:
 def run_jobs(
     jobs: Sequence[EpisodeJob],
     make_backend: MakeBackend,
-    out: Path,
+    log: EpisodeLog,
     config: AgentConfig,
     workers: int = 1,
     on_episode: Callable[[EpisodeRecord], None] | None = None,
     *,
-    initializer: Callable[[], None] | None = None,
+    initializer: Initializer = None,
     episode: EpisodeFunction = run_episode,
 ) -> list[EpisodeRecord]:
-    """Play ``jobs`` and append their records to ``out/steps.jsonl``; return the episodes in the order of the jobs.
+    """Play the jobs that ``log`` does not hold yet and append their records to it.
 
-    Jobs whose episode is there already are skipped, so that a run goes on where it was stopped. ``on_episode`` is called once per
-    job, for those found in the file first. With ``workers`` > 1 episodes are played in that many fresh processes (``make_backend``,
-    ``initializer`` and ``episode`` must be picklable); each calls ``initializer`` first. The episode of a worker that dies is
-    played once more; if that kills another worker it is reported and left out of the result.
+    Parameters
+    ----------
+    jobs : sequence of EpisodeJob
+        The episodes.
+    make_backend : MakeBackend
+        Makes a backend from its spec string. Picklable where ``workers`` > 1.
+    log : EpisodeLog
+        The opened ``steps.jsonl`` of the run.
+    config : AgentConfig
+        Settings of the agent.
+    workers : int
+        Number of processes that play episodes; 1 plays them in this process.
+    on_episode : callable, optional
+        Called once per finished episode, first for those that were found in ``log``.
+    initializer : callable, optional
+        Called once in each worker process, before its first episode. Picklable.
+    episode : EpisodeFunction
+        Plays one episode. Picklable where ``workers`` > 1.
 
-    Raises ``ValueError`` for ``workers`` < 1, for a ``steps.jsonl`` that is malformed or in use, and whatever an episode raises.
+    Returns
+    -------
+    list of EpisodeRecord
+        The episodes in the order of the jobs. An episode whose worker process died twice is missing.
+
+    Raises
+    ------
+    ValueError
+        For ``workers`` < 1 and for a malformed ``log``. What an episode raises is raised too.
     """
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1: give the number of processes that play episodes")
     report = on_episode or (lambda episode: None)
-    with EpisodeLog(out / "steps.jsonl") as log:
-        done = read_episodes(log.path)
-        todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
-        for job in jobs:
-            if job.key in done:
-                report(done[job.key])
-        with closing(_play(todo, Player(make_backend, config, episode), workers, initializer)) as played:
-            for lines in played:
-                record = log.append(lines)
-                done[(record.backend, record.env_id, record.seed)] = record
-                report(record)
+    done = log.episodes
+    todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
+    for job in jobs:
+        if job.key in done:
+            report(done[job.key])
+    with closing(_play(todo, Player(make_backend, config, episode), workers, initializer)) as played:
+        for lines in played:
+            report(log.append(lines))
     return [done[job.key] for job in jobs if job.key in done]
 
 
-def _play(
-    jobs: Sequence[EpisodeJob], player: Player, workers: int, initializer: Callable[[], None] | None
-) -> Generator[list[str], None, None]:
+def _play(jobs: Sequence[EpisodeJob], player: Player, workers: int, initializer: Initializer) -> Generator[list[str], None, None]:
     if workers == 1 or not jobs:
         yield from map(player, jobs)
     else:

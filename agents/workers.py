@@ -1,7 +1,7 @@
 """Worker processes that play episodes.
 
-Each process has a pipe of its own, so that when one dies it is known which episode it was playing, and the others play on
-(``concurrent.futures`` breaks the whole pool and names nobody).
+Each process has its own pipe. When a process dies, the parent knows which episode it was playing, and the other processes go on.
+A pool of ``concurrent.futures`` would stop as a whole, without naming the episode.
 """
 
 import contextlib
@@ -19,16 +19,17 @@ import structlog
 from agents.job import EpisodeJob
 
 Play = Callable[[EpisodeJob], list[str]]
+"""Plays one episode and returns its records as JSON lines."""
 Initializer = Callable[[], None] | None
-TRIES = 2
-GRACE_S = 5.0
+ATTEMPTS_PER_EPISODE = 2
+GRACE_S = 5.0  # seconds that a process has to leave before it is terminated
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class _Failed:
-    """An exception in a worker, as text: not every exception survives pickling."""
+    """An exception in a worker, as text, because not every exception can be pickled."""
 
     text: str
     user_error: bool
@@ -38,30 +39,32 @@ class _Failed:
 
 
 @dataclass(frozen=True)
-class _Try:
+class _Attempt:
+    """An episode and how often it has been started, this time included."""
+
     job: EpisodeJob
     number: int = 1
 
 
 class _Worker:
-    """One process, the pipe to it, and what it is playing."""
+    """One process, the pipe to it, and the episode that it is playing."""
 
     def __init__(self, context: SpawnContext, play: Play, initializer: Initializer) -> None:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, play, initializer), daemon=True)
         self._process.start()
-        theirs.close()  # else the pipe would not end when the process does
-        self.playing: _Try | None = None
+        theirs.close()  # while a copy is open here, the pipe does not end with the process
+        self.playing: _Attempt | None = None
 
-    def begin(self, attempt: _Try) -> None:
+    def begin(self, attempt: _Attempt) -> None:
         self.playing = attempt
         try:
             self.pipe.send(attempt.job)
         except BrokenPipeError:
-            log.debug("a worker died before it was given an episode")  # the end of its pipe is read as its death
+            log.debug("a worker died before it got an episode")  # the parent notices at the end of its pipe
 
     def result(self) -> list[str] | _Failed | None:
-        """What the process sent; ``None`` where it died instead."""
+        """Return what the process sent, or ``None`` where it died."""
         try:
             received: list[str] | _Failed = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -69,7 +72,7 @@ class _Worker:
         return received
 
     def stop(self, grace_s: float = 0.0) -> int | None:
-        """Hang up, give the process ``grace_s`` to leave by itself, end it; its exit code, negative for a signal."""
+        """Close the pipe, wait ``grace_s`` seconds, then terminate the process. Return its exit code, negative for a signal."""
         self.pipe.close()
         self._process.join(grace_s)
         self._process.terminate()
@@ -78,52 +81,73 @@ class _Worker:
 
 
 def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initializer: Initializer = None) -> Iterator[list[str]]:
-    """Play ``jobs`` in ``workers`` processes and yield each episode's records (JSON lines) when it is over.
+    """Play ``jobs`` in worker processes. Closing the iterator ends all of them.
 
-    The episode of a worker that dies is played once more. An exception in an episode is raised here: ``ValueError`` as it is,
-    others as ``RuntimeError`` with the worker's traceback. All processes are ended when the iterator is closed.
+    Parameters
+    ----------
+    jobs : sequence of EpisodeJob
+        The episodes. One whose process dies is played once more; if that process dies too, the episode is left out.
+    play : Play
+        Plays one episode in a worker. Picklable.
+    workers : int
+        Number of processes.
+    initializer : callable, optional
+        Called once in each process, before its first episode. Picklable.
+
+    Yields
+    ------
+    list of str
+        The records of one finished episode, as JSON lines.
+
+    Raises
+    ------
+    ValueError
+        Where an episode raised one; with the same message.
+    RuntimeError
+        Where an episode raised anything else; with the traceback of the worker.
     """
     context = multiprocessing.get_context("spawn")
-    waiting = deque(_Try(job) for job in jobs)
+    waiting = deque(_Attempt(job) for job in jobs)
     pool: dict[Connection, _Worker] = {}
     try:
         while waiting or pool:
             while waiting and len(pool) < workers:
-                _hire(context, play, initializer, pool).begin(waiting.popleft())
+                _start_worker(context, play, initializer, pool).begin(waiting.popleft())
             for pipe in wait(list(pool)):
                 assert isinstance(pipe, Connection)
-                yield from _settle(pool, pipe, waiting)
+                yield from _collect(pool, pipe, waiting)
     finally:
         for worker in pool.values():
             worker.stop()
 
 
-def _hire(context: SpawnContext, play: Play, initializer: Initializer, pool: dict[Connection, _Worker]) -> _Worker:
+def _start_worker(context: SpawnContext, play: Play, initializer: Initializer, pool: dict[Connection, _Worker]) -> _Worker:
     worker = _Worker(context, play, initializer)
     pool[worker.pipe] = worker
     return worker
 
 
-def _settle(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[_Try]) -> Iterator[list[str]]:
-    """Take one worker's result, and give the worker its next episode or let it go."""
+def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[_Attempt]) -> Iterator[list[str]]:
+    """Yield the result of one worker, then give the worker its next episode or stop it."""
     worker = pool[pipe]
     assert worker.playing is not None
     result = worker.result()
     if isinstance(result, _Failed):
         raise result.exception()
     if result is None:
-        _bury(pool.pop(pipe), worker.playing, waiting)
+        _handle_death(pool.pop(pipe), worker.playing, waiting)
         return
-    yield result  # first of all: it is to be written before anything else can go wrong
+    yield result  # before anything else can fail, so that the episode is written
     if waiting:
         worker.begin(waiting.popleft())
     else:
         pool.pop(pipe).stop(GRACE_S)
 
 
-def _bury(worker: _Worker, attempt: _Try, waiting: deque[_Try]) -> None:
+def _handle_death(worker: _Worker, attempt: _Attempt, waiting: deque[_Attempt]) -> None:
+    """Log the death of a worker, and queue its episode again where it has attempts left."""
     exit_code, job = worker.stop(GRACE_S), attempt.job
-    again = attempt.number < TRIES
+    again = attempt.number < ATTEMPTS_PER_EPISODE
     log.error(
         "a worker died; its episode is played once more" if again else "a worker died again; its episode is left out",
         exit_code=exit_code,
@@ -132,23 +156,23 @@ def _bury(worker: _Worker, attempt: _Try, waiting: deque[_Try]) -> None:
         seed=job.seed,
     )
     if again:
-        waiting.append(_Try(job, attempt.number + 1))
+        waiting.append(_Attempt(job, attempt.number + 1))
 
 
 def _serve(pipe: Connection, play: Play, initializer: Initializer) -> None:
-    """A worker's life: play what comes through the pipe until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers itself
+    """Play the episodes that come through the pipe, until the parent closes it. This is a worker's main function."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers itself
     if initializer is not None:
         initializer()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent hung up: there is no more to do
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed the pipe
         while True:
-            pipe.send(_attempt(play, pipe.recv()))
+            pipe.send(_play_safely(play, pipe.recv()))
 
 
-def _attempt(play: Play, job: EpisodeJob) -> list[str] | _Failed:
+def _play_safely(play: Play, job: EpisodeJob) -> list[str] | _Failed:
     try:
         return play(job)
     except ValueError as error:
         return _Failed(str(error), user_error=True)
-    except Exception:  # handed to the parent, which raises it
+    except Exception:  # sent to the parent, which raises it
         return _Failed(traceback.format_exc(), user_error=False)

@@ -1,1 +1,1 @@
-"""The `erecap` command line, comparisons, replays and reports: the only package that knows all the others."""
+"""The ``erecap`` command line, comparisons, replays and reports. Only this package imports all the others."""

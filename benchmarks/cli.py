@@ -1,4 +1,4 @@
-"""The ``erecap`` command. Each subcommand is a function, or a group of them, in ``benchmarks/commands``, listed there."""
+"""The ``erecap`` command. Its subcommands are the functions and groups that ``benchmarks/commands`` lists."""
 
 import sys
 from typing import Annotated, NoReturn
@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks.commands import COMMANDS
 from benchmarks.output.logs import configure_logging
 
-USER_ERROR = 2
+USER_ERROR = 2  # exit code
 
 app = typer.Typer(
     name="erecap",
@@ -33,7 +33,10 @@ for command_name, command in COMMANDS.items():
 
 
 def main() -> None:
-    """Entry point: a user error (``ValueError``, or a path that cannot be used) is one readable message and exit code 2."""
+    """Run the command line.
+
+    A user error (a ``ValueError``, or a path that cannot be read or written) is printed as one message, with exit code 2.
+    """
     try:
         app()
     except ValueError as error:

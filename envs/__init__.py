@@ -1,9 +1,11 @@
-"""Environments: the household, BabyAI's levels, their text, and what disturbs them."""
+"""Environments: the household with its disturbances, BabyAI's levels, text environments, and the text of an observation."""
 
 from envs.babyai.levels import LEVELS, EmbodiedLevel
-from envs.household.config import DisturbanceRates, HouseholdConfig, Verbosity
-from envs.household.env import EpisodeOverError, HouseholdEnv
-from envs.observation.describe import Mention, Report, describe, task_text
+from envs.household.config import DisturbanceRates, HouseholdConfig
+from envs.household.env import HouseholdEnv
+from envs.observation.describe import Mention, Report, Verbosity, describe, task_text
+from envs.observation.episode import EpisodeOverError
+from envs.observation.text_space import holds_text
 from envs.registration import HOUSEHOLDS, make_env, register_all, verbosity_of
 
 register_all()
@@ -20,6 +22,7 @@ __all__ = [
     "Report",
     "Verbosity",
     "describe",
+    "holds_text",
     "make_env",
     "register_all",
     "task_text",

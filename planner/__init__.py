@@ -1,17 +1,20 @@
-"""The planner: history, prompt, plans, when to replan, and the protocol that its backends follow. Standard library only."""
+"""The planner: history, prompt, plans, when to replan, and the protocol of its backends. Standard library only."""
 
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
-from planner.history import Entry, History
+from planner.history import Entry, EntryKind, History
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
-from planner.prompt import Prompt, Segment, build_prompt, system_text
+from planner.prompt import Prompt, Role, Segment, build_prompt, system_text
 from planner.skills import SKILLS, SkillCall, SkillSpec
 from planner.spec import BackendSpec
+from planner.trimming import TRIMS, Trim
 
 __all__ = [
     "SKILLS",
+    "TRIMS",
     "BackendSpec",
     "Entry",
+    "EntryKind",
     "Generation",
     "History",
     "LineCallback",
@@ -23,10 +26,12 @@ __all__ = [
     "PromptTooLongError",
     "ReplanPolicy",
     "ReplanReason",
+    "Role",
     "Sampling",
     "Segment",
     "SkillCall",
     "SkillSpec",
+    "Trim",
     "build_prompt",
     "parse_plan",
     "parse_skill",

@@ -1,7 +1,6 @@
-"""What a planner backend is: a prompt goes in, generated text with its measurements comes out.
+"""The protocol of a planner's backend: a prompt goes in, an answer with its measurements comes out.
 
-The protocol knows nothing of models, tokenizers or devices. Times are seconds of wall clock, measured by the backend with the
-device synchronised; sizes are bytes.
+It knows no models, tokenizers or devices. Each backend measures its own times: seconds of wall clock, with the device synchronized.
 """
 
 from collections.abc import Callable
@@ -11,20 +10,25 @@ from typing import Protocol, runtime_checkable
 from planner.prompt import Prompt
 
 LineCallback = Callable[[str], None]
+"""Takes one complete line of an answer, without its line break."""
 
 
 class PromptTooLongError(ValueError):
-    """A prompt that, with its answer, does not fit into the backend's context. It ends the episode, not the run."""
+    """An error for a prompt that does not fit into the backend's context with its answer. It ends the episode, not the run."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. ``temperature=0`` is greedy; ``ignore_eos`` decodes exactly ``max_new_tokens`` (for paired timings)."""
+    """How to decode an answer. Raises ``ValueError`` for a value out of range."""
 
     max_new_tokens: int = 64
+    """Most tokens to decode, at least 1."""
     temperature: float = 0.0
+    """Temperature of the softmax that tokens are drawn from, at least 0; 0 is greedy decoding."""
     seed: int = 0
+    """Seed of the draws; without effect in greedy decoding."""
     ignore_eos: bool = False
+    """Whether to decode exactly ``max_new_tokens``, past any end-of-sequence token, so that timings compare equal work."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -37,58 +41,96 @@ class Sampling:
 class Generation:
     """One answer of a backend and what it cost.
 
-    ``layer_tokens[l]`` is the number of prompt tokens that entered layer ``l``; ``stage_tokens[s]`` the number that survived
-    stage ``s``. Both are empty for a backend without layers (the expert, a remote model). ``schedule`` says in short where the
-    engine pruned. A backend with a latency budget chooses it per prompt: ``predicted_s`` is what it expected the answer to take at
-    most, and ``budget_met`` whether that was within ``budget_s``; without a budget they are ``None``. ``truncated`` where the
-    answer was cut at ``max_new_tokens``, so that its last line may be incomplete.
+    A backend without layers (the expert, a remote model) leaves ``stage_tokens`` and ``layer_tokens`` empty. A backend without a
+    latency budget leaves ``budget_s``, ``predicted_s`` and ``budget_met`` at ``None``.
     """
 
     text: str
+    """The answer."""
     prompt_tokens: int = 0
+    """Tokens of the prompt."""
     new_tokens: int = 0
+    """Tokens of the answer."""
     stage_tokens: tuple[int, ...] = ()
+    """Prompt tokens that survived each pruning stage."""
     layer_tokens: tuple[int, ...] = ()
+    """Prompt tokens that entered each layer."""
     reused_tokens: int = 0
+    """Prompt tokens taken from an earlier prompt's KV cache."""
     ttft_s: float = 0.0
+    """Seconds from the prompt's submission until the first token is known."""
     first_skill_s: float = 0.0
+    """Seconds from the prompt's submission until the first line is complete."""
     decode_s: float = 0.0
+    """Seconds of decoding after the first token."""
     total_s: float = 0.0
+    """Seconds from the prompt's submission until the end of the answer."""
     tokenize_s: float = 0.0
+    """Seconds of tokenizing the prompt; ``ttft_s`` includes them."""
     kv_bytes: int = 0
+    """Bytes of the prompt's KV cache."""
     peak_memory_bytes: int = 0
+    """Most bytes of device memory in use at a time; 0 where the backend does not measure it."""
     truncated: bool = False
+    """Whether the answer was cut at ``max_new_tokens``, so that its last line may be incomplete."""
     schedule: str = ""
+    """Stages and keep ratios of the pruning, in short; empty where there is none."""
     budget_s: float | None = None
+    """The latency budget of the answer in seconds."""
     predicted_s: float | None = None
+    """Seconds that the answer was expected to take at most, under the schedule chosen for the budget."""
     budget_met: bool | None = None
+    """Whether ``predicted_s`` was within ``budget_s``."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
+    """Ids of the answer's tokens in the model's vocabulary."""
 
     @property
     def complete_text(self) -> str:
-        """The text without a last line that was cut."""
+        """The answer without a last line that was cut."""
         return self.text.rpartition("\n")[0] if self.truncated else self.text
 
     @property
     def kept_share(self) -> float:
-        """Mean share of the prompt's tokens over layers (1.0 where nothing was pruned)."""
+        """Mean share of the prompt's tokens that entered a layer; 1.0 where nothing was pruned."""
         if not self.layer_tokens or not self.prompt_tokens:
             return 1.0
         return sum(self.layer_tokens) / len(self.layer_tokens) / self.prompt_tokens
 
     @property
     def tpot_s(self) -> float:
-        """Seconds per token after the first; 0 where there was only one."""
+        """Seconds per token after the first; 0 where there are no others."""
         return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
 
     @property
     def dropped_tokens(self) -> int:
-        """Prompt tokens that do not reach the last layer."""
+        """Number of prompt tokens that did not enter the last layer."""
         return self.prompt_tokens - self.layer_tokens[-1] if self.layer_tokens else 0
 
 
 @runtime_checkable
 class PlannerBackend(Protocol):
-    """Anything that turns a prompt into an answer. ``on_line`` is called with each complete line as soon as it is decoded."""
+    """Anything that answers a prompt."""
 
-    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation: ...
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """Answer a prompt.
+
+        Parameters
+        ----------
+        prompt
+            The chat to answer.
+        sampling
+            How to decode.
+        on_line
+            Called with each line of the answer as soon as it is complete.
+
+        Returns
+        -------
+        Generation
+            The answer and what it cost.
+
+        Raises
+        ------
+        PromptTooLongError
+            Where the prompt and ``max_new_tokens`` exceed the backend's context.
+        """
+        ...

@@ -1,27 +1,49 @@
-"""The agent's context as an append-only list of entries, newest last, so that every prompt extends the one before."""
+"""The history of an episode: an append-only list of entries, newest last, so that each prompt extends the one before."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 EntryKind = Literal["task", "observation", "plan", "feedback"]
+"""The task, an observation, the planner's answer, or feedback on an answer that could not be read."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One event of the episode: the task, an observation, the planner's answer, or feedback on an answer that did not parse."""
+    """One event of the episode."""
 
     kind: EntryKind
+    """What the entry is."""
     text: str
+    """The text as the planner reads or wrote it."""
 
 
 @dataclass(frozen=True)
 class History:
-    """Immutable; ``append`` returns a longer history that shares its entries with this one."""
+    """The entries of an episode up to now. It is immutable: ``append`` returns a longer history."""
 
     entries: tuple[Entry, ...] = ()
+    """The entries, oldest first; the task is the first."""
 
     def append(self, kind: EntryKind, text: str) -> "History":
-        """This history with one entry more. Raises ``ValueError`` for an empty text or a second task."""
+        """Return a history with one entry more.
+
+        Parameters
+        ----------
+        kind
+            What the entry is.
+        text
+            Its text.
+
+        Returns
+        -------
+        History
+            The entries of this history, then the new one.
+
+        Raises
+        ------
+        ValueError
+            For an empty text, a second task, and a history that does not begin with the task.
+        """
         if not text.strip():
             raise ValueError(f"the text of a {kind} entry is empty: every entry of the history must say something")
         if (kind == "task") != (not self.entries):
@@ -30,7 +52,7 @@ class History:
 
     @property
     def latest_observation(self) -> int:
-        """Index of the newest observation; the length of the history where there is none."""
+        """Index of the newest observation in ``entries``; their number where there is none."""
         for index in range(len(self.entries) - 1, -1, -1):
             if self.entries[index].kind == "observation":
                 return index

@@ -1,4 +1,7 @@
-"""Plans as text: one skill per line, read leniently (numbering, bullets, quotes, case, code fences) and never guessed at."""
+"""Plans as text: one skill per line.
+
+Numbering, bullets, quotes, case and code fences make no difference. A line that still is no skill is an error, not a guess.
+"""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +23,17 @@ _ALIASES = (
 
 
 class PlanParseError(ValueError):
-    """A plan that cannot be read. Names the line (from 1), its text and the reason."""
+    """An error for a plan that cannot be read.
+
+    Parameters
+    ----------
+    line
+        Number of the line, from 1.
+    text
+        The line.
+    reason
+        Why it cannot be read.
+    """
 
     def __init__(self, line: int, text: str, reason: str) -> None:
         self.line, self.text, self.reason = line, text, reason
@@ -29,18 +42,35 @@ class PlanParseError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Skills in the order in which they are to be executed; never empty."""
+    """The skills to carry out."""
 
     skills: tuple[SkillCall, ...]
+    """The skills in order, at least one."""
 
     @property
     def text(self) -> str:
-        """The canonical form: one skill per line."""
+        """The plan in its canonical form: one skill per line."""
         return "\n".join(skill.text for skill in self.skills)
 
 
 def parse_plan(text: str) -> Plan:
-    """Read a plan. Raises ``PlanParseError`` at the first line that is no skill, or for an answer without any."""
+    """Read a planner's answer.
+
+    Parameters
+    ----------
+    text
+        The answer.
+
+    Returns
+    -------
+    Plan
+        Its skills.
+
+    Raises
+    ------
+    PlanParseError
+        At the first line that is no skill, and for an answer without any.
+    """
     skills = [parse_skill(line, number) for number, line in enumerate(text.splitlines(), 1) if plan_line(line)]
     if not skills:
         raise PlanParseError(1, text[:80], "there is no skill in the answer")
@@ -48,7 +78,25 @@ def parse_plan(text: str) -> Plan:
 
 
 def parse_skill(line: str, number: int = 1) -> SkillCall:
-    """Read one line. Raises ``PlanParseError`` for an unknown skill or a wrong number of arguments."""
+    """Read one line of a plan.
+
+    Parameters
+    ----------
+    line
+        The line as the planner wrote it.
+    number
+        Number of the line in the answer, from 1, for the error.
+
+    Returns
+    -------
+    SkillCall
+        The skill with its arguments.
+
+    Raises
+    ------
+    PlanParseError
+        For an unknown skill, a wrong number of arguments, and a name with punctuation in it.
+    """
     content = plan_line(line)
     for pattern, name in _ALIASES:
         content = pattern.sub(name, content)
@@ -76,7 +124,7 @@ def _two_arguments(name: str, rest: str, line: str, number: int) -> SkillCall:
 
 
 def _target(parts: list[str]) -> int:
-    """Where the second argument begins: at the first box behind the first part (a room is no box), else at the second part."""
+    """Return the index of the part that begins the second argument: the first box after the first part, else the second part."""
     boxes = [number for number, part in enumerate(parts) if number and "box" in part.split()]
     return boxes[0] if boxes else 1
 

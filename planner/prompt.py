@@ -1,7 +1,7 @@
-"""The prompt as ordered segments.
+"""The prompt: a chat in ordered segments, some of which pruning must keep.
 
-A segment is one chat message. Protected segments must survive pruning: the system text with its list of skills, the task, the
-latest observation (and the header of the answer, which the tokenizer side adds and protects).
+Protected are the system text with its list of skills, the task, and everything since the latest observation. The tokenizer adds the
+header of the answer and protects it as well.
 """
 
 from dataclasses import dataclass
@@ -11,34 +11,39 @@ from planner.history import History
 from planner.skills import SKILLS
 
 Role = Literal["system", "user", "assistant"]
+"""Who speaks in a chat message."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One chat message; ``protected`` tokens are never pruned."""
+    """One chat message."""
 
     role: Role
+    """Who speaks."""
     text: str
+    """What is said."""
     protected: bool = False
+    """Whether pruning must keep all of its tokens."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ordered segments, oldest first; the answer follows the last one."""
+    """A chat to answer. Raises ``ValueError`` for one without messages."""
 
     segments: tuple[Segment, ...]
+    """The messages, oldest first; the answer follows the last one."""
 
     def __post_init__(self) -> None:
         if not self.segments:
             raise ValueError("a prompt of 0 segments has nothing to answer: give at least one message")
 
     def messages(self) -> list[dict[str, str]]:
-        """The prompt as chat messages, as ``apply_chat_template`` takes them."""
+        """Return the messages as ``role`` and ``content``, as transformers' ``apply_chat_template`` takes them."""
         return [{"role": s.role, "content": s.text} for s in self.segments]
 
 
 def system_text() -> str:
-    """The system message: the role of the planner, the form of its answer, the skills."""
+    """Write the system message of a gridworld: the planner's role, the form of its answer, and the skills."""
     skills = "\n".join(spec.usage for spec in SKILLS.values())
     return (
         "You plan for a household robot. Answer with one skill per line. "
@@ -47,14 +52,20 @@ def system_text() -> str:
 
 
 def build_prompt(history: History, system: str | None = None) -> Prompt:
-    """Build the prompt of a history as it stands; the task and everything since the latest observation are protected.
+    """Make a prompt of a history.
 
     Parameters
     ----------
     history
-        The episode so far.
+        The episode up to now.
     system
-        The system text; the household's ``system_text()`` by default.
+        The system text; ``None`` for the gridworlds' ``system_text()``.
+
+    Returns
+    -------
+    Prompt
+        The system text, then one segment per entry. The system text, the task and everything since the latest observation are
+        protected.
     """
     latest = history.latest_observation
     segments = [Segment("system", system_text() if system is None else system, protected=True)]

@@ -1,16 +1,20 @@
-"""The planner's actions: names, arguments, and how each is written. What they do is the controller's business (``agents``)."""
+"""The planner's actions in a gridworld: names, arguments and grammar. ``agents.gridworld.skills`` carries them out."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class SkillSpec:
-    """One skill. ``joint`` is the words between the two arguments of a skill that takes two."""
+    """The grammar of one skill."""
 
     name: str
+    """Its first word."""
     usage: str
+    """How to write it, one form per line, as the system text lists it."""
     arity: int
+    """Number of arguments: 0, 1 or 2."""
     joints: tuple[str, ...] = ()
+    """Words that may stand between two arguments."""
 
 
 SKILLS: dict[str, SkillSpec] = {
@@ -26,18 +30,22 @@ SKILLS: dict[str, SkillSpec] = {
         SkillSpec("done", "done", 0),
     )
 }
+"""The skills by name, in the order in which the system text lists them."""
 
 
 @dataclass(frozen=True)
 class SkillCall:
-    """One skill with its arguments. ``joint`` is "next to" or "in" for ``put``, else empty."""
+    """One skill with its arguments."""
 
     name: str
+    """Name of the skill, as in ``SKILLS``."""
     args: tuple[str, ...] = ()
+    """Its arguments, such as ``red ball in kitchen``."""
     joint: str = ""
+    """The words between two arguments, "next to" or "in"; empty for other skills."""
 
     @property
     def text(self) -> str:
-        """The skill as a plan writes it; ``parse_plan`` reads it back."""
+        """The skill as a line of a plan, which ``parse_skill`` reads back."""
         words = f" {self.joint} ".join(self.args) if self.joint else " ".join(self.args)
         return f"{self.name} {words}".strip()

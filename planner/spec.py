@@ -1,18 +1,36 @@
-"""Backend spec strings: ``name`` or ``name?key=value&key=value``, as on the command line."""
+"""Backend specs, the text that names a backend on the command line: ``name`` or ``name?key=value&key=value``."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend's name and its parameters, all still text and taken as they stand (paths may hold ``+`` and ``%``)."""
+    """A backend by name, with its parameters."""
 
     name: str
+    """Name of the backend, such as ``erecap``."""
     params: tuple[tuple[str, str], ...] = ()
+    """Keys and values as text, in order. Nothing is decoded: ``+`` and ``%`` stand for themselves, as paths need it."""
 
     @classmethod
     def parse(cls, text: str) -> "BackendSpec":
-        """Read a spec string. Raises ``ValueError`` for an empty name, a parameter without a value, or one given twice."""
+        """Read a spec.
+
+        Parameters
+        ----------
+        text
+            Such as ``erecap?keep=0.7``.
+
+        Returns
+        -------
+        BackendSpec
+            Name and parameters.
+
+        Raises
+        ------
+        ValueError
+            For an empty name, a parameter without a value, and a parameter given twice.
+        """
         name, _, query = text.strip().partition("?")
         if not name:
             raise ValueError(f"backend spec {text!r} has no name: write NAME or NAME?key=value, such as erecap?keep=0.7")

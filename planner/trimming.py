@@ -1,7 +1,7 @@
-"""Shortening the text of a prompt: the peers of pruning inside the model.
+"""Trimming: shorter text for a prompt, as an alternative to pruning inside the model.
 
-``last`` keeps the newest observations and what was answered since; ``mask`` keeps every plan and puts a mark in the place of
-older observations (observation masking, Lindenbauer et al. 2025, arXiv 2508.21433). Protected segments stay as they are.
+``last`` keeps the newest observations and the plans since. ``mask`` keeps all plans and replaces older observations by a mark
+(observation masking, Lindenbauer et al. 2025, arXiv 2508.21433). Both leave protected segments as they are.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,56 @@ from dataclasses import replace
 from planner.prompt import Prompt
 
 MASK = "(omitted)"
+"""The text that replaces an older observation."""
 
 Trim = Callable[[Prompt, int], Prompt]
-"""Takes a prompt and the number of observations that stay."""
+"""Takes a prompt and the number of observations to keep, at least 1."""
 
 
 def last_observations(prompt: Prompt, count: int) -> Prompt:
-    """Only the newest ``count`` observations, with the plans between them, and what is protected."""
+    """Drop all segments before the newest observations.
+
+    Parameters
+    ----------
+    prompt
+        The prompt to trim.
+    count
+        Number of observations to keep.
+
+    Returns
+    -------
+    Prompt
+        The newest ``count`` observations with the plans between them, and all protected segments.
+
+    Raises
+    ------
+    ValueError
+        For a ``count`` below 1.
+    """
     begin = _begin(prompt, count)
     return Prompt(tuple(segment for index, segment in enumerate(prompt.segments) if index >= begin or segment.protected))
 
 
 def mask_observations(prompt: Prompt, count: int) -> Prompt:
-    """Every plan, and a mark instead of all but the newest ``count`` observations."""
+    """Replace all but the newest observations by ``MASK``.
+
+    Parameters
+    ----------
+    prompt
+        The prompt to trim.
+    count
+        Number of observations to keep.
+
+    Returns
+    -------
+    Prompt
+        As many segments as before.
+
+    Raises
+    ------
+    ValueError
+        For a ``count`` below 1.
+    """
     begin = _begin(prompt, count)
     return Prompt(
         tuple(
@@ -33,10 +70,11 @@ def mask_observations(prompt: Prompt, count: int) -> Prompt:
 
 
 TRIMS: dict[str, Trim] = {"last": last_observations, "mask": mask_observations}
+"""The ways to trim by the names of the backends' options: ``last=K`` or ``mask=K``."""
 
 
 def _begin(prompt: Prompt, count: int) -> int:
-    """Where the newest ``count`` observations begin. The latest is the first of the protected segments at the end."""
+    """Return the index of the segment that begins the newest ``count`` observations; the latest one begins the protected end."""
     if count < 1:
         raise ValueError(f"{count} observations leave nothing to plan from: give at least 1")
     found = [index for index, segment in enumerate(prompt.segments) if segment.role == "user"]

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from erecap.training.data import Sequence
+from erecap.training.sequences import TokenSequence
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -88,14 +88,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def episode() -> Callable[..., Sequence]:
+def episode() -> Callable[..., TokenSequence]:
     """``episode(seed, turns)``: random tokens: ``size`` protected, then per turn ``size`` of observation, ``plan`` of plan."""
 
-    def make(seed: int, turns: int = 4, size: int = 8, plan: int = 3) -> Sequence:
+    def make(seed: int, turns: int = 4, size: int = 8, plan: int = 3) -> TokenSequence:
         ids = np.random.default_rng(seed).integers(3, 300, size + turns * (size + plan)).astype(np.int32)
         weights = np.array([0.3] * size + ([0.3] * size + [1.0] * plan) * turns, np.float32)
         numbers = np.array([-1] * size + [t for t in range(turns) for _ in range(size + plan)], np.int32)
-        return Sequence(ids, weights, numbers)
+        return TokenSequence(ids, weights, numbers)
 
     return make
 

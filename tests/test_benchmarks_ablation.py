@@ -3,11 +3,12 @@
 import pytest
 
 from agents.loop import AgentConfig
-from benchmarks.comparison.ablation import PUBLISHED, choose_rows, comparisons, markdown, write_ablation
+from benchmarks.comparison.grid import PUBLISHED, choose_rows, comparisons
 from benchmarks.comparison.run import Comparison, run_comparison
-from benchmarks.reports.frontier import lines, looks, way_of
+from benchmarks.reports.ablation import ablation_markdown, write_ablation
+from benchmarks.reports.frontier import frontier_lines, line_of, line_styles
 from benchmarks.runs.closed_loop import ClosedLoop
-from benchmarks.runs.progress import Progress
+from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.suites import SUITES, Suite
 from planner import BackendSpec
 
@@ -18,7 +19,7 @@ BACKENDS = ("baseline", "erecap?keep=0.5&selector=random", "erecap?keep=0.3&sele
 def summary(fakes, tmp_path):
     loop = ClosedLoop(Suite("fake-suite", "for tests", ("fake",)), BACKENDS, 4, 0, AgentConfig())
     comparison = Comparison("ablate", loop, tmp_path / "fake-suite", replay_prompts=2)
-    return run_comparison(comparison, fakes.fake_backend, Progress(loop), fakes.fake_episode)
+    return run_comparison(comparison, fakes.fake_backend, ComparisonProgress(loop), fakes.fake_episode).summary
 
 
 def test_the_published_grid_is_the_default_and_every_cell_can_be_made():
@@ -58,11 +59,11 @@ def test_each_suite_is_a_comparison_with_the_unpruned_planner_first(tmp_path):
     ],
 )
 def test_cells_that_differ_by_budget_share_a_line(spec, way):
-    assert way_of(spec) == way
+    assert line_of(spec) == way
 
 
 def test_a_line_rises_in_what_is_kept(summary):
-    found = lines(summary, lambda name, cell: cell.kept_share)
+    found = frontier_lines(summary, lambda name, cell: cell.kept_share)
     assert list(found) == ["baseline", "random", "learned"]
     assert [len(points) for points in found.values()] == [1, 2, 1]
     for points in found.values():
@@ -71,7 +72,7 @@ def test_a_line_rises_in_what_is_kept(summary):
 
 def test_every_line_looks_different_and_those_of_one_selector_share_a_colour():
     ways = ["baseline", *("abcdefg"), "last=K", "mask=K", "a stages=0-5", "b stages=0-5"]
-    styles = looks(ways)
+    styles = line_styles(ways)
     assert list(styles) == ["baseline", "a", "a stages=0-5", "b", "b stages=0-5", *("cdefg"), "last=K", "mask=K"]
     assert len({tuple(sorted(style.items())) for style in styles.values()}) == len(ways)
     assert styles["a"]["color"] == styles["a stages=0-5"]["color"]
@@ -92,6 +93,6 @@ def test_a_cell_in_which_nothing_was_dropped_is_marked(summary):
     name = "erecap?keep=0.5"
     cell = summary.backends[name]
     none = cell.model_copy(update={"dropped_tokens": cell.dropped_tokens.model_copy(update={"p50": 0.0, "max": 0})})
-    marked = markdown([summary.model_copy(update={"backends": {**summary.backends, name: none}})])
+    marked = ablation_markdown([summary.model_copy(update={"backends": {**summary.backends, name: none}})])
     lines_with_none = [line for line in marked.splitlines() if "**none**" in line]
     assert [line.split(" | ")[0] for line in lines_with_none] == [f"| {name}"]

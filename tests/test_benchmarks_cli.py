@@ -67,6 +67,17 @@ def test_listings(invoke):
     assert "hf-generate" in invoke("backends").output
 
 
+def test_a_backend_of_ones_own_plays(invoke, fakes, tmp_path):
+    done = invoke("run", "--backend", "own_planner:make?skill=explore", "--episodes", "1", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["backends"]["own_planner:make?skill=explore"]["episodes"] == 1
+    done = invoke("compare", "--backends", "own_planner:make,expert", "--episodes", "1", "--out", tmp_path / "compare")
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout.splitlines()[-1])["backends"]) == {"expert", "own_planner:make"}
+    assert not (tmp_path / "compare" / "replay.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +86,7 @@ def test_listings(invoke):
         (["run", "--env", "a", "--suite", "b"], "one of --suite and --env"),
         (["run", "--backend", "expert,openai?model=m"], "run takes one"),
         (["compare", "--backends", "nope"], "choose from"),
+        (["compare", "--backends", "no_such_package:make"], "install its package"),
         (["compare", "--episodes", "0", "--backends", "expert"], "must be from 1"),
         (["calibrate"], "give either --data"),
         (["calibrate", "--cost", "--lengths", "512,512"], "needs at least two lengths"),

@@ -8,11 +8,15 @@ import pytest
 from agents.episode_log import read_records
 from agents.loop import AgentConfig
 from agents.records import EpisodeRecord
-from benchmarks.comparison.run import Comparison, missing_episodes, run_comparison, sample_prompts
+from benchmarks.backends.registry import BackendFactory, choose_reference
+from benchmarks.comparison.run import Comparison, run_comparison, sample_prompts
 from benchmarks.comparison.schema import Summary
-from benchmarks.comparison.summary import Played, choose_reference, read_played, summarize
+from benchmarks.comparison.summary import summarize
+from benchmarks.reports.write import write_report
+from benchmarks.runs import records
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
-from benchmarks.runs.progress import Progress
+from benchmarks.runs.progress import ComparisonProgress
+from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case, Suite
 
 SUITE = Suite("fake-suite", "for tests", ("fake",))
@@ -39,7 +43,9 @@ def comparison(out, backends=("baseline", PRUNED), episodes=4, suite=SUITE, **op
 @pytest.fixture
 def run(fakes):
     def start(what, episode=fakes.fake_episode):
-        return run_comparison(what, fakes.fake_backend, Progress(what.loop), episode)
+        results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), episode)
+        write_report(results)
+        return results.summary
 
     return start
 
@@ -59,8 +65,8 @@ def test_replans_within_their_budget_are_counted(fakes, tmp_path):
         made.model_copy(update={"replan": number, "generation": replace(made.generation, **budget), **change})
         for number, (change, budget) in enumerate(changes)
     ]
-    played = Played({Case("fake", 1_000_000): fakes.fake_end(key)}, calls)
-    without = Played(played.episodes, [fakes.fake_call(key, 0, 100)])
+    played = BackendRecords({Case("fake", 1_000_000): fakes.fake_end(key)}, calls)
+    without = BackendRecords(played.episodes, [fakes.fake_call(key, 0, 100)])
     backends = summarize(comparison(tmp_path).loop, {"expert": without, "baseline": played}, [], complete=True).backends
     assert backends["expert"].budget is None
     assert backends["baseline"].budget is not None
@@ -83,9 +89,9 @@ def test_a_run_of_the_first_form_of_records_reads_as_one_of_todays(run, tmp_path
     what, steps = comparison(tmp_path, replay_prompts=0), tmp_path / "steps.jsonl"
     run(what)
     lines = [json.loads(line) for line in steps.read_text().splitlines()]
-    new = read_played(steps, what.loop)
+    new = RunRecords.read(steps).select(what.loop.all_backends, what.loop.cases)
     steps.write_text("".join(json.dumps(first_form(line), separators=(",", ":")) + "\n" for line in lines))
-    old = read_played(steps, what.loop)
+    old = RunRecords.read(steps).select(what.loop.all_backends, what.loop.cases)
     assert [call for backend in new for call in new[backend].calls] == [
         call.model_copy(update={"generation": replace(call.generation, total_s=0.0)})
         for backend in old
@@ -180,10 +186,12 @@ def test_ctrl_c_leaves_a_summary_of_what_is_there(run, fakes, tmp_path):
             raise KeyboardInterrupt
         return fakes.fake_episode(job, *rest)
 
-    summary = run(comparison(tmp_path), interrupted)
+    what = comparison(tmp_path)
+    results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), interrupted)
+    summary = results.summary
     assert not summary.complete
     assert [summary.backends[b].episodes for b in summary.backends] == [4, 4, 2]
-    assert missing_episodes(comparison(tmp_path)) == 2
+    assert results.missing == 2
     assert run(comparison(tmp_path)).complete
 
 
@@ -227,7 +235,7 @@ def test_one_model_is_not_replayed(run, tmp_path):
 def test_replay_samples_the_reference_within_the_cap(run, tmp_path):
     what = comparison(tmp_path, replay_prompts=3)
     run(what)
-    assert [p.prompt_tokens for p in sample_prompts(what)] == [100, 200, 200]
+    assert [p.prompt_tokens for p in sample_prompts(what, RunRecords.read(tmp_path / "steps.jsonl"))] == [100, 200, 200]
 
 
 @pytest.mark.parametrize(
@@ -253,3 +261,34 @@ def test_records_carry_the_spec_string(run, tmp_path):
     run(comparison(tmp_path))
     ends = [r for r in read_records(tmp_path / "steps.jsonl") if isinstance(r, EpisodeRecord)]
     assert {r.backend for r in ends} == {"expert", "baseline", PRUNED}
+
+
+def test_a_users_backend_with_a_model_takes_part_in_the_replay(fakes, tmp_path):
+    """One without a model plays, and is left out of the replay; the first with a model is the reference."""
+    plain, full, half = "own_planner:make", "own_planner:make_model", "own_planner:make_model?keep=0.5"
+    what = comparison(tmp_path, [plain, full, half])
+    results = run_comparison(what, BackendFactory(), ComparisonProgress(what.loop), fakes.fake_episode)
+    assert (results.summary.reference, results.summary.complete) == (full, True)
+    assert {tuple(row.measured) for row in results.rows} == {(full, half)}
+    assert results.summary.paired[half].ttft_speedup_p50 == pytest.approx(4 / 3, rel=0.02)
+    assert set(json.loads((tmp_path / "config.json").read_text())["models"]) == {full, half}
+
+
+def test_the_records_are_parsed_once_after_the_episodes(run, monkeypatch, tmp_path):
+    read, paths = records.read_records, []
+    monkeypatch.setattr(records, "read_records", lambda path: (paths.append(path), read(path))[1])
+    run(comparison(tmp_path))
+    assert paths == [tmp_path / "steps.jsonl"]
+
+
+def test_records_are_sorted_by_backend_and_case(run, tmp_path):
+    run(comparison(tmp_path, ["baseline"], episodes=2))
+    found = RunRecords.read(tmp_path / "steps.jsonl")
+    cases = [Case("fake", 1_000_000), Case("fake", 1_000_001)]
+    assert list(found.backends) == ["expert", "baseline"]
+    assert list(found.backends["baseline"].episodes) == cases == list(found.backends["baseline"].transcripts)
+    assert [entry.kind for entry in found.transcripts("baseline")[0]] == ["task", "observation", "plan", "observation", "plan"]
+    assert found.transcripts("erecap") == []
+    assert found.seeds == [case.seed for case in cases] * 2
+    (chosen,) = found.select(["erecap", "baseline"], cases[1:]).values()
+    assert (list(chosen.episodes), len(chosen.calls), len(chosen.prompts)) == (cases[1:], 2, 2)

@@ -11,9 +11,18 @@ from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory
-from benchmarks.recipes.planner.collect import Chunk, ChunkStats, chunks, collect, play_chunk, read_samples, read_stats
+from benchmarks.recipes.planner.collect import (
+    Chunk,
+    ChunkStats,
+    RoundPlay,
+    chunks,
+    play_chunk,
+    play_chunks,
+    read_demonstrations,
+    read_stats,
+)
 from benchmarks.recipes.planner.config import Recipe, Round, Source
-from benchmarks.recipes.planner.dataset import encode, make_tokenizer, messages
+from benchmarks.recipes.planner.dataset import chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
 from planner import Generation, History, LineCallback, Prompt, Sampling, build_prompt
@@ -31,6 +40,9 @@ class Reports:
         self.stages.append(stage)
 
     def advance(self, units: float = 1, note: str = "") -> None:
+        return
+
+    def reach(self, done: float, note: str = "") -> None:
         return
 
 
@@ -87,18 +99,18 @@ def test_disturbed_plans_are_plans():
 
 def test_training_messages_are_the_prompts_of_the_episode():
     sample = demonstration()[0]
-    found = [(message["role"], message["content"]) for message in messages(sample)]
+    found = [(message["role"], message["content"]) for message in chat_messages(sample)]
     prompt = build_prompt(History(sample.entries))
     assert found == [(segment.role, segment.text) for segment in prompt.segments]
-    assert [m.get("train") for m in messages(sample) if m["role"] == "assistant"] == list(sample.imitate)
+    assert [m.get("train") for m in chat_messages(sample) if m["role"] == "assistant"] == list(sample.imitate)
 
 
 def test_wrong_plans_carry_the_experts_where_they_are_corrected_in_place():
     whole = demonstration()[0]
-    found = [(m["train"], m.get("label")) for m in messages(whole, in_place=True) if m["role"] == "assistant"]
+    found = [(m["train"], m.get("label")) for m in chat_messages(whole, in_place=True) if m["role"] == "assistant"]
     assert found == [(right, None if right else label) for right, label in zip(whole.imitate, whole.labels, strict=True)]
     assert not all(whole.imitate)
-    assert not any("label" in m for m in messages(whole))
+    assert not any("label" in m for m in chat_messages(whole))
 
 
 def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):
@@ -115,26 +127,24 @@ def test_chunks_have_training_seeds_of_their_own(tmp_path: Path):
 
 def _chunks(recipe: Recipe, round_: int, out: Path) -> list[Chunk]:
     sources = recipe.rounds[round_].sources
-    return chunks(sources, out, round_=round_, noise=0.1, corrections=1, student="", share=0.0)
+    return chunks(sources, RoundPlay(round_, noise=0.1, corrections=1), out)
 
 
 def test_a_chunk_on_disk_is_not_played_again(tmp_path: Path):
-    todo = chunks([Source(env_id=SMALL, episodes=2)], tmp_path, round_=0, noise=0.2, corrections=1, student="", share=0.0)
+    todo = chunks([Source(env_id=SMALL, episodes=2)], RoundPlay(0, noise=0.2, corrections=1), tmp_path)
     stats = play_chunk(todo[0], BackendFactory(1))
     assert stats.episodes == 2
     assert read_stats(todo[0].path) == stats
-    assert len(list(read_samples(todo[0].path))) == stats.samples
+    assert len(list(read_demonstrations(todo[0].path))) == stats.samples
     before = todo[0].path.stat().st_mtime_ns
     heard: list[ChunkStats] = []
-    collect(todo, BackendFactory(1), 1, lambda chunk, stats: heard.append(stats))
+    play_chunks(todo, BackendFactory(1), 1, lambda chunk, stats: heard.append(stats))
     assert heard == [stats]
     assert todo[0].path.stat().st_mtime_ns == before
 
 
 def test_long_episodes_are_cut_and_corrections_that_would_lose_their_plan_left_out(tmp_path: Path):
-    todo = chunks(
-        [Source(env_id=SMALL, episodes=3)], tmp_path / "round0", round_=0, noise=0.4, corrections=2, student="", share=0.0
-    )
+    todo = chunks([Source(env_id=SMALL, episodes=3)], RoundPlay(0, noise=0.4, corrections=2), tmp_path / "round0")
     play_chunk(todo[0], BackendFactory(1))
     tokenizer: PreTrainedTokenizerBase = make_tokenizer([todo[0].path], tmp_path / "tokenizer", 600)
     whole = encode([todo[0].path], tokenizer, tmp_path / "all", 100_000, lambda path: None)

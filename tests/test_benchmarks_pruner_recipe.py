@@ -7,9 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from agents.records import EpisodeRecord, TranscriptRecord
-from benchmarks.recipes.pruner import Choice, choose
+from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
 from benchmarks.runs.suites import HELD_OUT, RECORDED
-from erecap.training.data import PLAN_WEIGHT
+from erecap.training.sequences import PLAN_WEIGHT
 
 END = {
     "success": True,
@@ -45,28 +45,28 @@ def run_dir(tmp_path: Path) -> Write:
 
 def test_one_backend_is_read(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
     path = run_dir(("expert", "baseline", "erecap?keep=0.5"))
-    assert len(choose(Choice((path,)), tokenizer)) == 1
+    assert len(choose_sequences(SequenceChoice((path,)), tokenizer)) == 1
 
 
 def test_a_plan_that_could_not_be_read_is_no_target(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
-    readable, broken = (choose(Choice((run_dir(plan=plan),)), tokenizer)[0] for plan in ("explore", "fly away"))
+    readable, broken = (choose_sequences(SequenceChoice((run_dir(plan=plan),)), tokenizer)[0] for plan in ("explore", "fly away"))
     turns = [set(s.turns[s.weights >= PLAN_WEIGHT].tolist()) for s in (readable, broken)]
     assert turns == [{0, 1}, {0}]
 
 
 def test_held_out_episodes_are_refused(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
     with pytest.raises(ValueError, match=r"held-out seed 1000000.*erecap run --training-seeds"):
-        choose(Choice((run_dir(seed=HELD_OUT),)), tokenizer)
+        choose_sequences(SequenceChoice((run_dir(seed=HELD_OUT),)), tokenizer)
 
 
 def test_files_of_texts_are_read_and_bad_lines_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"instruction": "Go", "response": "ok"}\n{"instruction": "Go"}\n')
     with pytest.raises(ValueError, match="line 2"):
-        choose(Choice((path,)), tokenizer)
-    assert len(choose(Choice((path,), skip_bad=True), tokenizer)) == 1
+        choose_sequences(SequenceChoice((path,)), tokenizer)
+    assert len(choose_sequences(SequenceChoice((path,), skip_bad=True), tokenizer)) == 1
 
 
 def test_a_directory_without_episodes_says_what_is_wanted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
     with pytest.raises(ValueError, match=r"steps\.jsonl.*\.jsonl or \.txt"):
-        choose(Choice((tmp_path,)), tokenizer)
+        choose_sequences(SequenceChoice((tmp_path,)), tokenizer)

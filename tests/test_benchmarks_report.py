@@ -12,8 +12,9 @@ from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.comparison.replay import Measured, ReplayRow
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
+from benchmarks.reports.format import mebibytes, seconds
 from benchmarks.reports.plots import per_bin, per_value, write_plots
-from benchmarks.reports.table import COLUMNS, differences, environments, markdown, mebibytes, seconds, table
+from benchmarks.reports.table import COLUMNS, environments_table, paired_differences, summary_markdown, summary_table
 from benchmarks.runs.gif import CAPTION_HEIGHT, MAX_WIDTH, GifWriter, captioned, record_gif
 
 SPREAD = {"p50": 4000, "p95": 4200, "max": 5000}
@@ -83,7 +84,7 @@ def test_the_table_has_the_promised_columns():
         "paired",
     ]:
         assert word in headers
-    row = next(line for line in text(table(summary())).splitlines() if "erecap?keep=0.7" in line)
+    row = next(line for line in text(summary_table(summary())).splitlines() if "erecap?keep=0.7" in line)
     cells = [
         "90% [70, 97]",
         "0.85",
@@ -99,7 +100,7 @@ def test_the_table_has_the_promised_columns():
 
 
 def test_markdown_has_the_same_cells_and_the_differences():
-    written = markdown(summary())
+    written = summary_markdown(summary())
     assert "| 94% of 2.47x |" in written
     assert "- erecap?keep=0.7 - baseline: success -5.0 [-15.0, +5.0], SPL +1.0 [-10.0, +10.0] points over 20 episodes" in written
 
@@ -107,29 +108,29 @@ def test_markdown_has_the_same_cells_and_the_differences():
 def test_figures_that_do_not_exist_are_a_dash():
     nothing = {"p50": 0, "p95": 0, "max": 0}
     lone = summary(prompt_tokens=nothing, kv_bytes={"p50": 0, "max": 0}, ttft_s={"p50": 0, "p95": 0})
-    cells = next(line for line in markdown(lone).splitlines() if line.startswith("| baseline")).split(" | ")
+    cells = next(line for line in summary_markdown(lone).splitlines() if line.startswith("| baseline")).split(" | ")
     assert cells[5:9] == ["-", "-", "-", "-"]
     assert cells[-1] == "- |"
 
 
 def test_budgets_have_a_column_only_where_there_are_any():
-    assert "budget" not in markdown(summary())
+    assert "budget" not in summary_markdown(summary())
     plain, limited = backend(), backend(budget={"predicted": 1.0, "within": 0.75})
     mixed = Summary(suite="s", seed=0, complete=True, reference="a", backends={"a": plain, "b": limited}, paired={})
-    assert "within budget (predicted)" in text(table(mixed))
-    cells = [line.split(" | ")[-1] for line in markdown(mixed).splitlines() if line.startswith(("| a", "| b"))]
+    assert "within budget (predicted)" in text(summary_table(mixed))
+    cells = [line.split(" | ")[-1] for line in summary_markdown(mixed).splitlines() if line.startswith(("| a", "| b"))]
     assert cells[-2:] == ["- |", "75% (100%) |"]
 
 
 def test_success_by_environment_is_shown_for_several():
-    assert environments(summary()) is None
-    assert "50% of 4" in text(environments(summary(envs=("a", "b"))))
+    assert environments_table(summary()) is None
+    assert "50% of 4" in text(environments_table(summary(envs=("a", "b"))))
 
 
 def test_an_empty_summary_is_a_table_too():
     empty = Summary(suite="s", seed=0, complete=False, reference="baseline", backends={}, paired={})
-    assert "(incomplete)" in text(table(empty))
-    assert differences(empty) == []
+    assert "(incomplete)" in text(summary_table(empty))
+    assert paired_differences(empty) == []
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])

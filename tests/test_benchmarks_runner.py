@@ -5,10 +5,11 @@ import signal
 import pytest
 
 from agents.episode_log import EpisodeLog, read_episodes, read_records
+from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.records import EpisodeRecord
-from agents.replay import read_prompts
-from agents.runner import EpisodeJob, run_jobs
+from agents.runner import run_jobs
+from benchmarks.runs.records import RunRecords
 from planner import History, build_prompt
 
 CONFIG = AgentConfig()
@@ -19,7 +20,12 @@ def jobs(count, backend="baseline"):
 
 
 def play(fakes, out, count=4, episode=None, **options):
-    return run_jobs(jobs(count), fakes.fake_backend, out, CONFIG, episode=episode or fakes.fake_episode, **options)
+    return run(jobs(count), fakes.fake_backend, out, episode=episode or fakes.fake_episode, **options)
+
+
+def run(todo, make_backend, out, **options):
+    with EpisodeLog(out / "steps.jsonl") as log:
+        return run_jobs(todo, make_backend, log, CONFIG, **options)
 
 
 def test_episodes_come_back_in_the_order_of_the_jobs_and_whole(fakes, tmp_path):
@@ -105,7 +111,7 @@ def test_one_backend_is_made_per_spec(fakes, tmp_path):
         return fakes.fake_backend(spec)
 
     todo = jobs(2) + jobs(2, "erecap?keep=0.5")
-    run_jobs(todo, make, tmp_path, CONFIG, episode=fakes.fake_episode)
+    run(todo, make, tmp_path, episode=fakes.fake_episode)
     assert made == ["baseline", "erecap?keep=0.5"]
 
 
@@ -156,12 +162,12 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(fakes, tmp_path, ct
 def test_an_exception_in_a_worker_is_raised_here(fakes, tmp_path, seed, error, text):
     todo = [EpisodeJob("baseline", "fake", s) for s in (seed, 5, 6)]
     with pytest.raises(error, match=text):
-        run_jobs(todo, fakes.fake_backend, tmp_path, CONFIG, workers=2, episode=fakes.refusing_episode)
+        run(todo, fakes.fake_backend, tmp_path, workers=2, episode=fakes.refusing_episode)
 
 
 def test_recorded_prompts_are_rebuilt_exactly(fakes, tmp_path):
     play(fakes, tmp_path, count=2)
-    prompts = read_prompts(tmp_path / "steps.jsonl", "baseline")
+    prompts = RunRecords.read(tmp_path / "steps.jsonl").prompts("baseline")
     assert [(p.seed, p.replan, p.prompt_tokens) for p in prompts] == [(0, 0, 100), (0, 1, 200), (1, 0, 100), (1, 1, 200)]
     history = History().append("task", "Task: look around.").append("observation", "You see a ball. " * 2)
     assert prompts[2].prompt == build_prompt(history)
@@ -171,4 +177,4 @@ def test_recorded_prompts_are_rebuilt_exactly(fakes, tmp_path):
 def test_prompts_of_a_backend_that_did_not_play_are_an_error(fakes, tmp_path):
     play(fakes, tmp_path, count=1)
     with pytest.raises(ValueError, match="no planner call of backend 'erecap'"):
-        read_prompts(tmp_path / "steps.jsonl", "erecap")
+        RunRecords.read(tmp_path / "steps.jsonl").prompts("erecap")

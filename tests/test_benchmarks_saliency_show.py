@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from benchmarks import cli
-from benchmarks.recipes.planner.dataset import messages
-from benchmarks.recipes.pruner import _transcripts
-from benchmarks.token_views.layout import NEWLINE, lay_out
+from benchmarks.recipes.planner.dataset import chat_messages
+from benchmarks.recipes.sequences import read_transcripts
+from benchmarks.token_views.page import NEWLINE, lay_out_page
 from benchmarks.token_views.picture import choose_stages, picture, verdict_palette
-from benchmarks.token_views.saliency_stats import statistics
+from benchmarks.token_views.saliency_stats import saliency_statistics
 from benchmarks.token_views.sources import of_file, of_run, of_sample
 from benchmarks.token_views.view import GUARDED, KEPT, TokenView, token_texts, view
 from erecap.engine.differentiable import stage_hidden
@@ -29,11 +29,14 @@ from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel, load_model, load_pruner
 from erecap.models.pruner import TokenPruner
 from erecap.selectors import LearnedSelector
-from erecap.training.data import Sequence, SequenceList, collate, encode_episode
-from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from erecap.training.batches import collate
+from erecap.training.encoding import encode_episode
+from erecap.training.saliency import SaliencySettings, collect_saliency, compute_saliency
+from erecap.training.saliency_file import SaliencySet
+from erecap.training.sequences import SequenceList, TokenSequence
 
 STAGES = (0, 1)
-EpisodeMaker = Callable[..., Sequence]
+EpisodeMaker = Callable[..., TokenSequence]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def pruner(loaded: LoadedModel, pruner_dir: Path) -> TokenPruner:
 @pytest.fixture(scope="module")
 def file(loaded: LoadedModel, episode: EpisodeMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("saliency") / "s.safetensors"
-    collect_saliency(loaded.model, SequenceList([episode(n, turns=6) for n in range(3)]), STAGES, out)
+    collect_saliency(loaded.model, SequenceList([episode(n, turns=6) for n in range(3)]), SaliencySettings(STAGES), out)
     return out
 
 
@@ -87,11 +90,11 @@ def test_a_sample_is_the_prompt_of_its_last_replan(found: SaliencySet, episode: 
 
 def test_a_recorded_replan_has_the_saliency_of_its_answer(loaded: LoadedModel, run_dir: Path):
     subject = of_run(loaded, run_dir, episode=0, replan=2, stages=STAGES)
-    sample = next(_transcripts(run_dir / "steps.jsonl"))
-    chat = messages(sample)
+    sample = next(read_transcripts(run_dir / "steps.jsonl"))
+    chat = chat_messages(sample)
     plans = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
     sequence = encode_episode(loaded.tokenizer, chat[: plans[2] + 1])
-    wanted = saliency(loaded.model, collate([sequence]), STAGES, replans=1)[:, 0].numpy()
+    wanted = compute_saliency(loaded.model, collate([sequence]), SaliencySettings(STAGES, replans=1))[:, 0].numpy()
     length = len(subject.prompt)
     assert subject.prompt.input_ids.tolist() == sequence.input_ids[:length].tolist()
     for row, stage in enumerate(STAGES):
@@ -154,7 +157,7 @@ def test_drawn_verdicts_are_the_engine_s(loaded: LoadedModel, pruner: TokenPrune
     assert shown.pruning is not None
     result = prefill(loaded.model, subject.prompt, shown.pruning.schedule, LearnedSelector(pruner, shown.pruning.schedule))
     first, second = (set(stage.positions[0].tolist()) for stage in result.stages)
-    palette, page = verdict_palette(shown.pruning), lay_out(shown.texts, 100, 600)
+    palette, page = verdict_palette(shown.pruning), lay_out_page(shown.texts, 100, 600)
     drawn = [to_hex(face) for face in boxes(picture(shown), "verdict").get_facecolors()]
     pieces = [piece for piece in page.pieces if piece.token >= 0]
     assert len(drawn) == len(pieces)
@@ -187,7 +190,7 @@ def test_scores_are_those_of_the_tokens_that_reach_a_stage(loaded: LoadedModel, 
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=30), max_size=40), st.integers(20, 30), st.integers(2, 50))
 def test_a_page_holds_every_shown_token_in_order_and_within_its_width(texts: list[str], columns: int, max_tokens: int):
-    page = lay_out(texts, columns, max_tokens)
+    page = lay_out_page(texts, columns, max_tokens)
     assert page.left_out == max(0, len(texts) - max_tokens)
     assert all(piece.column + len(piece.text) <= max(page.columns, columns) for piece in page.pieces)
     read: dict[int, str] = {}
@@ -201,7 +204,7 @@ def test_a_page_holds_every_shown_token_in_order_and_within_its_width(texts: lis
 
 
 def test_the_middle_of_a_long_prompt_is_left_out_with_a_note():
-    page = lay_out([f" {n}" for n in range(100)], 40, 10)
+    page = lay_out_page([f" {n}" for n in range(100)], 40, 10)
     shown = [piece.token for piece in page.pieces]
     assert shown == [0, 1, 2, -1, *range(93, 100)]
     assert "90 tokens left out" in page.pieces[3].text
@@ -231,7 +234,7 @@ def test_colours_follow_the_ranks():
 
 
 def test_statistics_are_of_the_tokens_that_have_saliency(found: SaliencySet, loaded: LoadedModel):
-    first, last = statistics(found, loaded)
+    first, last = saliency_statistics(found, loaded)
     values = np.concatenate([row[0][~np.isnan(row[0])] for row in (found[n] for n in range(3))])
     assert (first.after_layer, first.tokens) == (0, len(values))
     assert first.mean == pytest.approx(values.mean())
@@ -250,10 +253,10 @@ def test_a_pruner_that_scores_by_saliency_agrees_with_it_entirely(found: Salienc
 
         rows = iter([found[n][1] for n in range(3)])
 
-    first, second = statistics(found, loaded, Oracle())  # type: ignore[arg-type]
+    first, second = saliency_statistics(found, loaded, Oracle())  # type: ignore[arg-type]
     assert first.pruner_rank is None
     assert (second.pruner_rank, second.pruner_top) == (pytest.approx(1), 1)
-    random = statistics(found, loaded, pruner)[1]
+    random = saliency_statistics(found, loaded, pruner)[1]
     assert abs(random.pruner_rank or 1) < 0.6
 
 

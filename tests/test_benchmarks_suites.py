@@ -3,8 +3,8 @@
 import gymnasium as gym
 import pytest
 
-from benchmarks.recipes.planner.collect import SEEDS_PER_ROUND
 from benchmarks.recipes.planner.config import Recipe
+from benchmarks.recipes.seeds import SEEDS_PER_ROUND
 from benchmarks.runs.suites import HELD_OUT, RECORDED, SUITES, find_suite, suite_of_env
 
 

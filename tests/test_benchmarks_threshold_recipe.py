@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
 from benchmarks import cli
-from benchmarks.recipes.thresholds import Choice, choose_prompts
+from benchmarks.recipes.thresholds import PromptChoice, choose_prompts
 from benchmarks.runs.suites import HELD_OUT, RECORDED
 from erecap.backend import make_backend
 from erecap.calibration.thresholds import read_calibration
@@ -61,7 +61,7 @@ def episodes_of(prompts, chat: ChatTokenizer) -> set[str]:
 
 
 def test_halves_share_no_episode_and_all_prompts_are_recorded_ones(run_dir: Write, chat: ChatTokenizer):
-    chosen = choose_prompts(Choice((run_dir(4), run_dir(3, RECORDED + 50, "more"))), chat)
+    chosen = choose_prompts(PromptChoice((run_dir(4), run_dir(3, RECORDED + 50, "more"))), chat)
     assert (len(chosen.fit), len(chosen.held_out)) == (8, 6)
     fit, held_out = (episodes_of(half, chat) for half in (chosen.fit, chosen.held_out))
     assert (len(fit), len(held_out), fit & held_out) == (4, 3, set())
@@ -74,22 +74,22 @@ def test_halves_share_no_episode_and_all_prompts_are_recorded_ones(run_dir: Writ
 
 def test_number_and_length_are_limited(run_dir: Write, chat: ChatTokenizer):
     path = run_dir(6, turns=5)
-    everything = choose_prompts(Choice((path,)), chat)
+    everything = choose_prompts(PromptChoice((path,)), chat)
     longest = max(map(len, everything.fit))
-    chosen = choose_prompts(Choice((path,), prompts=5, max_length=longest - 1), chat)
+    chosen = choose_prompts(PromptChoice((path,), prompts=5, max_length=longest - 1), chat)
     assert (len(chosen.fit), len(chosen.held_out)) == (3, 2)
     assert max(len(p) for p in (*chosen.fit, *chosen.held_out)) < longest
 
 
 def test_what_cannot_be_fitted_to_is_refused(run_dir: Write, chat: ChatTokenizer, tmp_path: Path):
     with pytest.raises(ValueError, match=r"held-out seed 1000000.*--training-seeds"):
-        choose_prompts(Choice((run_dir(seed=HELD_OUT, name="held"),)), chat)
+        choose_prompts(PromptChoice((run_dir(seed=HELD_OUT, name="held"),)), chat)
     with pytest.raises(ValueError, match=r"1 episodes.*record more"):
-        choose_prompts(Choice((run_dir(1, name="one"),)), chat)
+        choose_prompts(PromptChoice((run_dir(1, name="one"),)), chat)
     with pytest.raises(ValueError, match=r"no steps\.jsonl"):
-        choose_prompts(Choice((tmp_path,)), chat)
+        choose_prompts(PromptChoice((tmp_path,)), chat)
     with pytest.raises(ValueError, match="num_prompts=1"):
-        Choice((tmp_path,), prompts=1)
+        PromptChoice((tmp_path,), prompts=1)
 
 
 def test_the_command_makes_the_rule_usable(run_dir: Write, tmp_path: Path):

@@ -9,13 +9,15 @@ from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
 from erecap.engine.differentiable import frozen
+from erecap.training.batches import collate
 from erecap.training.credits import CREDITS, AttentionCredit, RemovalCredit
-from erecap.training.data import NO_REPLAN, Sequence, collate
-from erecap.training.saliency import saliency
+from erecap.training.saliency import SaliencySettings, compute_saliency
+from erecap.training.sequences import NO_REPLAN, TokenSequence
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
-EpisodeMaker = Callable[..., Sequence]
+EpisodeMaker = Callable[..., TokenSequence]
 
 
 @pytest.fixture
@@ -26,8 +28,8 @@ def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
 @pytest.mark.parametrize("name", CREDITS)
 def test_each_older_token_gets_a_finite_credit_that_neighbours_and_padding_do_not_change(model, episode: EpisodeMaker, name):
     short, long = episode(1, turns=2), episode(2, turns=4)
-    both = saliency(model, collate([short, long]), STAGES, credit=name)
-    alone = saliency(model, collate([short], [0]), STAGES, credit=name)
+    both = compute_saliency(model, collate([short, long]), SaliencySettings(STAGES, credit=name))
+    alone = compute_saliency(model, collate([short], [0]), SaliencySettings(STAGES, credit=name))
     torch.testing.assert_close(both[:, :1, : len(short)], alone, equal_nan=True, atol=1e-5, rtol=1e-3)
     credited = torch.from_numpy(short.turns == 0)
     assert (alone[:, 0, credited] >= 0).all()
@@ -46,13 +48,13 @@ def test_a_row_without_a_replan_is_no_trouble(model, episode: EpisodeMaker, name
 
 def test_an_unknown_credit_names_the_known(model, episode: EpisodeMaker):
     with pytest.raises(ValueError, match="gradient, attention, removal"):
-        saliency(model, collate([episode(1)]), STAGES, credit="luck")
+        compute_saliency(model, collate([episode(1)]), SaliencySettings(STAGES, credit="luck"))
 
 
 @pytest.mark.parametrize("name", CREDITS)
 def test_stages_must_be_layers(model, episode: EpisodeMaker, name):
     with pytest.raises(ValueError, match=r"at least one layer of 0\.\.5"):
-        saliency(model, collate([episode(1)]), (6,), credit=name)
+        compute_saliency(model, collate([episode(1)]), SaliencySettings((6,), credit=name))
 
 
 def test_attention_is_what_the_models_own_plan_tokens_pay_after_the_stage(model, episode: EpisodeMaker):

@@ -8,18 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from erecap.models.tokenization import ChatTokenizer
-from erecap.training.data import (
-    ALWAYS_KEPT,
-    Batches,
-    Sequence,
-    SequenceList,
-    ShardedSequences,
-    collate,
-    cut_after_plan,
-    encode_episode,
-    length_curriculum,
-    write_shard,
-)
+from erecap.training.batches import Batches, collate, length_curriculum
+from erecap.training.encoding import encode_episode
+from erecap.training.sequences import ALWAYS_KEPT, SequenceList, ShardedSequences, TokenSequence, cut_after_plan, write_shard
 
 EPISODE = [
     {"role": "system", "content": "You plan."},
@@ -33,12 +24,12 @@ EPISODE = [
 ]
 
 
-def make(length: int, seed: int = 0) -> Sequence:
+def make(length: int, seed: int = 0) -> TokenSequence:
     ids = np.random.default_rng(seed).integers(3, 50, length).astype(np.int32)
-    return Sequence(ids, np.full(length, 0.3, np.float32), np.zeros(length, np.int32))
+    return TokenSequence(ids, np.full(length, 0.3, np.float32), np.zeros(length, np.int32))
 
 
-def text_where(tokenizer: PreTrainedTokenizerFast, sequence: Sequence, mask: np.ndarray) -> str:
+def text_where(tokenizer: PreTrainedTokenizerFast, sequence: TokenSequence, mask: np.ndarray) -> str:
     return tokenizer.decode(sequence.input_ids[mask].tolist())
 
 
@@ -153,7 +144,7 @@ def test_padding_is_marked():
 
 def test_bad_sequences_are_refused():
     with pytest.raises(ValueError, match="vectors of one length"):
-        Sequence(np.zeros(3, np.int32), np.zeros(2, np.float32), np.zeros(3, np.int32))
+        TokenSequence(np.zeros(3, np.int32), np.zeros(2, np.float32), np.zeros(3, np.int32))
     with pytest.raises(ValueError, match="at least 2 tokens"):
         make(1)
 
@@ -170,6 +161,6 @@ def test_batches_deal_only_what_they_are_told_to(episode):
 @pytest.mark.parametrize(("length", "wanted"), [(3, None), (4, 4), (8, 4), (9, 9), (11, 9), (12, 12)])
 def test_a_long_episode_is_cut_after_the_last_plan_that_is_whole(length: int, wanted: int | None):
     weights = np.array([0.3, 0.3, 1, 1, 0.3, 0.3, 0.3, 1, 1, 0.3, 0.3, 1], np.float32)
-    sequence = Sequence(np.arange(12, dtype=np.int32), weights, np.zeros(12, np.int32))
+    sequence = TokenSequence(np.arange(12, dtype=np.int32), weights, np.zeros(12, np.int32))
     cut = cut_after_plan(sequence, length)
     assert (cut if cut is None else cut.input_ids.tolist()) == (wanted if wanted is None else list(range(wanted)))

@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from erecap.training.config import PlannerShape, planner_config
 from erecap.training.initialization import LookupInit, initialize_lookup
-from erecap.training.planner import planner_config
 
 
 def model(seed: int = 0, **changes: int) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
-    config = planner_config(64, **{"num_layers": 4, **changes})
+    config = planner_config(64, PlannerShape(**{"num_layers": 4, **changes}))
     return Qwen2ForCausalLM._from_config(config, attn_implementation="eager").eval()
 
 

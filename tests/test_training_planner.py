@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
-from erecap.training.config import TrainConfig
-from erecap.training.data import Batches, Sequence, SequenceList, collate, length_curriculum
-from erecap.training.planner import batch_loss, evaluate, planner_config, train_planner
+from erecap.training.batches import Batches, collate, length_curriculum
+from erecap.training.config import PlannerShape, TrainConfig, planner_config
+from erecap.training.loop import Hooks, MetricSums, training_mode
+from erecap.training.planner import batch_loss, train_planner
+from erecap.training.sequences import SequenceList, TokenSequence
 
 
 def tiny_model(seed: int = 0) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
-    return Qwen2ForCausalLM(planner_config(16, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, head_dim=16))
+    return Qwen2ForCausalLM(
+        planner_config(16, PlannerShape(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, head_dim=16))
+    )
 
 
 def copy_task(count: int, seed: int = 0) -> SequenceList:
@@ -29,8 +33,18 @@ def copy_task(count: int, seed: int = 0) -> SequenceList:
         key = int(rng.integers(3, 16))
         ids = np.array([1, *[key] * n, 2, *[key] * n], np.int32)
         weights = np.array([0.3] * (n + 2) + [1.0] * n, np.float32)
-        sequences.append(Sequence(ids, weights, np.zeros(len(ids), np.int32)))
+        sequences.append(TokenSequence(ids, weights, np.zeros(len(ids), np.int32)))
     return SequenceList(sequences)
+
+
+@torch.no_grad()
+def evaluate(model: PreTrainedModel, sequences: SequenceList, precision: str) -> dict[str, float]:
+    """plan_loss, plan_accuracy and other_loss over every sequence once."""
+    sums = MetricSums()
+    with training_mode(model, False):
+        for batch in Batches(sequences, 8192).once():
+            sums.add(batch_loss(model, batch, precision).metrics())
+    return sums.means()
 
 
 def config(**changes: object) -> TrainConfig:
@@ -86,10 +100,10 @@ def test_targets_of_weight_zero_do_not_count():
     weights[-1] = 0
     changed = sequence.input_ids.copy()
     changed[-1] = 0
-    first, second = (collate([Sequence(ids, weights, sequence.turns)]) for ids in (sequence.input_ids, changed))
+    first, second = (collate([TokenSequence(ids, weights, sequence.turns)]) for ids in (sequence.input_ids, changed))
     assert batch_loss(model, first, "float32").loss.item() == batch_loss(model, second, "float32").loss.item()
     with pytest.raises(ValueError, match="no target of nonzero weight"):
-        batch_loss(model, collate([Sequence(sequence.input_ids, weights * 0, sequence.turns)]))
+        batch_loss(model, collate([TokenSequence(sequence.input_ids, weights * 0, sequence.turns)]))
 
 
 def test_a_short_run_learns_to_copy_and_is_a_stock_model(tmp_path: Path):
@@ -112,7 +126,9 @@ def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(tmp_path: Path,
     whole, parted = tiny_model(), tiny_model()
     log = train_planner(whole, Batches(data, 128), config(), tmp_path / "whole")
     asked = iter(range(100))
-    train_planner(parted, Batches(data, 128), config(), tmp_path / "parted", should_stop=lambda: next(asked) >= stop_after)
+    train_planner(
+        parted, Batches(data, 128), config(), tmp_path / "parted", hooks=Hooks(should_stop=lambda: next(asked) >= stop_after)
+    )
     resumed = tiny_model(seed=9)
     resumed_log = train_planner(resumed, Batches(data, 128), config(), tmp_path / "parted")
     for name, value in whole.state_dict().items():
@@ -138,7 +154,7 @@ def test_hooks_are_called(tmp_path: Path):
         evaluated.append(step)
         return {"score": 1.0}
 
-    train_planner(tiny_model(), Batches(copy_task(20), 128), config(eval_every=6), tmp_path, on_step=seen.append, on_eval=on_eval)
+    train_planner(tiny_model(), Batches(copy_task(20), 128), config(eval_every=6), tmp_path, Hooks(seen.append, on_eval))
     assert evaluated == [6, 12]
     assert [r["step"] for r in seen] == [5, 6, 10, 12]
     assert seen[1]["eval"] == {"score": 1.0}

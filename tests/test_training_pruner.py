@@ -17,19 +17,22 @@ from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.selectors import LearnedSelector
+from erecap.training.batches import Batch, Batches, collate
 from erecap.training.config import TrainConfig
-from erecap.training.data import Batch, Batches, Sequence, SequenceList, collate
 from erecap.training.loop import Hooks
-from erecap.training.pruner import train_pruner
+from erecap.training.pruner import PrunerData, PrunerTraining, train_pruner
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses
-from erecap.training.saliency import SaliencySet, collect_saliency, saliency
+from erecap.training.saliency import SaliencySettings, collect_saliency, compute_saliency
+from erecap.training.saliency_file import SaliencySet
+from erecap.training.sequences import SequenceList, TokenSequence
 from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 QUIET = MaskConfig(noise=False)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
-EpisodeMaker = Callable[..., Sequence]
+EpisodeMaker = Callable[..., TokenSequence]
 
 
 def schedule(keep: float = 0.6) -> PruneSchedule:
@@ -80,7 +83,7 @@ def test_a_plan_that_was_asked_for_twice_is_answered_once(episode: EpisodeMaker)
     one = episode(0, turns=2)
     weights, turns = one.weights.copy(), one.turns.copy()
     weights[-10:-8] = 1.0  # an earlier plan of the same turn
-    replans = draw_replans(collate([Sequence(one.input_ids, weights, turns)]))
+    replans = draw_replans(collate([TokenSequence(one.input_ids, weights, turns)]))
     assert replans.batch.weights[0].nonzero().flatten().tolist() == [len(one) - 10, len(one) - 9]
 
 
@@ -147,7 +150,7 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, e
     rows = both.batch
     row = Batch(*(t[:1] for t in (rows.input_ids, rows.weights, rows.turns, rows.targets, rows.lengths)), (0,))
     padded = soft_forward(model, pruner, Replans(row, both.prompts[:1], both.turns[:1]), schedule(), QUIET)
-    target = saliency(model, collate([short]), STAGES)[:, 0].numpy()
+    target = compute_saliency(model, collate([short]), SETTINGS)[:, 0].numpy()
     torch.testing.assert_close(lm_loss(model, padded, row), lm_loss(model, single, alone.batch), atol=1e-5, rtol=1e-5)
     torch.manual_seed(1)
     first = pruner_losses(padded, [target], 2)
@@ -163,7 +166,7 @@ def test_each_loss_term_alone_reaches_every_scorer_and_nothing_else(
 ):
     torch.manual_seed(0)
     batch = collate([episode(0), episode(1)])
-    target = saliency(model, batch, STAGES).numpy()
+    target = compute_saliency(model, batch, SETTINGS).numpy()
     replans = last_replans(batch)
     forward = soft_forward(model, pruner, replans, schedule(0.8), MaskConfig(straight_through=straight_through))
     found = pruner_losses(forward, [target[:, row] for row in range(2)], 4)
@@ -180,12 +183,12 @@ def test_each_loss_term_alone_moves_the_pruner(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, term: str, episode: EpisodeMaker
 ):
     data = SequenceList([episode(n) for n in range(4)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     before = {name: value.clone() for name, value in pruner.state_dict().items()}
     frozen_before = {name: value.clone() for name, value in model.state_dict().items()}
     only = PrunerLoss(**{name: float(name == term) for name in ("lm", "mse", "rank")})
     config = TrainConfig(steps=2, weight_decay=0.0)
-    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path, loss=only)
+    train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(schedule(), config, loss=only), tmp_path)
     assert all(not torch.equal(value, before[name]) for name, value in pruner.state_dict().items() if "weight" in name)
     assert all(torch.equal(value, frozen_before[name]) for name, value in model.state_dict().items())
 
@@ -209,13 +212,13 @@ def trained(model: Qwen2ForCausalLM, collected: SaliencySet, data: SequenceList,
     torch.manual_seed(0)
     pruner, asked = TokenPruner(identify(model), STAGES), iter(range(10_000))
     config, hooks = TrainConfig(steps=10, lr=3e-3, log_every=5), Hooks(should_stop=lambda: next(asked) >= stop_after)
-    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, out, hooks=hooks)
+    train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(schedule(), config), out, hooks=hooks)
     return pruner
 
 
 def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(6)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     whole = trained(model, collected, data, tmp_path / "whole")
     trained(model, collected, data, tmp_path / "parted", stop_after=4)
     resumed = trained(model, collected, data, tmp_path / "parted")
@@ -226,22 +229,32 @@ def test_without_a_saliency_there_are_no_terms_of_it(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
 ):
     batches, before = Batches(SequenceList([episode(n) for n in range(8)]), 128), copy.deepcopy(pruner.state_dict())
-    log = train_pruner(model, pruner, batches, None, schedule(), TrainConfig(steps=3, log_every=1), tmp_path / "lm")
+    log = train_pruner(
+        model, pruner, PrunerData(batches), PrunerTraining(schedule(), TrainConfig(steps=3, log_every=1)), tmp_path / "lm"
+    )
     assert {"mse", "rank", "order"}.isdisjoint(log[0])
     assert all(record["loss"] == record["lm"] for record in log)
     assert any(not torch.equal(value, before[name]) for name, value in pruner.state_dict().items())
     with pytest.raises(ValueError, match=r"mse=0\.0 rank=0\.5 are of terms that compare with a saliency, and there is none"):
-        train_pruner(model, pruner, batches, None, schedule(), TrainConfig(steps=3), tmp_path / "rank", loss=PrunerLoss(rank=0.5))
+        train_pruner(
+            model,
+            pruner,
+            PrunerData(batches),
+            PrunerTraining(schedule(), TrainConfig(steps=3), loss=PrunerLoss(rank=0.5)),
+            tmp_path / "rank",
+        )
 
 
 def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
 ):
     data = SequenceList([episode(n) for n in range(8)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config = TrainConfig(steps=60, lr=3e-3, log_every=10)
     seed = PrunerLoss(1.0, 1.0, 1.0)
-    log = train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path, loss=seed)
+    log = train_pruner(
+        model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(schedule(), config, loss=seed), tmp_path
+    )
     assert {"lm", "mse", "rank", "loss", "kept_share"} <= log[0].keys()
     assert log[-1]["rank"] < 0.9 * log[0]["rank"]
     assert log[-1]["mse"] < 0.9 * log[0]["mse"]
@@ -251,19 +264,31 @@ def test_a_run_learns_to_rank_logs_its_terms_and_saves_a_pruner(
 
 def test_parts_that_do_not_fit_are_refused(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(2)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config, other = TrainConfig(steps=1), PruneSchedule((PruneStage(2, 0.5),))
     with pytest.raises(ValueError, match=r"stages differ: schedule \(2,\)"):
-        train_pruner(model, pruner, Batches(data, 128), collected, other, config, tmp_path)
+        train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(other, config), tmp_path)
     with pytest.raises(ValueError, match=r"saliency is of other episodes .* 2 of them.* 1\)"):
-        train_pruner(model, pruner, Batches(SequenceList([episode(0)]), 128), collected, schedule(), config, tmp_path)
-    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), config, tmp_path)
+        train_pruner(
+            model,
+            pruner,
+            PrunerData(Batches(SequenceList([episode(0)]), 128), collected),
+            PrunerTraining(schedule(), config),
+            tmp_path,
+        )
+    train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(schedule(), config), tmp_path)
     with pytest.raises(ValueError, match=r"run of other settings .*schedule"):
-        train_pruner(model, pruner, Batches(data, 128), collected, schedule(0.5), config, tmp_path)
+        train_pruner(model, pruner, PrunerData(Batches(data, 128), collected), PrunerTraining(schedule(0.5), config), tmp_path)
     with pytest.raises(ValueError, match="not all 0"):
         PrunerLoss(lm=0, mse=0, rank=0)
     with pytest.raises(ValueError, match=r"rule 'top_k', not of 'chunk_top_k'"):
-        train_pruner(model, pruner, Batches(data, 128), collected, schedule().by_rule("chunk_top_k"), config, tmp_path)
+        train_pruner(
+            model,
+            pruner,
+            PrunerData(Batches(data, 128), collected),
+            PrunerTraining(schedule().by_rule("chunk_top_k"), config),
+            tmp_path,
+        )
 
 
 def test_all_tokens_up_to_the_plans_end_can_be_targets(episode: EpisodeMaker):
@@ -276,31 +301,43 @@ def test_each_batch_draws_its_keep_ratio(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
 ):
     data, seen = SequenceList([episode(n) for n in range(4)]), []
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
 
     def spy(*args: Any) -> Any:
         seen.append({stage.keep for stage in args[3].stages})
         return soft_forward(*args)
 
     monkeypatch.setattr("erecap.training.pruner.soft_forward", spy)
-    train_pruner(model, pruner, Batches(data, 128), collected, schedule(), TrainConfig(steps=6), tmp_path, keeps=(0.4, 0.8))
+    train_pruner(
+        model,
+        pruner,
+        PrunerData(Batches(data, 128), collected),
+        PrunerTraining(schedule(), TrainConfig(steps=6), keeps=(0.4, 0.8)),
+        tmp_path,
+    )
     ratios = [ratio for (ratio,) in seen]
     assert len(set(ratios)) == 6
     assert all(0.4 <= ratio <= 0.8 for ratio in ratios)
     with pytest.raises(ValueError, match="0 < lowest <= highest"):
-        train_pruner(model, pruner, Batches(data, 128), collected, schedule(), TrainConfig(steps=1), tmp_path, keeps=(0.8, 0.4))
+        train_pruner(
+            model,
+            pruner,
+            PrunerData(Batches(data, 128), collected),
+            PrunerTraining(schedule(), TrainConfig(steps=1), keeps=(0.8, 0.4)),
+            tmp_path,
+        )
 
 
 def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_are_not_trained_on(
     model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
 ):
     data = SequenceList([episode(n) for n in range(6)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     states = []
     monkeypatch.setattr(TokenPruner, "save_pretrained", lambda self, _: states.append(copy.deepcopy(self.state_dict())))
     config = TrainConfig(steps=8, lr=0.05, log_every=2, eval_every=2)
     batches = Batches(data, 128, only=[0, 1, 2, 3])
-    log = train_pruner(model, pruner, batches, collected, schedule(), config, tmp_path, held_out=[4, 5])
+    log = train_pruner(model, pruner, PrunerData(batches, collected, held_out=(4, 5)), PrunerTraining(schedule(), config), tmp_path)
     losses = [record["eval"]["loss"] for record in log]
     assert len(states) == sum(loss < min(losses[:i], default=math.inf) for i, loss in enumerate(losses))
     assert {"lm", "mse", "rank", "order", "kept_share"} <= log[0]["eval"].keys()
@@ -309,7 +346,13 @@ def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_a
 
 def test_evaluation_is_the_same_at_each_call(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(4)])
-    collected = collect_saliency(model, data, STAGES, tmp_path / "saliency")
+    collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")
     config = TrainConfig(steps=2, lr=1e-12, weight_decay=0.0, log_every=1, eval_every=1)
-    log = train_pruner(model, pruner, Batches(data, 128, only=[0, 1]), collected, schedule(), config, tmp_path, held_out=[2, 3])
+    log = train_pruner(
+        model,
+        pruner,
+        PrunerData(Batches(data, 128, only=[0, 1]), collected, held_out=(2, 3)),
+        PrunerTraining(schedule(), config),
+        tmp_path,
+    )
     assert log[0]["eval"] == pytest.approx(log[1]["eval"], rel=1e-4)

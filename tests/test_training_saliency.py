@@ -10,15 +10,17 @@ from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
 from benchmarks.comparison.metrics import rank_correlation
+from erecap.engine import differentiable as module
 from erecap.engine.differentiable import stage_hidden
-from erecap.training import frozen as module
+from erecap.training.batches import collate
 from erecap.training.credits import GradientCredit
-from erecap.training.data import Sequence, collate
-from erecap.training.saliency import saliency
+from erecap.training.saliency import SaliencySettings, compute_saliency
+from erecap.training.sequences import TokenSequence
 
 STAGES = (1, 3)
+SETTINGS = SaliencySettings(STAGES)
 ModelMaker = Callable[..., Qwen2ForCausalLM]
-EpisodeMaker = Callable[..., Sequence]
+EpisodeMaker = Callable[..., TokenSequence]
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def model(make_model: ModelMaker) -> Qwen2ForCausalLM:
 def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(0, turns=2)
     batch = collate([sequence])
-    got = saliency(model, batch, STAGES)[:, 0]
+    got = compute_saliency(model, batch, SETTINGS)[:, 0]
     with torch.enable_grad():
         embedded = model.model.embed_tokens(batch.input_ids).requires_grad_()
         out = model(inputs_embeds=embedded, output_hidden_states=True, use_cache=False)
@@ -44,8 +46,8 @@ def test_it_is_gradient_times_hidden_of_the_later_plan_s_loss(model: Qwen2ForCau
 
 def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     short, long = episode(1, turns=2), episode(2, turns=4)
-    both = saliency(model, collate([short, long]), STAGES)
-    alone = saliency(model, collate([short], [0]), STAGES)
+    both = compute_saliency(model, collate([short, long]), SETTINGS)
+    alone = compute_saliency(model, collate([short], [0]), SETTINGS)
     torch.testing.assert_close(both[:, :1, : len(short)], alone, equal_nan=True, atol=1e-6, rtol=1e-4)
     assert both[:, 0, len(short) :].isnan().all()
 
@@ -53,21 +55,21 @@ def test_padding_and_neighbours_change_nothing_and_get_nothing(model: Qwen2ForCa
 def test_other_tokens_and_untrained_plans_are_not_targets(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(3, turns=2)
     weights = np.where(sequence.weights == 1, sequence.weights, np.float32(0.9))
-    changed = Sequence(sequence.input_ids, weights, sequence.turns)
-    first, second = (saliency(model, collate([s]), STAGES) for s in (sequence, changed))
+    changed = TokenSequence(sequence.input_ids, weights, sequence.turns)
+    first, second = (compute_saliency(model, collate([s]), SETTINGS) for s in (sequence, changed))
     torch.testing.assert_close(first, second, equal_nan=True)
 
 
 def test_the_model_is_left_as_it_was(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    saliency(model, collate([episode(0)]), STAGES)
+    compute_saliency(model, collate([episode(0)]), SETTINGS)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_next_horizon_credits_a_token_by_the_plan_after_its_turn_alone(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     sequence = episode(0, turns=3)
-    near, every = (saliency(model, collate([sequence]), STAGES, horizon=h)[:, 0] for h in ("next", "all"))
+    near, every = (compute_saliency(model, collate([sequence]), SaliencySettings(STAGES, horizon=h))[:, 0] for h in ("next", "all"))
     last, first = torch.from_numpy(sequence.turns == 1), torch.from_numpy(sequence.turns == 0)
     torch.testing.assert_close(near[:, last], every[:, last])  # one plan is left for these either way
     assert not near[:, first].isclose(every[:, first]).all()
@@ -76,22 +78,22 @@ def test_the_next_horizon_credits_a_token_by_the_plan_after_its_turn_alone(model
 
 def test_some_replan_must_be_sampled(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     with pytest.raises(ValueError, match="replans=0 must be at least 1"):
-        saliency(model, collate([episode(0)]), STAGES, replans=0)
+        compute_saliency(model, collate([episode(0)]), SaliencySettings(STAGES, replans=0))
 
 
 def test_an_unknown_horizon_is_refused(model: Qwen2ForCausalLM, episode: EpisodeMaker):
     with pytest.raises(ValueError, match="horizon 'soon' is not known: choose from all, next"):
-        saliency(model, collate([episode(0)]), STAGES, horizon="soon")
+        compute_saliency(model, collate([episode(0)]), SaliencySettings(STAGES, horizon="soon"))
 
 
 @pytest.mark.parametrize("stages", [(6,), (3, 1), (1, 1), ()])
 def test_stages_must_be_layers_in_order(model: Qwen2ForCausalLM, episode: EpisodeMaker, stages: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"at least one layer of 0\.\.5, in rising order"):
-        saliency(model, collate([episode(0)]), stages)
+        compute_saliency(model, collate([episode(0)]), SaliencySettings(stages))
 
 
 def test_there_is_none_after_the_last_layer_but_one(model: Qwen2ForCausalLM, episode: EpisodeMaker):
-    before, last_but_one, last = saliency(model, collate([episode(0)]), (3, 4, 5))[:, 0].nan_to_num()
+    before, last_but_one, last = compute_saliency(model, collate([episode(0)]), SaliencySettings((3, 4, 5)))[:, 0].nan_to_num()
     assert last_but_one.max() < 1e-4 * before.max()
     assert last.max() == 0
 
@@ -130,7 +132,7 @@ def test_checkpointing_holds_the_streams_of_layers_and_not_what_is_within_them(m
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_the_order_of_float32(model: Qwen2ForCausalLM, episode: EpisodeMaker, dtype: torch.dtype):
     batch = collate([episode(0, turns=6)])
-    wanted, got = (saliency(deepcopy(model).to(kind), batch, STAGES)[:, 0].numpy() for kind in (torch.float32, dtype))
+    wanted, got = (compute_saliency(deepcopy(model).to(kind), batch, SETTINGS)[:, 0].numpy() for kind in (torch.float32, dtype))
     assert got.dtype == np.float32
     assert np.array_equal(np.isnan(got), np.isnan(wanted))
     known = ~np.isnan(wanted[0])
@@ -141,10 +143,10 @@ def test_small_float16_gradients_do_not_vanish(model: Qwen2ForCausalLM, episode:
     faint = deepcopy(model)
     faint.lm_head.weight.data *= 1e-5  # and with it every gradient
     batch = collate([episode(0)])
-    wanted, half = saliency(faint, batch, STAGES)[:, 0].numpy(), faint.to(torch.float16)
-    got = saliency(half, batch, STAGES)[:, 0].numpy()
+    wanted, half = compute_saliency(faint, batch, SETTINGS)[:, 0].numpy(), faint.to(torch.float16)
+    got = compute_saliency(half, batch, SETTINGS)[:, 0].numpy()
     monkeypatch.setattr(module, "_LOSS_SCALES", {})
-    unscaled = saliency(half, batch, STAGES)[:, 0].numpy()
+    unscaled = compute_saliency(half, batch, SETTINGS)[:, 0].numpy()
     known = ~np.isnan(wanted[0])
     for stage in range(len(STAGES)):
         assert rank_correlation(got[stage][known], wanted[stage][known]) > 0.95
@@ -157,12 +159,12 @@ def test_a_float16_gradient_that_overflows_is_scaled_less(
     loud = deepcopy(model)
     loud.lm_head.weight.data *= 100
     batch = collate([episode(0)])
-    wanted, got = (saliency(deepcopy(loud).to(kind), batch, STAGES)[:, 0] for kind in (torch.float32, torch.float16))
+    wanted, got = (compute_saliency(deepcopy(loud).to(kind), batch, SETTINGS)[:, 0] for kind in (torch.float32, torch.float16))
     known = ~wanted[0].isnan()
     assert got[:, known].isfinite().all()
     monkeypatch.setattr(module, "_LOSS_SCALES", {torch.float16: (2.0**16,)})
     with pytest.raises(ValueError, match="not finite"):
-        saliency(deepcopy(loud).to(torch.float16), batch, STAGES)
+        compute_saliency(deepcopy(loud).to(torch.float16), batch, SETTINGS)
     assert all(rank_correlation(*(v[s][known].numpy() for v in (got, wanted))) > 0.9 for s in range(len(STAGES)))
 
 
@@ -170,4 +172,4 @@ def test_what_is_beyond_the_dtype_is_an_error(model: Qwen2ForCausalLM, episode: 
     beyond = deepcopy(model)
     beyond.model.layers[2].mlp.down_proj.weight.data *= 1e6
     with pytest.raises(ValueError, match=r"not finite in float16: load the model in bfloat16 or float32"):
-        saliency(beyond.to(torch.float16), collate([episode(0)]), STAGES)
+        compute_saliency(beyond.to(torch.float16), collate([episode(0)]), SETTINGS)

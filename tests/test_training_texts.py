@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import erecap
-from benchmarks.recipes.pruner import read_hub
+from benchmarks.recipes.sequences import read_hub
 from erecap.training.texts import TextDataError, chat_of, encode_chat, read_texts
 
 SAMPLE = Path(erecap.__file__).parent / "bundled" / "texts" / "sample.jsonl"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from erecap.training.planner import planner_config
+from erecap.training.config import PlannerShape, planner_config
 from erecap.training.tokenizer import build_tokenizer
 
 TEXTS = ["goto the kitchen\npickup red ball 17", "<|im_start|>user\nYou see a red ball.<|im_end|>\n"] * 30
@@ -49,7 +49,7 @@ def test_template_is_chatml_with_a_header_for_the_answer():
 
 
 def test_saved_beside_a_model_auto_tokenizer_reads_the_same(tmp_path: Path):
-    config = planner_config(len(TOKENIZER), hidden_size=16, intermediate_size=16, num_layers=1, head_dim=8, tokenizer=TOKENIZER)
+    config = planner_config(len(TOKENIZER), PlannerShape(hidden_size=16, intermediate_size=16, num_layers=1, head_dim=8), TOKENIZER)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)

@@ -11,12 +11,12 @@ cd "$(dirname "$0")/.."
 
 readonly PYTHON=$1
 readonly CPU_TORCH=2.13.0
-readonly TORCH_RANGE='torch>=2.8,<2.14'
+readonly TORCH_RANGE='torch>=2.8'
 readonly VENV_PYTHON=.venv/bin/python
 
 require_python() {
-    "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' && return
-    echo "setup: '$PYTHON' is not Python 3.11 or 3.12; name one that is: make setup PYTHON=/path/to/python3.11" >&2
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' && return
+    echo "setup: '$PYTHON' is not Python 3.11 or newer; name one that is: make setup PYTHON=/path/to/python3.11" >&2
     exit 1
 }
 
@@ -26,7 +26,7 @@ has_cuda_torch() {
     "$1" - <<'PY' 2>/dev/null
 import sys, torch
 release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-sys.exit(not ((2, 8) <= release < (2, 14) and torch.cuda.is_available()))
+sys.exit(not (release >= (2, 8) and torch.cuda.is_available()))
 PY
 }
 

@@ -1,7 +1,7 @@
-"""What the agent believes: a map of what it has SEEN, kept up by its observations and by nothing else.
+"""The agent's belief: a map of what it has seen.
 
-The belief never reads the simulator. Coordinates are the agent's odometry, shifted by ``MARGIN`` so that views over the edge of the
-house stay inside the arrays. Cells that were never seen are ``UNSEEN``.
+Only observations change it; it never reads the simulator. Its coordinates are the agent's odometry plus ``MARGIN``, so that cells
+in view beyond the edge of the house stay inside the arrays.
 """
 
 from dataclasses import dataclass, field
@@ -16,71 +16,112 @@ from envs.observation.embodied import view_cells
 from envs.observation.names import BOX, CLOSED, DOOR, EMPTY, LOCKED, OPEN, THINGS, UNSEEN, WALL, thing_name
 
 MARGIN = 8
+"""Cells between the edge of the arrays and the house."""
 SIZE = 48
+"""Side of the arrays in cells."""
 Cell = tuple[int, int]
+"""Column and row of a cell, plus ``MARGIN``."""
 Identity = tuple[int, int]
+"""Minigrid's codes of a thing's type and colour."""
 STEPS: tuple[Cell, ...] = tuple((int(x), int(y)) for x, y in DIR_TO_VEC)
+"""One step east, south, west and north."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A door, key, ball or box at a cell. ``tags`` say where it lay from the pose at the start (``left``, ``front``, ...)."""
+    """A door, key, ball or box as it was last seen."""
 
     kind: int
+    """Minigrid's code of its type."""
     color: int
+    """Minigrid's code of its colour."""
     state: int
+    """State of a door, or of a box (see ``envs.household.containers``); 0 for other things."""
     cell: Cell
+    """Where it lies."""
     tags: tuple[str, ...] = ()
+    """Where it lay from the agent's first pose: ``left``, ``right``, ``front``, ``behind``."""
 
     @property
     def identity(self) -> Identity:
-        """Kind and colour."""
+        """Codes of type and colour."""
         return self.kind, self.color
 
     @property
     def name(self) -> str:
-        """Such as ``red ball``."""
+        """Its name, such as ``red ball``."""
         return thing_name(self.kind, self.color)
 
     @property
     def content(self) -> Identity | None:
-        """Kind and colour of what the open box is seen to hold."""
+        """Codes of type and colour of what an open box holds; ``None`` where nothing is seen inside."""
         return decode_content(self.state) if self.kind == BOX else None
 
 
 @dataclass
 class Belief:
-    """The map, the pose and the hand. ``unique_names``: no two things of this world share kind and colour.
+    """What the agent believes of the map, its own pose and its hand.
 
-    ``fresh`` and ``gone`` collect what is new and what has vanished since ``clear_news`` was called last.
+    Arrays have shape (SIZE, SIZE) and are indexed by cell. "News" are what ``fresh`` and ``gone`` hold.
     """
 
     room_names: tuple[str, ...]
+    """Names of the rooms by index."""
     unique_names: bool = False
+    """Whether no two things of this world share type and colour."""
     kind: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((SIZE, SIZE), np.int16))
+    """Minigrid's code of what is on each cell; ``UNSEEN`` where the cell was never seen."""
     color: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((SIZE, SIZE), np.int16))
+    """Minigrid's code of the colour of what is on each cell."""
     state: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((SIZE, SIZE), np.int16))
+    """State of the door or box on each cell; 0 elsewhere."""
     room: np.ndarray[Any, Any] = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int16))
+    """Index of each cell's room; -1 for walls, doorways and cells never seen."""
     seen_at: np.ndarray[Any, Any] = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int32))
+    """Value of ``step`` when each cell was last in view; -1 where it was never seen."""
     things: dict[Cell, Thing] = field(default_factory=dict)
+    """Things by the cell on which they are believed to be."""
     cell: Cell = (0, 0)
+    """The agent's cell."""
     direction: int = 0
+    """Where the agent looks: 0 east, 1 south, 2 west, 3 north."""
     here: int = -1
+    """Index of the room that the agent is in, or was in before it stepped into a doorway; -1 before the first observation."""
     held: Identity | None = None
+    """What the agent holds."""
     step: int = 0
+    """Number of observations taken in."""
     version: int = 0
+    """Number of changes of the map."""
     start: tuple[Cell, int, int] | None = None
+    """The agent's first pose: cell, direction and room."""
     fresh: dict[Cell, Thing] = field(default_factory=dict)
+    """Things by cell that are new or have changed since ``clear_news``."""
     gone: dict[str, None] = field(default_factory=dict)
+    """Names of things that have vanished since ``clear_news``, in order (an ordered set)."""
     in_view: list[Cell] = field(default_factory=list)
+    """Cells in view with a thing on them."""
     surprises: set[str] = field(default_factory=set)
+    """Names of things that were not as believed, until the loop clears them."""
     held_tags: tuple[str, ...] = ()
+    """Tags of the held thing."""
     tags_of_lost: dict[Identity, tuple[str, ...]] = field(default_factory=dict)
+    """Tags of things that have vanished from where they were."""
     dropping: bool = False
+    """Whether the last action was a drop."""
     named: dict[Cell, str] = field(default_factory=dict)
+    """Room by which the thing on a cell was last reported."""
 
     def update(self, observation: dict[str, Any], action: int | None = None) -> None:
-        """Take in one observation (see ``envs.observation.embodied``) that followed the agent's ``action``."""
+        """Take in an observation.
+
+        Parameters
+        ----------
+        observation
+            As ``envs.observation.embodied`` describes it.
+        action
+            The action before it; ``None`` at the start.
+        """
         self.step += 1
         self.dropping = action == Actions.drop
         image = observation["image"]
@@ -111,7 +152,7 @@ class Belief:
         changed = (old != codes).any(axis=1)
         self.room[xs, ys] = np.where(rooms >= 0, rooms, self.room[xs, ys])
         self.seen_at[xs, ys] = self.step
-        if self.here < 0:  # an episode may begin in a doorway, which is in no room: the agent counts as in the one that it sees
+        if self.here < 0:  # a doorway, where an episode may begin, is in no room: take a room in view
             self.here = next(iter(self._rooms_around(self.cell)), int(rooms.max()))
         if self.start is None:
             self.start = (self.cell, self.direction, self.here)
@@ -139,7 +180,7 @@ class Belief:
                 self.surprises.add(thing.name)
 
     def _see(self, thing: Thing) -> None:
-        """A new or changed thing; where names are unique, what was believed of it elsewhere is dropped."""
+        """Add a new or changed thing; where names are unique, forget where else it was believed to be."""
         self.gone.pop(thing.name, None)
         if self.unique_names:
             for cell in [c for c, t in self.things.items() if t.identity == thing.identity and c != thing.cell]:
@@ -155,7 +196,7 @@ class Belief:
             self.kind[cell], self.version = EMPTY, self.version + 1
 
     def _hold(self, code: Any) -> None:
-        """What the agent's own cell shows is what it holds; a thing that it has just picked up is neither gone nor a surprise."""
+        """Take in the held thing, which minigrid shows on the agent's cell; one just picked up is neither gone nor a surprise."""
         held = (int(code[0]), int(code[1])) if int(code[0]) in THINGS else None
         if held is not None and held != self.held:
             self.held_tags = self.tags_of_lost.get(held, ())
@@ -169,13 +210,13 @@ class Belief:
         self.held = held
 
     def _tags_of(self, identity: Identity, cell: Cell, before: Thing | None) -> tuple[str, ...]:
-        """The tags of what is seen at a cell: those it had, also where the agent has carried it here."""
+        """Return the tags of the thing on a cell; a thing keeps its tags when the agent carries it here."""
         if before is not None and before.identity == identity:
             return before.tags
         return self.held_tags if self.dropping and identity == self.held else self._tags(cell)
 
     def _tags(self, cell: Cell) -> tuple[str, ...]:
-        """Where a cell of the first room lies from the pose at the start; nothing for other cells."""
+        """Return where a cell of the first room lies from the first pose; nothing for cells of other rooms."""
         if self.start is None or self.unique_names:
             return ()
         (x, y), direction, room = self.start
@@ -187,7 +228,7 @@ class Belief:
         return tuple(tag for tag, holds in sides if holds)
 
     def _rooms_around(self, cell: Cell) -> list[int]:
-        """Known rooms of a cell, or of its neighbours where it is a door or a doorway."""
+        """Return the cell's room; for a door or a doorway, the known rooms beside it."""
         own = int(self.room[cell])
         if own >= 0:
             return [own]
@@ -196,74 +237,87 @@ class Belief:
     # ---- questions -------------------------------------------------------------------------------------------------------------
 
     def rooms_of(self, thing: Thing) -> list[int]:
-        """Rooms in which the thing is believed to be (a door belongs to the rooms on its known sides)."""
+        """Return the indices of the thing's rooms; a door is in the known rooms on both sides."""
         return self._rooms_around(thing.cell)
 
     def rooms_beside(self, thing: Thing) -> list[int]:
-        """Rooms on the other side of a doorway that the thing stands right behind."""
+        """Return the indices of the rooms that a doorway next to the thing leads to."""
         around = [(thing.cell[0] + dx, thing.cell[1] + dy) for dx, dy in STEPS]
         ways = [c for c in around if int(self.room[c]) < 0 and int(self.kind[c]) not in (UNSEEN, WALL)]
         return [room for way in ways for room in self._rooms_around(way)]
 
     def place_of(self, thing: Thing) -> str:
-        """The room by which the thing was last spoken of; the one by which it would be now where it was not spoken of yet."""
+        """Return the room by which the thing was last reported, or would be reported now."""
         return self.named.get(thing.cell) or self.room_of(thing)
 
     def room_of(self, thing: Thing) -> str:
-        """The room by which the thing is named: this one if it belongs here, else the first known one."""
+        """Return the room to name the thing by: the agent's room if the thing is in it, else the first known one."""
         rooms = self.rooms_of(thing)
         return self.room_names[self.here if self.here in rooms or not rooms else rooms[0]]
 
     @property
     def here_name(self) -> str:
-        """Name of the room that the agent is in, or was in last while it stands in a doorway."""
+        """Name of the room that the agent is in, or was in before it stepped into a doorway."""
         return self.room_names[self.here] if self.here >= 0 else "doorway"
 
     @property
     def held_name(self) -> str:
-        """Name of the held thing; empty where the hand is empty."""
+        """Name of the held thing; empty where the agent holds nothing."""
         return thing_name(*self.held) if self.held else ""
 
     def known_rooms(self) -> list[int]:
-        """Rooms of which at least one cell was seen."""
+        """List the indices of the rooms of which a cell was seen."""
         return sorted({int(r) for r in np.unique(self.room) if r >= 0})
 
     def cells_of(self, room: int) -> set[Cell]:
-        """All cells of a room that were seen."""
+        """Return the cells of a room that were seen."""
         return {(int(x), int(y)) for x, y in zip(*(self.room == room).nonzero(), strict=True)}
 
     def find(self, description: str, room: int | None = None) -> list[Thing]:
-        """Things that match ``[color] type [at loc ...]``, nearest first; only those of ``room`` where it is given."""
+        """Find things by their description.
+
+        Parameters
+        ----------
+        description
+            ``[color] type [at loc ...]``, such as ``red ball`` or ``object at left``.
+        room
+            Index of the room to look in; ``None`` for all rooms.
+
+        Returns
+        -------
+        list of Thing
+            What fits, nearest first.
+        """
         found = [t for t in self.things.values() if matches(t, description) and (room is None or room in self.rooms_of(t))]
         return sorted(found, key=lambda t: (abs(t.cell[0] - self.cell[0]) + abs(t.cell[1] - self.cell[1]), t.cell))
 
     def boxed(self, description: str, room: int | None = None) -> list[Thing]:
-        """Open boxes in which a thing of this description is seen."""
+        """Find open boxes that hold a thing of this description; ``room`` (an index) limits the search to one room."""
         boxes = [t for t in self.things.values() if t.content is not None and (room is None or room in self.rooms_of(t))]
         return [t for t in boxes if t.content and matches(Thing(*t.content, 0, t.cell), description)]
 
     def is_door(self, cell: Cell, *states: int) -> bool:
-        """Whether a door in one of these states (default: any) is believed to be at the cell."""
+        """Tell whether a door is on the cell, and is in one of these states if any are given."""
         return bool(self.kind[cell] == DOOR) and (not states or int(self.state[cell]) in states)
 
     def passable(self, cell: Cell) -> bool:
-        """Whether the agent can walk onto the cell, opening a closed door if need be."""
+        """Tell whether the agent can walk onto the cell; it may have to open a closed door."""
         kind = int(self.kind[cell])
         return kind not in (UNSEEN, WALL) and (kind not in THINGS or (kind == DOOR and int(self.state[cell]) in (OPEN, CLOSED)))
 
     def locked_doors(self) -> list[Thing]:
-        """Doors believed to be locked."""
+        """List the doors believed to be locked."""
         return [t for t in self.things.values() if t.kind == DOOR and t.state == LOCKED]
 
     def clear_news(self) -> None:
-        """Forget what has been reported as new or gone, and remember by which room each thing was reported."""
+        """Clear the news once they are reported, and note by which room each thing was reported."""
         self.named |= {thing.cell: self.room_of(thing) for thing in self.fresh.values()}
         self.fresh.clear()
         self.gone.clear()
 
 
 def matches(thing: Thing, description: str) -> bool:
-    """Whether a thing fits ``[color] type [at loc ...]``; ``object`` is the type of everything that is not a door."""
+    """Tell whether a thing fits ``[color] type [at loc ...]``; the type ``object`` fits everything but doors."""
     words = [word for word in description.split() if word != "at"]
     color, _, kind = thing.name.partition(" ")
     kinds = {kind} if thing.kind == DOOR else {kind, "object"}

@@ -1,7 +1,8 @@
-"""The expert: plans for the open subgoal from the agent's belief, anew at every replan.
+"""The expert: a rule-based planner for the open subgoal.
 
-It knows what the agent has seen and no more. Its plan depends only on what the text of the situation says and on where things were
-seen last, so that a language model can learn it from the text. It labels the training data and is the upper row of every table.
+At each replan it plans anew from the agent's belief. Its plan depends on what the text of the observation says and on where
+things were last seen, so that a language model can learn it from the text. It labels the training data and is the upper row of
+every table.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from agents.gridworld.situation import BEYOND, assess
 from envs.observation.names import DOOR, KEY, LOCKED, thing_name
 
 Lines = list[str]
+"""A plan, or a part of one: one skill per line."""
 
 
 class _Planner:
-    """One planning problem: the belief, the situation, and the open subgoal."""
+    """The planning of one plan, from the belief and the situation."""
 
     def __init__(self, belief: Belief) -> None:
         self.belief, self.situation = belief, assess(belief)
@@ -23,7 +25,7 @@ class _Planner:
     # ---- subgoals --------------------------------------------------------------------------------------------------------------
 
     def plan(self, subgoal: str) -> Lines:
-        """Lines of the plan. Raises ``ValueError`` for a subgoal of an unknown form."""
+        """Plan for a subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
         for prefix, planner in _SUBGOALS:
             if subgoal.startswith(prefix):
                 return planner(self, subgoal.removeprefix(prefix))[:6] or ["explore"]
@@ -68,7 +70,7 @@ class _Planner:
     # ---- parts -----------------------------------------------------------------------------------------------------------------
 
     def _fetch(self, name: str) -> Lines:
-        """Get the thing into the hand."""
+        """Plan to get the thing into the hand."""
         thing = self._known(name)
         if thing is None:
             return self._find()
@@ -76,7 +78,7 @@ class _Planner:
         return way or [*self._free_hand(), f"pickup {name} in {self.belief.place_of(thing)}"]
 
     def _at(self, name: str, before: Lines, last: str) -> Lines:
-        """``last``, a skill at the thing, after ``before``; what comes first where the thing is unknown or out of reach."""
+        """Plan ``before``, then ``last``, a skill at the thing; or only a first step where the thing is unknown or out of reach."""
         thing = self._known(name, boxed=False)
         if thing is None:
             return before or self._find()
@@ -84,7 +86,7 @@ class _Planner:
         return (before or way) if way else [*before, f"{last} in {self.belief.place_of(thing)}"]
 
     def _then(self, before: Lines, room: str, last: Lines) -> Lines:
-        """``last``, which leads into the room, after ``before``; what comes first where the room is unknown or out of reach."""
+        """Plan ``before``, then ``last``, a visit to the room; or only a first step where the room is unknown or out of reach."""
         if self.belief.room_names.index(room) not in self.belief.known_rooms():
             return before or self._find()
         if room in self.situation.blocked:
@@ -92,7 +94,7 @@ class _Planner:
         return [*before, *last]
 
     def _way_to(self, thing: Thing) -> Lines:
-        """What clears the way to a thing; nothing where it is clear."""
+        """Plan to clear the way to a thing; empty where it is clear."""
         blocked, room = self.situation.blocked, self.belief.room_of(thing)
         if thing.name in blocked:
             return self._clear(thing.name)
@@ -101,7 +103,7 @@ class _Planner:
         return self._clear(room) if room in blocked and not itself else []
 
     def _unlock(self, door: Thing) -> Lines:
-        """Fetch the key if need be and unlock the door; a key behind its own door must be somewhere else by now."""
+        """Plan to fetch the key and unlock the door. Where the key seems to be behind its own door, look for it elsewhere."""
         if door.name in self._unlocking:
             return ["explore"]
         self._unlocking.add(door.name)
@@ -117,7 +119,7 @@ class _Planner:
         return [*fetch, last] if self._picks_up(fetch, key) else fetch
 
     def _clear(self, goal: str) -> Lines:
-        """Unlock the door, or move the thing, that stops the way to what is ``blocked``; look around where no way is known."""
+        """Plan to unlock the door or move the thing that blocks the way to ``goal``; look around where no way is known."""
         obstacle = self.situation.blocked[goal]
         if obstacle is None:
             return self._find()
@@ -126,12 +128,12 @@ class _Planner:
         return [*self._free_hand(), f"pickup {obstacle.thing.name} in {self.belief.place_of(obstacle.thing)}", "drop"]
 
     def _empty(self, box: Thing) -> Lines:
-        """Take out what fills a box."""
+        """Plan to take out what fills a box."""
         assert box.content is not None
         return [*self._free_hand(), f"pickup {thing_name(*box.content)} in {self.belief.place_of(box)}", "drop"]
 
     def _find(self, looking_for_key: bool = False) -> Lines:
-        """Look where nothing was seen; then behind locked doors, in closed boxes, behind what is in the way; then look again."""
+        """Plan to search: in unseen places, behind locked doors, in closed boxes, behind obstacles, then everywhere again."""
         situation = self.situation
         if situation.unexplored:
             return ["explore"]
@@ -154,13 +156,13 @@ class _Planner:
         return held is not None and all(word in (*thing_name(*held).split(), "object") for word in words)
 
     def _known(self, name: str, boxed: bool = True) -> Thing | None:
-        """Where a thing of this name is known to be: in this room before all others, and within reach before out of it."""
+        """Return the known thing of this name: one within reach if possible, and in this room if possible."""
         found = self.belief.find(name) + (self.belief.boxed(name) if boxed else [])
         here, blocked = self.belief.here, self.situation.blocked
         return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
 
     def _door_side(self, door: Thing) -> str:
-        """The room from which to unlock the door."""
+        """Return the name of the room from which to unlock the door."""
         known = [locked.side for locked in self.situation.locked if locked.thing == door]
         return known[0] if known else self.belief.place_of(door)
 
@@ -183,5 +185,8 @@ _SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
 
 
 def expert_plan(belief: Belief, subgoal: str) -> str:
-    """The expert's plan for the open subgoal, one skill per line."""
+    """Plan for the open subgoal, one skill per line; ``done`` where no subgoal is open.
+
+    Raises ``ValueError`` for a subgoal of an unknown form.
+    """
     return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"

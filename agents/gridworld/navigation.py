@@ -1,6 +1,6 @@
-"""Ways through what the agent has seen: breadth-first search over believed cells, and walking step by step.
+"""Navigation on the belief: breadth-first search over cells that were seen, and walking step by step.
 
-Walkers are generators: each ``yield`` is one environment action, after which the belief has taken in the new observation.
+A walk is a generator. It yields one of minigrid's actions at a time; before it goes on, the belief takes in the next observation.
 """
 
 from collections import deque
@@ -12,11 +12,28 @@ from agents.gridworld.belief import STEPS, Belief, Cell
 from envs.observation.names import CLOSED, UNSEEN, WALL
 
 Walk = Generator[int, None, bool]
+"""Yields actions and returns whether it arrived."""
 MAX_ATTEMPTS = 40
+"""How often a walk looks for a new path before it gives up."""
 
 
 def search(belief: Belief, passable: Callable[[Cell], bool] | None = None, start: Cell | None = None) -> dict[Cell, Cell | None]:
-    """All cells that can be walked to from the agent's, nearest first, each with the cell before it (``None`` for the start)."""
+    """Search breadth first for the cells that can be walked to.
+
+    Parameters
+    ----------
+    belief
+        The map.
+    passable
+        Which cells can be walked onto; ``None`` for ``belief.passable``.
+    start
+        Where to begin; ``None`` for the agent's cell.
+
+    Returns
+    -------
+    dict
+        The cells, nearest first, each with the cell before it on a shortest path (``None`` for the start).
+    """
     passable = passable or belief.passable
     origin = belief.cell if start is None else start
     before: dict[Cell, Cell | None] = {origin: None}
@@ -32,7 +49,7 @@ def search(belief: Belief, passable: Callable[[Cell], bool] | None = None, start
 
 
 def path_to(before: dict[Cell, Cell | None], goal: Cell) -> list[Cell]:
-    """The cells from the one after the start up to ``goal``."""
+    """Return the path to ``goal`` that a search has found, without the start."""
     path: list[Cell] = []
     cell: Cell | None = goal
     while cell is not None and before[cell] is not None:
@@ -42,12 +59,12 @@ def path_to(before: dict[Cell, Cell | None], goal: Cell) -> list[Cell]:
 
 
 def neighbors(cell: Cell) -> list[Cell]:
-    """The four cells next to one."""
+    """List the four cells next to a cell, east first, then clockwise."""
     return [(cell[0] + dx, cell[1] + dy) for dx, dy in STEPS]
 
 
 def is_frontier(belief: Belief, cell: Cell, since: int = 0) -> bool:
-    """Whether a cell next to this one was not seen (or not since step ``since``, which asks for another look)."""
+    """Tell whether a cell next to this one was never seen, or not since the belief's step ``since``."""
     if belief.kind[cell] == WALL:
         return False
     around = (near for near in neighbors(cell) if belief.kind[near] != WALL)
@@ -55,14 +72,14 @@ def is_frontier(belief: Belief, cell: Cell, since: int = 0) -> bool:
 
 
 def turn_to(belief: Belief, cell: Cell) -> Generator[int, None, None]:
-    """Turn towards an adjacent cell."""
+    """Turn until the agent faces an adjacent cell."""
     want = STEPS.index((cell[0] - belief.cell[0], cell[1] - belief.cell[1]))
     while belief.direction != want:
         yield int(Actions.right if (want - belief.direction) % 4 in (1, 2) else Actions.left)
 
 
 def walk_to(belief: Belief, goals: Collection[Cell]) -> Walk:
-    """Walk to the nearest of the goal cells, opening closed doors; False where none can be reached by what is believed."""
+    """Walk to the nearest of the goal cells, opening closed doors; return whether the agent arrived."""
     for _ in range(MAX_ATTEMPTS):
         if belief.cell in goals:
             return True
@@ -75,7 +92,7 @@ def walk_to(belief: Belief, goals: Collection[Cell]) -> Walk:
 
 
 def follow(belief: Belief, path: list[Cell]) -> Generator[int, None, None]:
-    """Walk along a path until its end, or until something on it turns out otherwise than believed."""
+    """Walk along a path until its end, or until a cell on it turns out to be blocked."""
     for index, cell in enumerate(path):
         yield from turn_to(belief, cell)
         if belief.is_door(cell, CLOSED):
@@ -88,7 +105,7 @@ def follow(belief: Belief, path: list[Cell]) -> Generator[int, None, None]:
 
 
 def walk_beside(belief: Belief, target: Cell) -> Walk:
-    """Walk to a cell next to ``target`` and face it."""
+    """Walk to a cell next to ``target`` and face it; return whether the agent arrived."""
     if belief.cell == target:
         yield from _step_aside(belief)
     reached = yield from walk_to(belief, [cell for cell in neighbors(target) if belief.passable(cell) or cell == belief.cell])
@@ -98,7 +115,7 @@ def walk_beside(belief: Belief, target: Cell) -> Walk:
 
 
 def _step_aside(belief: Belief) -> Generator[int, None, None]:
-    """Leave the cell that is to be faced (an open doorway)."""
+    """Step off the cell that the agent is to face (an open doorway)."""
     free = next((cell for cell in neighbors(belief.cell) if belief.passable(cell)), None)
     if free is not None:
         yield from turn_to(belief, free)

@@ -1,6 +1,6 @@
-"""Where the agent stands, worked out from its belief: what can be reached, what is locked, what lies in the way, what is unopened.
+"""The agent's situation, worked out from its belief: what it can reach, what is locked, what blocks the way, what is unopened.
 
-The describer reports it and the expert plans with it, so that what the expert knows beyond the text is only where things were seen.
+The text of an observation reports it and the expert plans with it. Beyond the text, the expert knows only where things were seen.
 """
 
 from collections.abc import Collection
@@ -15,25 +15,29 @@ from envs.observation.names import BOX, CLOSED, DOOR, LOCKED, OPEN, THINGS, thin
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
 BEYOND = "beyond"
+"""A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
+"""What the text names where no way to a room is known."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """``blocked`` maps what cannot be reached to what stops the way: a known room, a thing, or ``beyond``, a place not seen yet.
-
-    ``None`` stands for a way that is not known (the room was only glimpsed).
-    """
+    """What the agent can reach, and what keeps it from the rest."""
 
     reach: frozenset[Cell]
+    """Cells that the agent can walk to."""
     unexplored: bool
+    """Whether it can walk up to a cell that it has not seen."""
     locked: tuple[Obstacle, ...]
+    """Locked doors that it can walk up to."""
     blocked: dict[str, Obstacle | None]
+    """What it cannot reach (a known room, a thing, or ``BEYOND``) with what blocks the way; ``None`` where no way is known."""
     unopened: tuple[Thing, ...]
+    """Closed boxes that it can walk up to."""
 
 
 def assess(belief: Belief) -> Situation:
-    """The agent's situation by its belief."""
+    """Work out the agent's situation from its belief."""
     reach = search(belief)
     at_hand = [t for t in belief.things.values() if any(near in reach for near in neighbors(t.cell))]
     unopened = tuple(t for t in at_hand if belief.unique_names and t.kind == BOX and t.state == BOX_CLOSED)
@@ -48,7 +52,7 @@ def assess(belief: Belief) -> Situation:
 
 
 def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
-    """The room from which the thing can be got at: this one if possible."""
+    """Return the name of a room from which the agent can walk up to the thing: its own room if possible."""
     sides = [int(belief.room[near]) for near in neighbors(thing.cell) if near in reach and int(belief.room[near]) >= 0]
     return belief.room_names[belief.here if belief.here in sides or not sides else sides[0]]
 
@@ -63,7 +67,7 @@ def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | Non
 
 
 def _blocked_things(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
-    """Things with no free place beside them, in rooms that can be reached."""
+    """Return the things in reachable rooms that have no reachable cell beside them, with what blocks the way."""
     rooms = {int(belief.room[cell]) for cell in reach} | {belief.here}
     around = [t for t in belief.things.values() if rooms & set(belief.rooms_of(t))]
     shut_in = [t for t in around if not any(near in reach for near in neighbors(t.cell))]
@@ -72,7 +76,7 @@ def _blocked_things(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | No
 
 
 def _hidden_behind(belief: Belief, reach: set[Cell]) -> Obstacle | None:
-    """A loose thing behind which there is something unseen."""
+    """Return a loose thing that blocks the way to something unseen."""
     loose = THINGS - {DOOR}
     through = search(belief, lambda cell: belief.passable(cell) or int(belief.kind[cell]) in loose)
     frontier = {cell for cell in through if cell not in reach and belief.passable(cell) and is_frontier(belief, cell)}
@@ -80,7 +84,7 @@ def _hidden_behind(belief: Belief, reach: set[Cell]) -> Obstacle | None:
 
 
 def mention(belief: Belief, thing: Thing) -> Mention:
-    """A thing as the describer speaks of it."""
+    """Write down a thing for a report, as the agent sees it from its cell."""
     content = thing.content
     if thing.kind == DOOR:
         condition = _DOOR_CONDITIONS[thing.state]
@@ -96,21 +100,38 @@ def mention(belief: Belief, thing: Thing) -> Mention:
 
 
 def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
-    """Steps ahead and to the right of the agent."""
+    """Return how many steps ahead and to the right of the agent a cell lies."""
     east = neighbors((0, 0))[belief.direction]
     dx, dy = cell[0] - belief.cell[0], cell[1] - belief.cell[1]
     return dx * east[0] + dy * east[1], dy * east[0] - dx * east[1]
 
 
 def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
-    """What stops a way, with the room by which to name it: a door's near side, a thing's own."""
+    """Name what blocks a way with a room: a door's near side, or the room of the thing."""
     if obstacle is None:
         return UNKNOWN_WAY
     return f"{obstacle.thing.name} in {obstacle.side if obstacle.thing.kind == DOOR else belief.place_of(obstacle.thing)}"
 
 
 def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
-    """What the next observation says. The news are cleared by the caller once they are in the history."""
+    """Gather what the next observation says.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen. Its news stay; the caller clears them once the history has them.
+    outcomes
+        Each skill since the last report with its outcome, oldest first.
+    subgoal
+        Text of the open subgoal.
+    done, total
+        Number of subgoals reached, and of all subgoals.
+
+    Returns
+    -------
+    Report
+        What ``envs.describe`` writes as text.
+    """
     situation = assess(belief)
     return Report(
         outcomes=tuple(outcomes),

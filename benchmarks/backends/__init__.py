@@ -1,1 +1,1 @@
-"""Planner backends by name: the expert, the engine's, remote ones; and what is known of their models."""
+"""Planner backends by spec string, and what the run's configuration says about their models."""

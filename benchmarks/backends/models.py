@@ -1,27 +1,52 @@
-"""What a backend that runs a model in this process can say of it: weights, dtype, device, and the ceiling of a pruned prefill."""
+"""Facts about backends that run a model in this process: weights, dtype, device, and the ceiling of a pruned prefill."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from agents.runner import MakeBackend
+from benchmarks.backends.registry import is_user_backend
 from benchmarks.output.files import checksum
 from planner import BackendSpec, Generation, PlannerBackend
 
 
 @runtime_checkable
 class HasModel(Protocol):
-    """A backend of the engine; ``loaded`` is its ``erecap.models.loading.LoadedModel``."""
+    """A backend that runs a model in this process: the engine's, or a user's.
+
+    Attributes
+    ----------
+    loaded : erecap.models.loading.LoadedModel
+        The model with its tokenizer.
+    """
 
     loaded: Any
 
 
 def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str, dict[str, str]]:
-    """Checksums of model, pruner and cost model, dtype and device, by spec string; empty for a backend whose model is elsewhere.
+    """Describe the models of some backends.
 
-    Makes each backend once, so that a misspelt parameter or a missing model shows before anything is played.
+    Each backend is made once, so that a misspelt parameter or a missing model is reported before an episode is played.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        Spec strings.
+    make_backend : MakeBackend
+        Makes a backend from its spec string.
+
+    Returns
+    -------
+    dict of str to dict
+        By spec string: name of the model, dtype, device, and checksums of the model and of the files that the backend prunes by.
+        Empty for a backend that runs no model in this process.
+
+    Raises
+    ------
+    ValueError
+        For bad parameters of a backend.
     """
-    backends = {spec: make_backend(spec) for spec in specs}  # all at once: they share one copy of the weights
+    backends = {spec: make_backend(spec) for spec in specs}  # all alive at once, so that they share one copy of the weights
     return {spec: _facts(spec, backend) for spec, backend in backends.items()}
 
 
@@ -35,13 +60,15 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
     }
+    if is_user_backend(spec):  # its parameters mean what its own factory says
+        return facts
     weights = _pruner_weights(spec, backend)
     files = {"pruner": weights, "cost": _cost_file(spec), "calibration": _calibration_file(backend, weights)}
     return facts | {name: checksum(path) for name, path in files.items() if path is not None}
 
 
 def _cost_file(spec: str) -> Path | None:
-    """The cost model that the backend chooses its schedules by; ``None`` for one without a budget."""
+    """Return the file of the cost model; ``None`` for a backend without a latency budget."""
     from erecap.calibration.cost_model import DEFAULT_FILE  # imports torch, as a backend with a model has done already
 
     options = BackendSpec.parse(spec).options
@@ -49,7 +76,7 @@ def _cost_file(spec: str) -> Path | None:
 
 
 def _calibration_file(backend: HasModel, weights: Path | None) -> Path | None:
-    """The thresholds that the backend prunes by; ``None`` where it does not."""
+    """Return the file of the thresholds; ``None`` for a backend that prunes by another rule."""
     from erecap.calibration.thresholds import CALIBRATION_FILE  # see _cost_file
 
     by_threshold = getattr(getattr(backend, "schedule", None), "rule", None) == "threshold"
@@ -57,7 +84,7 @@ def _calibration_file(backend: HasModel, weights: Path | None) -> Path | None:
 
 
 def _pruner_weights(spec: str, backend: HasModel) -> Path | None:
-    """The file that the backend's pruner was read from; ``None`` where it has none."""
+    """Return the weights file of the pruner; ``None`` for a backend without a pruner."""
     from erecap.models.loading import bundled_pruner_dir  # imports torch, as a backend with a model has done already
     from erecap.models.pruner import WEIGHTS_FILE
     from erecap.selectors import USE_PRUNER
@@ -69,7 +96,20 @@ def _pruner_weights(spec: str, backend: HasModel) -> Path | None:
 
 
 def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
-    """The most that prefill could gain from what was dropped; ``None`` for a backend without layers of its own."""
+    """Compute how much faster prefill could be at most, given the tokens that were dropped.
+
+    Parameters
+    ----------
+    backend : PlannerBackend
+        The backend that answered.
+    answer : Generation
+        Its answer, with ``layer_tokens``.
+
+    Returns
+    -------
+    float or None
+        Work of the full prefill / work of the pruned one; ``None`` for a backend that runs no model in this process.
+    """
     if not isinstance(backend, HasModel) or not answer.layer_tokens:
         return None
     from erecap.calibration.flops import ceiling  # see _pruner_weights

@@ -1,7 +1,7 @@
 """A planner behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a hosted model): ``openai?base_url=...&model=...``.
 
-Times are as seen from here, the network included. What goes on inside the server (kept tokens, KV memory) is not known, and
-stays at its defaults in the ``Generation``.
+Times are measured in this process, so they include the network. The server does not report kept tokens or KV memory; these fields
+of the ``Generation`` keep their defaults.
 """
 
 import time
@@ -15,21 +15,42 @@ _OPTIONS = ("base_url", "model", "timeout_s")
 
 
 class RemoteBackendError(ValueError):
-    """The endpoint could not be reached or refused the request."""
+    """An endpoint that could not be reached, or that refused the request."""
 
 
 @dataclass(frozen=True)
 class OpenAIBackend:
-    """Streams chat completions from ``client`` (an ``openai.OpenAI``, or anything with its ``chat.completions.create``)."""
+    """A planner that streams chat completions from an endpoint.
+
+    Attributes
+    ----------
+    client : openai.OpenAI
+        The client, or any object with its ``chat.completions.create``.
+    model : str
+        Name of the model at the endpoint.
+    """
 
     client: Any
     model: str
 
     @classmethod
     def from_spec(cls, spec: BackendSpec) -> "OpenAIBackend":
-        """From ``base_url``, ``model`` and ``timeout_s`` (default 120). The key is read by the client from OPENAI_API_KEY.
+        """Make the backend; the client reads the key from OPENAI_API_KEY.
 
-        Raises ``ValueError`` for missing or unknown parameters, a missing key, and where the ``openai`` extra is not installed.
+        Parameters
+        ----------
+        spec : BackendSpec
+            Its parameters: ``base_url``, ``model`` and ``timeout_s`` (seconds, default 120).
+
+        Returns
+        -------
+        OpenAIBackend
+            The backend.
+
+        Raises
+        ------
+        ValueError
+            For missing or unknown parameters, for a missing key, and where the ``openai`` extra is not installed.
         """
         options = spec.options
         unknown = sorted(set(options) - set(_OPTIONS))
@@ -40,7 +61,31 @@ class OpenAIBackend:
         return cls(_client(options.get("base_url"), _seconds(options.get("timeout_s", "120"))), options["model"])
 
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """One chat completion. Raises ``ValueError`` for ``ignore_eos``, ``RemoteBackendError`` where the endpoint fails."""
+        """Ask for one chat completion.
+
+        Parameters
+        ----------
+        prompt : Prompt
+            Its segments become messages.
+        sampling : Sampling
+            How to decode.
+        on_line : callable, optional
+            Called with each line of the answer as soon as it is complete; blank lines are skipped.
+
+        Returns
+        -------
+        Generation
+            The answer with its times in seconds.
+
+        Raises
+        ------
+        ValueError
+            For ``ignore_eos``.
+        PromptTooLongError
+            Where the prompt does not fit into the model's context.
+        RemoteBackendError
+            Where the endpoint fails.
+        """
         if sampling.ignore_eos:
             raise ValueError("ignore_eos=True: an OpenAI endpoint ends its answers itself; compare timings on local backends")
         answer = _Answer(on_line)
@@ -69,7 +114,7 @@ class OpenAIBackend:
 
 @dataclass
 class _Answer:
-    """What has arrived so far, and when."""
+    """The part of an answer that has arrived, with the times of arrival."""
 
     on_line: LineCallback | None
     text: str = ""
@@ -90,11 +135,11 @@ class _Answer:
         self.first = self.first or time.perf_counter()
         self.chunks += 1
         self.text += content
-        self._tell(self.text.split("\n")[:-1])
+        self._report_lines(self.text.split("\n")[:-1])
 
     def finish(self) -> Generation:
         end = time.perf_counter()
-        self._tell(self.text.split("\n"))
+        self._report_lines(self.text.split("\n"))
         first = self.first or end
         return Generation(
             text=self.text,
@@ -107,8 +152,8 @@ class _Answer:
             truncated=self.truncated,
         )
 
-    def _tell(self, complete: list[str]) -> None:
-        """Hand the complete lines that are new to the callback."""
+    def _report_lines(self, complete: list[str]) -> None:
+        """Call ``on_line`` with the lines that have been completed since the last call."""
         for line in complete[self.lines :]:
             if line.strip():
                 self.first_line = self.first_line or time.perf_counter()

@@ -1,13 +1,15 @@
-"""Spec strings to backends: where the expert, the engine's backends and remote models come together."""
+"""Backends by spec string: the expert, OpenAI endpoints, the engine's own, and those of a user's package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from agents.expert import ExpertBackend
 from benchmarks.backends.openai_backend import OpenAIBackend
+from benchmarks.backends.user_backends import find_factory, is_import_path, make_user_backend
 from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
 
 EXPERT = "expert"
+_BASELINE = "baseline"
 _WARM_UP = Prompt((Segment("user", "warm up"),))
 
 
@@ -22,58 +24,123 @@ def _engine(spec: BackendSpec) -> PlannerBackend:
 
     from erecap.backend import make_backend
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the bars here are the run's own
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run draws its own progress bars
     backend = make_backend(spec)
-    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # the first call of a process pays for more than itself
+    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # the first call of a process is slow; no replan is timed on it
     return backend
 
 
 MODEL_FREE: dict[str, Callable[[BackendSpec], PlannerBackend]] = {EXPERT: _expert, "openai": OpenAIBackend.from_spec}
+"""Backends that run no model in this process, by name."""
 
 
-def engine_names() -> list[str]:
-    """Names of the backends that run a model in this process, and can be timed on recorded prompts."""
+def _engine_names() -> list[str]:
     from erecap.backend import BACKENDS  # see _engine
 
     return list(BACKENDS)
 
 
 def backend_names() -> list[str]:
-    """All names that a spec string may start with."""
-    return [*MODEL_FREE, *engine_names()]
+    """Names that a spec string may start with, besides import paths."""
+    return [*MODEL_FREE, *_engine_names()]
 
 
 def parse_specs(text: str) -> list[str]:
-    """Comma-separated spec strings. Raises ``ValueError`` for an unknown name, a malformed spec, or the same one twice."""
+    """Split and check a list of backends.
+
+    Parameters
+    ----------
+    text : str
+        Spec strings, separated by commas.
+
+    Returns
+    -------
+    list of str
+        The spec strings.
+
+    Raises
+    ------
+    ValueError
+        Where there is none, one is malformed or unknown, or one is given twice.
+    """
     specs = [part.strip() for part in text.split(",") if part.strip()]
     if not specs:
         raise ValueError(f"backends {text!r} name none: write some, separated by commas, such as baseline,erecap?keep=0.7")
     for spec in specs:
-        _known(BackendSpec.parse(spec))
+        _check_known(BackendSpec.parse(spec))
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
     if twice:
         raise ValueError(f"backends {text!r} name {', '.join(twice)} twice: give each once")
     return specs
 
 
+def is_user_backend(spec: str) -> bool:
+    """Whether a spec string names a backend of a user's package. Only the backend itself shows whether it runs a model."""
+    return is_import_path(BackendSpec.parse(spec).name)
+
+
 def runs_model(spec: str) -> bool:
-    """Whether the backend runs a model in this process."""
-    return BackendSpec.parse(spec).name not in MODEL_FREE
+    """Whether a spec string names a backend of the engine, which runs a model in this process."""
+    name = BackendSpec.parse(spec).name
+    return name not in MODEL_FREE and not is_import_path(name)
+
+
+def choose_reference(backends: Sequence[str], user_models: Collection[str] = ()) -> str:
+    """Choose the backend that the others are compared with.
+
+    Parameters
+    ----------
+    backends : sequence of str
+        Spec strings.
+    user_models : collection of str
+        Those of them that are user backends and run a model in this process.
+
+    Returns
+    -------
+    str
+        The first ``baseline``; without one the first backend that runs a model in this process; without one the first that is
+        not the expert; else the expert.
+    """
+    others = [spec for spec in backends if spec != EXPERT]
+    models = [spec for spec in others if runs_model(spec) or spec in user_models]
+    baselines = [spec for spec in models if BackendSpec.parse(spec).name == _BASELINE]
+    return (baselines or models or others or [EXPERT])[0]
 
 
 @dataclass(frozen=True)
 class BackendFactory:
-    """Makes a backend from its spec string, in whichever process it is called; picklable.
+    """A maker of backends from spec strings. It can be pickled, and makes the backend in the process that calls it.
 
-    ``threads`` is the number of CPU threads that a model may use there, ``None`` for torch's own choice.
+    Attributes
+    ----------
+    threads : int or None
+        CPU threads that a model of the engine may use; ``None`` leaves the choice to torch.
     """
 
     threads: int | None = None
 
     def __call__(self, text: str) -> PlannerBackend:
-        """The backend. Raises ``ValueError`` for an unknown name, and whatever its parameters do."""
+        """Make a backend.
+
+        Parameters
+        ----------
+        text : str
+            Spec string.
+
+        Returns
+        -------
+        PlannerBackend
+            The backend. One of the engine has answered once, so that it is warm.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name and for bad parameters.
+        """
         spec = BackendSpec.parse(text)
-        _known(spec)
+        _check_known(spec)
+        if is_import_path(spec.name):
+            return make_user_backend(spec)
         if spec.name in MODEL_FREE:
             return MODEL_FREE[spec.name](spec)
         if self.threads is not None:
@@ -83,6 +150,10 @@ class BackendFactory:
         return _engine(spec)
 
 
-def _known(spec: BackendSpec) -> None:
-    if spec.name not in MODEL_FREE and spec.name not in engine_names():
-        raise ValueError(f"backend {spec.name!r} is unknown: choose from {', '.join(backend_names())}")
+def _check_known(spec: BackendSpec) -> None:
+    if is_import_path(spec.name):
+        find_factory(spec.name)
+    elif spec.name not in MODEL_FREE and spec.name not in _engine_names():
+        raise ValueError(
+            f"backend {spec.name!r} is unknown: choose from {', '.join(backend_names())}, or write my_package.module:factory"
+        )

@@ -1,4 +1,7 @@
-"""The subcommands of ``erecap``: one file each, and one line here."""
+"""The subcommands of ``erecap``: one file each, and one line here.
+
+Commands import what needs torch inside their functions, so that ``erecap --help`` and runs of the expert start at once.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +15,8 @@ from benchmarks.commands.compare import compare
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
-from benchmarks.commands.train_planner import train_planner
-from benchmarks.commands.train_pruner import train_pruner
+from benchmarks.commands.train_planner import train_planner_command
+from benchmarks.commands.train_pruner import train_pruner_command
 
 COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
@@ -23,7 +26,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "calibrate": calibrate,
     "suites": suites,
     "backends": backends,
-    "train-planner": train_planner,
+    "train-planner": train_planner_command,
     "saliency": saliency,
-    "train-pruner": train_pruner,
+    "train-pruner": train_pruner_command,
 }

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.output.console import result_console
 from benchmarks.output.files import write_atomically
-from benchmarks.reports.table import percent, seconds, times
+from benchmarks.reports.format import percent, seconds, times
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,18 +27,18 @@ _HEADERS = (
 def bench_prefill(
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by commas.")] = "2048,4096",
     keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
-    selector: Annotated[str, typer.Option(help="What scores the tokens.")] = "learned",
+    selector: Annotated[str, typer.Option(help="Selector that scores the tokens.")] = "learned",
     model: Annotated[str | None, typer.Option(help="Directory or hub id; the bundled planner by default.")] = None,
     pruner: Annotated[str | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
-    random_weights: Annotated[bool, typer.Option(help="A random model of the bundled planner's shape instead.")] = False,
+    random_weights: Annotated[bool, typer.Option(help="Use a random model of the bundled planner's shape.")] = False,
     rounds: Annotated[int, typer.Option(help="Rounds of baseline, pruned and stock generate in turn.")] = 9,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; chosen for the machine by default.")] = None,
     device: Annotated[str | None, typer.Option(help="A torch device; the GPU by default where there is one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
 ) -> None:
-    """Time the prefill of random tokens: pruned, baseline, and stock generate in turn, against the ceiling of counted work.
+    """Time the prefill of random tokens: pruned, baseline and stock generate in turn.
 
-    The last line of stdout is the report as JSON.
+    The ceiling is the largest speedup that the dropped tokens allow. The last line of stdout is the report as JSON.
     """
     from benchmarks.micro.prefill import measure_prefill  # takes seconds: imports torch
 
@@ -56,7 +56,23 @@ def bench_prefill(
 
 
 def parse_lengths(text: str) -> list[int]:
-    """Prompt lengths, separated by commas. Raises ``ValueError`` for anything else."""
+    """Read prompt lengths.
+
+    Parameters
+    ----------
+    text : str
+        Positive whole numbers of tokens, separated by commas.
+
+    Returns
+    -------
+    list of int
+        The lengths.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"lengths={text!r} must be positive whole numbers separated by commas: such as 2048,4096")
@@ -66,7 +82,29 @@ def parse_lengths(text: str) -> list[int]:
 def load_with_pruner(
     selector: str, model: str | None, pruner: str | None, dtype: str | None, device: str | None
 ) -> tuple["LoadedModel", "TokenPruner | None"]:
-    """The model, and the pruner of a selector that scores with one. Raises ``ValueError`` where another model's is not named."""
+    """Load a model, and the pruner where the selector uses one.
+
+    Parameters
+    ----------
+    selector : str
+        Name of the selector.
+    model : str or None
+        Directory or hub id; ``None`` for the bundled planner.
+    pruner : str or None
+        Directory of the pruner; ``None`` for the bundled one.
+    dtype, device : str or None
+        As torch names them; ``None`` chooses for the machine.
+
+    Returns
+    -------
+    LoadedModel, TokenPruner or None
+        The model with its tokenizer; the pruner, ``None`` for a selector that uses none.
+
+    Raises
+    ------
+    ValueError
+        Where the selector needs a pruner and a model other than the bundled one is given without its own.
+    """
     from erecap.models.loading import load_model, load_pruner
     from erecap.selectors import USE_PRUNER
 

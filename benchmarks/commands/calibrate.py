@@ -21,28 +21,32 @@ def calibrate(
     stages: Annotated[str | None, typer.Option(help="Thresholds: layers such as 0-5; the seed's by default.")] = None,
     num_prompts: Annotated[int, typer.Option(help="Thresholds: recorded prompts; half of them are held out.")] = 128,
     max_length: Annotated[int, typer.Option(help="Thresholds: longest prompt in tokens.")] = 4608,
-    selector: Annotated[str, typer.Option(help="Cost: what scores the tokens.")] = "learned",
+    selector: Annotated[str, typer.Option(help="Cost: the selector that scores the tokens.")] = "learned",
     dtype: Annotated[str | None, typer.Option(help="Cost: float32 or bfloat16; the machine's default otherwise.")] = None,
     device: Annotated[str | None, typer.Option(help="Cost: a torch device; the GPU by default where there is one.")] = None,
     lengths: Annotated[str, typer.Option(help="Cost: prompt lengths in tokens, separated by commas.")] = "256,512,1024,2048,4096",
-    answer_tokens: Annotated[int, typer.Option(help="Cost: tokens of the answer that a budget has to hold.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Cost: rounds in which all prompts and schedules take turns.")] = 5,
+    answer_tokens: Annotated[
+        int, typer.Option(help="Cost: tokens of the answers that are timed; a budget covers an answer of this length.")
+    ] = 16,
+    rounds: Annotated[int, typer.Option(help="Cost: how often each prompt is timed under each schedule, in turn.")] = 5,
     out: Annotated[
-        Path, typer.Option(help="Cost: where the model goes; backends name another than the default with cost=FILE.")
+        Path, typer.Option(help="Cost: where the cost model goes. Backends read another file than the default with cost=FILE.")
     ] = Path("runs/cost.json"),
 ) -> None:
     """Fit thresholds to a pruner's scores (--data), or measure what a replan costs on this machine (--cost).
 
-    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them, with a table of what they and top_k keep
-    of held-out prompts. The last line of stdout is one JSON object.
+    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them. A table says how much of the held-out
+    prompts they and top_k keep. The last line of stdout is one JSON object.
     """
-    from benchmarks.commands.calibrate_cost import calibrate_cost
-    from benchmarks.commands.calibrate_thresholds import calibrate_thresholds
+    from benchmarks.commands.calibrate_cost import CostOptions, run_cost_calibration
+    from benchmarks.commands.calibrate_thresholds import ThresholdOptions, run_threshold_calibration
 
     if cost == bool(data):
         raise ValueError("give either --data, to fit thresholds to recorded prompts, or --cost, to measure what a replan costs")
     if cost:
         weights = None if pruner is None else str(pruner)
-        calibrate_cost(model, selector, weights, dtype, device, parse_lengths(lengths), answer_tokens, rounds, out)
+        run_cost_calibration(
+            CostOptions(tuple(parse_lengths(lengths)), answer_tokens, rounds, selector, model, weights, dtype, device), out
+        )
     else:
-        calibrate_thresholds(data or [], model, pruner, keeps, stages, num_prompts, max_length)
+        run_threshold_calibration(ThresholdOptions(tuple(data or []), model, pruner, keeps, stages, num_prompts, max_length))

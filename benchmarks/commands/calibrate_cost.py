@@ -1,8 +1,11 @@
-"""``erecap calibrate --cost``: what a replan costs on this machine."""
+"""``erecap calibrate --cost``: measure what a replan costs on this machine.
+
+Imports torch, so ``calibrate`` imports it inside its function.
+"""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -10,45 +13,60 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.commands.bench_prefill import load_with_pruner
+from benchmarks.micro.cost_calibration import CostCalibration, Workload, calibrate_cost
+from benchmarks.micro.timing import WARM_UP_ROUNDS
 from benchmarks.output.console import result_console
-from benchmarks.reports.table import percent, seconds
+from benchmarks.reports.format import percent, seconds
 from benchmarks.runs.progress import StageProgress
-
-if TYPE_CHECKING:
-    from benchmarks.micro.cost_calibration import CostCalibration
+from erecap.calibration.cost_fit import relative_error
 
 
-def calibrate_cost(
-    model: str | None,
-    selector: str,
-    pruner: str | None,
-    dtype: str | None,
-    device: str | None,
-    lengths: list[int],
-    answer_tokens: int,
-    rounds: int,
-    out: Path,
-) -> None:
-    """Measure, save and show a cost model."""
-    from benchmarks.micro import cost_calibration as cost_recipe  # takes seconds: imports torch
-    from benchmarks.micro.timing import WARM_UP_ROUNDS
+@dataclass(frozen=True)
+class CostOptions:
+    """What is timed, and with which planner.
 
-    workload = cost_recipe.Workload(tuple(lengths), answer_tokens, rounds)
-    loaded, scorer = load_with_pruner(selector, model, pruner, dtype, device)
+    Attributes
+    ----------
+    lengths
+        Prompt lengths in tokens.
+    answer_tokens
+        Length of the answers in tokens.
+    rounds
+        How often each prompt is timed under each schedule.
+    selector
+        Name of the selector.
+    model, pruner
+        Directory or hub id, and directory; the bundled ones by default.
+    dtype, device
+        As for ``load_model``.
+    """
+
+    lengths: tuple[int, ...]
+    answer_tokens: int
+    rounds: int
+    selector: str
+    model: str | None = None
+    pruner: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+
+def run_cost_calibration(options: CostOptions, out: Path) -> None:
+    """Measure a cost model, save it to ``out`` and show it."""
+    workload = Workload(options.lengths, options.answer_tokens, options.rounds)
+    loaded, scorer = load_with_pruner(options.selector, options.model, options.pruner, options.dtype, options.device)
     with StageProgress(Console(stderr=True)) as progress:
-        progress.begin("calibrate --cost", WARM_UP_ROUNDS + rounds)
-        done = cost_recipe.calibrate_cost(loaded, workload, selector, scorer, progress.advance)
+        progress.begin("calibrate --cost", WARM_UP_ROUNDS + options.rounds)
+        done = calibrate_cost(loaded, workload, options.selector, scorer, progress.advance)
     done.model.save(out)
     result_console().print(_table(done))
     made = done.model
-    facts = {"error_p50": made.error_p50, "error_max": made.error_max, "late_p90": made.late_p90, "answer_tokens": answer_tokens}
-    typer.echo(json.dumps({"cost": str(out), **facts}))
+    errors = {"error_p50": made.error_p50, "error_max": made.error_max, "late_p90": made.late_p90}
+    typer.echo(json.dumps({"cost": str(out), **errors, "answer_tokens": options.answer_tokens}))
 
 
-def _table(done: "CostCalibration") -> Table:
-    """Every point, measured and predicted."""
-    from erecap.calibration.cost_fit import relative_error
-
+def _table(done: CostCalibration) -> Table:
+    """Lay out every point, measured and predicted."""
     made = done.model
     out = Table(
         title=f"replan of {made.setting.describe()}; answers of {made.answer_tokens} tokens",

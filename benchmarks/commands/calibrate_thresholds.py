@@ -1,8 +1,11 @@
-"""``erecap calibrate --data``: thresholds that keep as much as a keep ratio does."""
+"""``erecap calibrate --data``: fit thresholds that keep as much as a keep ratio does.
+
+Imports torch, so ``calibrate`` imports it inside its function.
+"""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -10,44 +13,66 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.output.console import result_console
+from benchmarks.recipes.thresholds import KeptShares, PromptChoice, ThresholdFitting, choose_prompts
 from benchmarks.runs.progress import StageProgress
+from erecap.calibration.thresholds import CALIBRATION_FILE, add_fits
+from erecap.models.loading import bundled_pruner_dir, load_model, load_pruner
+from erecap.models.tokenization import ChatTokenizer
+from erecap.schedule import PruneSchedule
 
-if TYPE_CHECKING:
-    from benchmarks.recipes.thresholds import KeptShares
+
+@dataclass(frozen=True)
+class ThresholdOptions:
+    """Which thresholds are fitted, and to what.
+
+    Attributes
+    ----------
+    data
+        Run directories.
+    model, pruner
+        Directory or hub id, and directory; the bundled ones by default.
+    keeps
+        Keep ratios, separated by commas.
+    stages
+        Layers such as ``0-5``; the seed's by default.
+    num_prompts
+        How many recorded prompts; half of them are held out.
+    max_length
+        Longest prompt in tokens.
+    """
+
+    data: tuple[Path, ...]
+    model: str | None
+    pruner: Path | None
+    keeps: str
+    stages: str | None
+    num_prompts: int
+    max_length: int
 
 
-def calibrate_thresholds(
-    data: list[Path], model: str | None, pruner: Path | None, keeps: str, stages: str | None, num_prompts: int, max_length: int
-) -> None:
-    """Fit, save and show thresholds."""
-    from benchmarks.recipes import thresholds as recipe  # takes seconds: imports torch
-    from erecap.calibration.thresholds import CALIBRATION_FILE, add_fits
-    from erecap.models.loading import bundled_pruner_dir, load_model, load_pruner
-    from erecap.models.tokenization import ChatTokenizer
-    from erecap.schedule.schedule import PruneSchedule
-
-    ratios = _ratios(keeps)
-    if model is not None and pruner is None:
-        raise ValueError(f"model={model!r} needs a pruner of its own: give --pruner DIR")
-    loaded, directory = load_model(model, dtype="float32"), pruner or bundled_pruner_dir()
-    scorers = load_pruner(directory, loaded)
-    schedules = [PruneSchedule.of_stages(stages, loaded.model.config.num_hidden_layers, keep) for keep in ratios]
-    prompts = recipe.choose_prompts(recipe.Choice(tuple(data), num_prompts, max_length), ChatTokenizer(loaded.tokenizer))
+def run_threshold_calibration(options: ThresholdOptions) -> None:
+    """Fit thresholds, save them beside the pruner and show what they keep."""
+    ratios = _ratios(options.keeps)
+    if options.model is not None and options.pruner is None:
+        raise ValueError(f"model={options.model!r} needs a pruner of its own: give --pruner DIR")
+    loaded, directory = load_model(options.model, dtype="float32"), options.pruner or bundled_pruner_dir()
+    scorers, layers = load_pruner(directory, loaded), loaded.model.config.num_hidden_layers
+    schedules = [PruneSchedule.of_stages(options.stages, layers, keep) for keep in ratios]
+    choice = PromptChoice(options.data, options.num_prompts, options.max_length)
+    prompts = choose_prompts(choice, ChatTokenizer(loaded.tokenizer))
     with StageProgress(Console(stderr=True)) as progress:
-        fitted = [recipe.fit(loaded, scorers, schedule, prompts, progress) for schedule in schedules]
+        fitting = ThresholdFitting(loaded, scorers, prompts, progress)
+        fitted = [fitting.run(schedule) for schedule in schedules]
     add_fits(directory, [fit for fit, _ in fitted])
     shares = {keep: share for keep, (_, share) in zip(ratios, fitted, strict=True)}
     result_console().print(_table(shares, len(prompts.held_out)))
-    typer.echo(
-        json.dumps(
-            {
-                "calibration": str(directory / CALIBRATION_FILE),
-                "fit_prompts": len(prompts.fit),
-                "held_out_prompts": len(prompts.held_out),
-                "kept_share": {str(keep): vars(share) for keep, share in shares.items()},
-            }
-        )
-    )
+    last = {
+        "calibration": str(directory / CALIBRATION_FILE),
+        "fit_prompts": len(prompts.fit),
+        "held_out_prompts": len(prompts.held_out),
+        "kept_share": {str(keep): vars(share) for keep, share in shares.items()},
+    }
+    typer.echo(json.dumps(last))
 
 
 def _ratios(text: str) -> list[float]:
@@ -60,7 +85,7 @@ def _ratios(text: str) -> list[float]:
     return ratios
 
 
-def _table(shares: "dict[float, KeptShares]", prompts: int) -> Table:
+def _table(shares: dict[float, KeptShares], prompts: int) -> Table:
     title = f"tokens kept, mean over layers, {prompts} held-out prompts"
     out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for header in ("keep", "top_k", "threshold", "10th to 90th percentile over prompts"):

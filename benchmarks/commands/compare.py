@@ -7,7 +7,7 @@ import typer
 
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import parse_specs
-from benchmarks.commands.outcome import carry_out
+from benchmarks.commands.outcome import make_results, print_results
 from benchmarks.comparison.run import Comparison
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.suites import find_suite
@@ -15,20 +15,25 @@ from benchmarks.runs.suites import find_suite
 
 def compare(
     suite: Annotated[str, typer.Option(help="Suite to play; `erecap suites` lists them.")] = "smoke",
-    backends: Annotated[str, typer.Option(help="Backend specs, separated by commas.")] = "hf-generate,baseline,erecap?keep=0.7",
+    backends: Annotated[
+        str,
+        typer.Option(
+            help="Backend specs, separated by commas: names that `erecap backends` lists, or your own my_package.module:factory."
+        ),
+    ] = "hf-generate,baseline,erecap?keep=0.7",
     episodes: Annotated[int | None, typer.Option(help="Episodes per backend; the suite's own number by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Which held-out block of seeds to play.")] = 0,
+    seed: Annotated[int, typer.Option(help="Number of the run; it selects a block of held-out seeds.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/compare-SUITE-SEED by default.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
     replay_prompts: Annotated[int, typer.Option(help="Prompts in the paired replay; 0 leaves it out.")] = 60,
     replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
 ) -> None:
-    """Play the same episodes with each backend, then replay the recorded prompts in pairs, and print what differs.
+    """Play the same episodes with each backend, then replay the recorded prompts on each, and print how they differ.
 
-    The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots; started again, a run goes on
-    where it was stopped. The last line of stdout is one JSON object.
+    The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots. The same command continues a
+    run that was stopped. The last line of stdout is one JSON object.
     """
     chosen = find_suite(suite)
     loop = ClosedLoop(chosen, tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())
     directory = out or Path("runs") / f"compare-{suite}-{seed}"
-    carry_out(Comparison("compare", loop, directory, workers, replay_prompts, replay_tokens))
+    print_results(make_results(Comparison("compare", loop, directory, workers, replay_prompts, replay_tokens)))

@@ -1,7 +1,6 @@
-"""What every run prints at its end: the table, what is missing, and one JSON line."""
+"""The end that ``erecap run`` and ``erecap compare`` share: play, write the report, print the table and one JSON line."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -9,43 +8,79 @@ import typer
 
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.backends.threads import threads_per_worker
-from benchmarks.comparison.run import SUMMARY_FILE, TABLE_FILE, Comparison, missing_episodes, run_comparison
+from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_comparison
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
-from benchmarks.reports.table import differences, environments, table
-from benchmarks.runs.progress import Progress
+from benchmarks.reports.table import environments_table, paired_differences, summary_table
+from benchmarks.reports.write import TABLE_FILE, write_report
+from benchmarks.runs.progress import ComparisonProgress
 
 INTERRUPTED = 130
+"""Exit code of a command whose results are incomplete."""
 log = structlog.get_logger(__name__)
 
 
-def carry_out(comparison: Comparison) -> None:
-    """Run ``comparison`` and print its results; exit code 130 where they are incomplete (after Ctrl-C, or where workers died)."""
+def make_results(comparison: Comparison) -> Results:
+    """Run a comparison and write its report, also after Ctrl-C.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What to compare.
+
+    Returns
+    -------
+    Results
+        What was found.
+
+    Raises
+    ------
+    ValueError
+        Where the run directory holds another run. What backends and episodes raise is raised too.
+    """
     factory = BackendFactory(threads_per_worker(comparison.workers))
-    summary = run_comparison(comparison, factory, Progress(comparison.loop), make_here=BackendFactory())
-    _print(summary)
-    missing = missing_episodes(comparison)
-    if missing:
-        log.warning("episodes are missing; the same command goes on from here", missing=missing, out=str(comparison.out))
+    results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=BackendFactory())
+    write_report(results)
+    return results
+
+
+def print_results(results: Results) -> None:
+    """Print the table, a warning on what is missing, and one JSON line.
+
+    Parameters
+    ----------
+    results : Results
+        What a comparison found.
+
+    Raises
+    ------
+    typer.Exit
+        With exit code 130, where the results are incomplete: after Ctrl-C, or where worker processes died.
+    """
+    summary = results.summary
+    _print_tables(summary)
+    if results.missing:
+        log.warning("episodes are missing; the same command continues the run", missing=results.missing, out=str(results.out))
     elif not summary.complete:
-        log.warning("the replay is unfinished; the same command goes on from here", out=str(comparison.out))
-    typer.echo(json.dumps(headline(summary, comparison.out)))
+        log.warning("the replay is unfinished; the same command continues the run", out=str(results.out))
+    typer.echo(json.dumps(_headline(results)))
     if not summary.complete:
         raise typer.Exit(INTERRUPTED)
 
 
-def _print(summary: Summary) -> None:
+def _print_tables(summary: Summary) -> None:
     console = result_console()
-    console.print(table(summary))
-    by_env = environments(summary)
+    console.print(summary_table(summary))
+    by_env = environments_table(summary)
     if by_env is not None:
         console.print(by_env)
-    for line in differences(summary):
+    for line in paired_differences(summary):
         console.print(line, markup=False)
 
 
-def headline(summary: Summary, out: Path) -> dict[str, Any]:
-    """Paths and main figures."""
+def _headline(results: Results) -> dict[str, Any]:
+    """Return the paths and the main figures."""
+    out, summary = results.out, results.summary
     return {
         "summary": str(out / SUMMARY_FILE),
         "table": str(out / TABLE_FILE),

@@ -7,12 +7,11 @@ from typing import Annotated
 import structlog
 import typer
 
-from agents.episode_log import read_episodes
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import EXPERT, BackendFactory, parse_specs
-from benchmarks.commands.outcome import carry_out
-from benchmarks.comparison.run import Comparison
-from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, step_limits
+from benchmarks.commands.outcome import make_results, print_results
+from benchmarks.comparison.run import Comparison, Results
+from benchmarks.runs.closed_loop import ClosedLoop, step_limits
 from benchmarks.runs.gif import record_gif
 from benchmarks.runs.suites import Suite, find_suite, suite_of_env
 
@@ -20,21 +19,25 @@ log = structlog.get_logger(__name__)
 
 
 def run(
-    backend: Annotated[str, typer.Option(help="Backend spec; `erecap backends` lists the names.")] = "expert",
+    backend: Annotated[
+        str,
+        typer.Option(help="Backend spec: a name that `erecap backends` lists, or your own my_package.module:factory."),
+    ] = "expert",
     suite: Annotated[str | None, typer.Option(help="Suite to play; `erecap suites` lists them.")] = None,
     env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes; the suite's own number by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Which block of seeds to play.")] = 0,
+    seed: Annotated[int, typer.Option(help="Number of the run; it selects a block of seeds.")] = 0,
     training_seeds: Annotated[
-        bool, typer.Option("--training-seeds", help="Play seeds that no suite uses otherwise, to record what may be trained on.")
+        bool, typer.Option("--training-seeds", help="Play seeds that may be trained on, instead of held-out ones.")
     ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
 ) -> None:
-    """Play episodes with one backend and print how it does.
+    """Play episodes with one backend and print its results.
 
-    The expert plays the same episodes too, since SPL compares with its steps.
+    The expert plays the same episodes, because SPL compares with its steps. The same command continues a run that was stopped. The
+    last line of stdout is one JSON object.
     """
     chosen = _choose(suite, env)
     count = chosen.episodes if episodes is None else episodes
@@ -42,9 +45,10 @@ def run(
     if len(loop.backends) != 1:
         raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
     directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{'training-' if training_seeds else ''}{seed}"
-    carry_out(Comparison("run", loop, directory, workers, replay_prompts=0))
+    results = make_results(Comparison("run", loop, directory, workers, replay_prompts=0))
+    print_results(results)
     if gif is not None:
-        _record(loop, directory / STEPS_FILE, gif)
+        _record(loop, results, gif)
 
 
 def _choose(suite: str | None, env: str | None) -> Suite:
@@ -53,9 +57,9 @@ def _choose(suite: str | None, env: str | None) -> Suite:
     return suite_of_env(env) if env is not None else find_suite(suite or "smoke")
 
 
-def _record(loop: ClosedLoop, steps: Path, gif: Path) -> None:
-    """Play the first episode once more for its pictures, within the limit that the run gave it."""
-    expert = [end for (backend, *_), end in read_episodes(steps).items() if backend == EXPERT]
+def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
+    """Play the first episode once more, with the same step limit, and save its frames."""
+    expert = results.played[EXPERT].episodes.values()
     job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
     episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)

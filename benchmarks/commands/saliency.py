@@ -1,4 +1,4 @@
-"""``erecap saliency``: collect it, or look at it with ``erecap saliency show``."""
+"""``erecap saliency``: collect saliency, or look at it with ``erecap saliency show``."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,7 @@ DATA_HELP = (
     "files, or data sets on the hub."
 )
 PART_SIZE = 8
+"""Samples between two saves of an unfinished file."""
 
 saliency = typer.Typer()
 
@@ -29,23 +30,28 @@ def collect(
     stages: Annotated[
         str | None, typer.Option(help="Layers after which saliency is taken, such as 0-5 or 0+2+4; the seed's by default.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the model runs in.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="The model's dtype: float32, bfloat16 or float16.")] = "float32",
     credit: Annotated[
-        str, typer.Option(help="What a plan needed, by: gradient x hidden state, attention from the plan, or removal of steps.")
+        str,
+        typer.Option(
+            help="How to tell what a plan needed: gradient (x hidden state), attention (from the plan), or removal (of turns)."
+        ),
     ] = "gradient",
     replans: Annotated[int, typer.Option(help="Sampled replans of each episode.")] = 4,
     horizon: Annotated[
-        str, typer.Option(help="Which plans credit a token: all sampled later ones, or next, the one after its turn.")
+        str, typer.Option(help="Which plans credit a token: all (sampled later ones), or next (the one after its turn).")
     ] = "all",
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out lines of texts that are no samples, and count them.")
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="The result, one safetensors file; started again, a run goes on from the parts beside it.")
+        Path, typer.Option(help="The result, one safetensors file. Started again, a run goes on from the parts beside it.")
     ] = Path("runs/saliency.safetensors"),
 ) -> None:
-    """Stage 1 of the pruner: gradient x hidden state of each plan's loss, at each prune stage of the unpruned model.
+    """Collect saliency, stage 1 of the pruner: how much each token mattered to later plans, at each stage of the unpruned model.
+
+    By default it is gradient x hidden state of the plans' loss.
 
     The last line of stdout is one JSON object.
     """
@@ -53,27 +59,24 @@ def collect(
         return
     if not data:
         raise ValueError("no data to take saliency from: give --data, such as a run directory made with `erecap run`")
-    from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
+    from benchmarks.recipes.pruner import seed_stages, warn_of_late_stages
+    from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
     from erecap.models.loading import load_model
     from erecap.schedule import parse_stages
-    from erecap.training.saliency import collect_saliency
+    from erecap.training.saliency import SaliencySettings, collect_saliency
 
     loaded = load_model(model, dtype=dtype)
-    layers = recipe.seed_stages(loaded) if stages is None else parse_stages(stages)
-    recipe.warn_of_late_stages(loaded, layers)
-    sequences = recipe.choose(recipe.Choice(tuple(data), num_samples, max_length, seed, skip_bad), loaded.tokenizer)
+    layers = seed_stages(loaded) if stages is None else parse_stages(stages)
+    warn_of_late_stages(loaded, layers)
+    settings = SaliencySettings(layers, replans, credit=credit, horizon=horizon)
+    sequences = choose_sequences(SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad), loaded.tokenizer)
     with StageProgress(Console(stderr=True)) as progress:
         progress.begin("saliency", len(sequences))
-        done = 0
 
-        def on_part(finished: int, of: int) -> None:
-            nonlocal done
-            progress.advance(finished - done, f"{finished}/{of} samples")
-            done = finished
+        def on_part(done: int, of: int) -> None:
+            progress.reach(done, f"{done}/{of} samples")
 
-        found = collect_saliency(
-            loaded.model, sequences, layers, out, replans, part_size=PART_SIZE, on_part=on_part, credit=credit, horizon=horizon
-        )
+        found = collect_saliency(loaded.model, sequences, settings, out, PART_SIZE, on_part)
     typer.echo(json.dumps({"saliency": str(out), "samples": len(found), "stages": list(found.stages), "loss": found.loss}))
 
 

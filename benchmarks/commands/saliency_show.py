@@ -2,27 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from benchmarks.output.console import result_console
 from benchmarks.output.files import write_atomically
 
-if TYPE_CHECKING:
-    from benchmarks.token_views.sources import Subject
-    from erecap.models.loading import LoadedModel
-    from erecap.models.pruner import TokenPruner
-    from erecap.training.saliency import SaliencySet
-
 
 def show(
-    file: Annotated[Path | None, typer.Argument(help="What `erecap saliency` made; not needed with --prompt or --run.")] = None,
-    sample: Annotated[int, typer.Option(help="Picture the prompt of this sample's last replan.")] = 0,
-    prompt: Annotated[
-        Path | None, typer.Option(help="Picture this prompt instead: a text, or a .json with a list of chat messages.")
+    file: Annotated[
+        Path | None, typer.Argument(help="A file made by `erecap saliency`; not needed with --prompt or --run.")
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Picture a recorded replan of this run directory instead.")] = None,
+    sample: Annotated[int, typer.Option(help="Draw the prompt of this sample's last replan.")] = 0,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Draw this prompt instead: a text, or a .json with a list of chat messages.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Draw a recorded replan of this run directory instead.")] = None,
     episode: Annotated[int, typer.Option(help="With --run: which episode of the reference backend.")] = 0,
     replan: Annotated[int, typer.Option(help="With --run: which replan of the episode, from 0.")] = 0,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
@@ -34,31 +30,35 @@ def show(
     columns: Annotated[int, typer.Option(help="Characters per line of the picture.")] = 100,
     max_tokens: Annotated[int, typer.Option(help="Tokens in the picture; of longer prompts the middle is left out.")] = 600,
     scored: Annotated[int, typer.Option(help="Samples that the pruner scores for the statistics.")] = 32,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the model runs in.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="The model's dtype: float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("saliency.png"),
 ) -> None:
-    """Statistics of saliency per stage, and one prompt as a picture: tokens by saliency, pruner score and verdict.
+    """Show the statistics of saliency per stage, and draw one prompt: its tokens by saliency, pruner score and verdict.
 
     The last line of stdout is one JSON object.
     """
     _check(file, prompt, run)
-    from benchmarks.reports.plots import png  # takes seconds: imports torch
+    from benchmarks.recipes.pruner import seed_stages
+    from benchmarks.reports.plots import png
     from benchmarks.token_views.picture import picture
-    from benchmarks.token_views.saliency_stats import statistics, table
+    from benchmarks.token_views.saliency_stats import saliency_statistics, statistics_table
+    from benchmarks.token_views.sources import PromptSource, find_subject
     from benchmarks.token_views.view import view
-    from erecap.models.loading import load_model
+    from erecap.models.loading import load_model, load_pruner
     from erecap.schedule import parse_stages
-    from erecap.training.saliency import SaliencySet
+    from erecap.training.saliency_file import SaliencySet
 
     shown = None if stages is None else parse_stages(stages)
     loaded = load_model(model, dtype=dtype)
     found = None if file is None else SaliencySet(file, loaded.identity)
-    scorer = _pruner(model, pruner, loaded)
-    subject = _subject(loaded, found, scorer, sample, prompt, run, episode, replan)
+    # only the bundled planner has a pruner that need not be named
+    scorer = load_pruner(pruner, loaded) if model is None or pruner is not None else None
+    layers = found.stages if found is not None else scorer.stages if scorer is not None else seed_stages(loaded)
+    subject = find_subject(loaded, PromptSource(sample, prompt, run, episode, replan), found, layers)
     write_atomically(out, png(picture(view(loaded, subject, scorer, keep), shown, columns, max_tokens)))
-    rows = [] if found is None else statistics(found, loaded, scorer, scored)
+    rows = [] if found is None else saliency_statistics(found, loaded, scorer, scored)
     if found is not None:
-        result_console().print(table(found, rows))
+        result_console().print(statistics_table(found, rows))
     typer.echo(json.dumps({"picture": str(out), "stages": [row.model_dump() for row in rows]}))
 
 
@@ -67,32 +67,3 @@ def _check(file: Path | None, prompt: Path | None, run: Path | None) -> None:
         raise ValueError(f"prompt={prompt} and run={run}: give one of --prompt and --run")
     if file is None and prompt is None and run is None:
         raise ValueError("nothing to show: give a file made by `erecap saliency`, --prompt FILE, or --run DIR --replan K")
-
-
-def _pruner(model: str | None, pruner: Path | None, loaded: "LoadedModel") -> "TokenPruner | None":
-    """The pruner named, or the bundled one for the bundled planner; other models may be looked at without one."""
-    from erecap.models.loading import load_pruner
-
-    return None if model is not None and pruner is None else load_pruner(pruner, loaded)
-
-
-def _subject(
-    loaded: "LoadedModel",
-    found: "SaliencySet | None",
-    pruner: "TokenPruner | None",
-    sample: int,
-    prompt: Path | None,
-    run: Path | None,
-    episode: int,
-    replan: int,
-) -> "Subject":
-    from benchmarks.recipes.pruner import seed_stages
-    from benchmarks.token_views import sources as token_sources
-
-    if found is not None and prompt is None and run is None:
-        return token_sources.of_sample(found, sample)
-    stages = found.stages if found is not None else pruner.stages if pruner is not None else seed_stages(loaded)
-    if run is not None:
-        return token_sources.of_run(loaded, run, episode, replan, stages)
-    assert prompt is not None, "checked before"
-    return token_sources.of_file(loaded, prompt, stages)

@@ -11,8 +11,8 @@ from benchmarks.recipes.planner.config import Recipe
 from benchmarks.runs.progress import StageProgress
 
 
-def train_planner(
-    out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from what is there.")] = Path(
+def train_planner_command(
+    out: Annotated[Path, typer.Option(help="Directory of the run. Started again, it goes on from what is there.")] = Path(
         "runs/planner"
     ),
     recipe: Annotated[
@@ -28,7 +28,7 @@ def train_planner(
 
     Takes about an hour and a half on 2 cores by the default recipe. The last line of stdout is one JSON object.
     """
-    from benchmarks.recipes.planner.pipeline import run_recipe  # takes seconds: imports torch
+    from benchmarks.recipes.planner.pipeline import run_recipe
 
     fields: dict[str, Any] = json.loads(recipe.read_text()) if recipe is not None else {}
     chosen = Recipe(**fields)

@@ -1,6 +1,7 @@
 """``erecap train-pruner``."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +14,17 @@ from benchmarks.runs.progress import StageProgress
 SHOWN = ("lm", "mse", "rank", "order", "kept_share")
 
 
-def train_pruner(
+def train_pruner_command(
     data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
     saliency: Annotated[
-        Path | None, typer.Option(help="What `erecap saliency` made of the same data; the terms mse and rank need it.")
+        Path | None, typer.Option(help="A file that `erecap saliency` made of the same data; the terms mse and rank need it.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
     stages: Annotated[
         str | None,
         typer.Option(help="Layers after which to score, such as 0-5 or 0+2+4; those of the saliency by default, else the seed's."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the frozen model runs in.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="The frozen model's dtype: float32, bfloat16 or float16.")] = "float32",
     keep: Annotated[
         str, typer.Option(help="Keep ratio of the soft masks at each stage; LOW-HIGH draws one per batch.")
     ] = "0.3-0.9",
@@ -32,15 +33,20 @@ def train_pruner(
     lm: Annotated[float, typer.Option(help="Weight of the language model's loss.")] = 1.0,
     mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency; 1 in the seed.")] = 0.0,
     rank: Annotated[float, typer.Option(help="Weight of the ranking loss; 1 in the seed.")] = 0.0,
-    targets: Annotated[str, typer.Option(help="What the language model's loss is of: plan tokens, or all.")] = "plan",
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="Which tokens the language model's loss predicts: those of the plan, or all up to its end (as the seed does)."
+        ),
+    ] = "plan",
     held_out: Annotated[float, typer.Option(help="Share of the episodes to validate on.")] = 0.1,
     eval_every: Annotated[int, typer.Option(help="Steps between validations; the best pruner is kept.")] = 25,
-    patience: Annotated[int | None, typer.Option(help="Validations without a better one before it stops.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Validations without a lower loss after which to stop.")] = None,
     num_samples: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 256,
     max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 4608,
     seed: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `erecap saliency`.")] = False,
-    out: Annotated[Path, typer.Option(help="Directory of the run; started again, it goes on from its checkpoint.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of the run. Started again, it goes on from its checkpoint.")] = Path(
         "runs/pruner"
     ),
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's directory.")] = False,
@@ -50,33 +56,34 @@ def train_pruner(
 
     The last line of stdout is one JSON object.
     """
-    import shutil
-
-    from benchmarks.recipes import pruner as recipe  # takes seconds: imports torch
+    from benchmarks.recipes.pruner import PrunerRecipe, make_pruner, parse_keeps
+    from benchmarks.recipes.sequences import SequenceChoice
     from benchmarks.recipes.tensorboard import tensorboard_hook
     from erecap.models.loading import bundled_pruner_dir, load_model
     from erecap.schedule import parse_stages
-    from erecap.training.planner import TrainConfig
+    from erecap.training.config import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
 
-    config = TrainConfig(steps=steps, lr=lr, log_every=10, eval_every=eval_every, seed=seed)
-    loss = PrunerLoss(lm=lm, mse=mse, rank=rank, targets=recipe.targets_of(targets))
-    training = recipe.PrunerTraining(config, loss, recipe.keeps_of(keep), held_out, patience)
-    choice = recipe.Choice(tuple(data), num_samples, max_length, seed, skip_bad)
+    recipe = PrunerRecipe(
+        SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad),
+        TrainConfig(steps=steps, lr=lr, log_every=10, eval_every=eval_every, seed=seed),
+        PrunerLoss(lm=lm, mse=mse, rank=rank, targets=targets),
+        saliency=saliency,
+        stages=None if stages is None else parse_stages(stages),
+        keeps=parse_keeps(keep),
+        held_out=held_out,
+        patience=patience,
+    )
     events = tensorboard_hook(out / "tensorboard") if tensorboard else None
     with StageProgress(Console(stderr=True)) as progress:
         progress.begin("train-pruner", steps)
-        done = 0
 
         def on_step(record: dict[str, Any]) -> None:
-            nonlocal done
-            progress.advance(record["step"] - done, ", ".join(f"{name} {record[name]:.3f}" for name in SHOWN if name in record))
-            done = record["step"]
+            progress.reach(record["step"], ", ".join(f"{name} {record[name]:.3f}" for name in SHOWN if name in record))
             if events is not None:
                 events(record)
 
-        loaded, chosen = load_model(model, dtype=dtype), None if stages is None else parse_stages(stages)
-        records = recipe.make_pruner(loaded, choice, saliency, training, out, on_step, chosen)
+        records = make_pruner(load_model(model, dtype=dtype), recipe, out, on_step)
     if install:
         shutil.copytree(out / "pruner", bundled_pruner_dir(), dirs_exist_ok=True)
     typer.echo(

@@ -1,1 +1,1 @@
-"""Backends compared on the same episodes and the same prompts: closed loop, paired replay, summary."""
+"""Comparisons of backends on the same episodes and the same prompts: closed loop, paired replay, summary."""

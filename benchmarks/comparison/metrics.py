@@ -1,4 +1,4 @@
-"""Statistics of runs: rates with intervals, paired differences, SPL. Plain numbers in, plain numbers out."""
+"""Statistics of runs: rates with intervals, paired differences, SPL. They take and return plain numbers."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = tuple[float, float]
+"""Lower and upper end."""
 RESAMPLES = 10_000
 _Z95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """95% interval of a success rate (Wilson 1927): sound also near 0 and 1 and for few trials. Needs ``trials`` >= 1."""
+    """Compute the 95% interval of a success rate (Wilson 1927). It holds for few trials and for rates near 0 and 1.
+
+    Parameters
+    ----------
+    successes : int
+        Trials that succeeded.
+    trials : int
+        All trials, at least 1.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, within 0 to 1.
+    """
     rate, z2 = successes / trials, _Z95**2
     center = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
@@ -20,7 +34,22 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """95% percentile bootstrap interval of the mean of ``values`` (at least one), reproducible under ``seed``."""
+    """Compute the 95% percentile bootstrap interval of a mean.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The sample, at least one value.
+    seed : int
+        Seed of the resampling.
+    resamples : int
+        Number of resamples.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
+    """
     sample = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
     low, high = np.quantile(sample[drawn].mean(axis=1), [0.025, 0.975])
@@ -28,24 +57,48 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
 
 
 def spl(success: bool, expert_steps: int, steps: int) -> float:
-    """One episode's success weighted by path length: ``success * expert / max(expert, steps)`` (Anderson et al. 2018)."""
+    """Compute one episode's success weighted by path length (Anderson et al. 2018).
+
+    Parameters
+    ----------
+    success : bool
+        Whether the episode succeeded.
+    expert_steps, steps : int
+        Environment steps of the expert and of the episode.
+
+    Returns
+    -------
+    float
+        ``success * expert_steps / max(expert_steps, steps)``, 0 to 1.
+    """
     if not success:
         return 0.0
     return 1.0 if steps <= expert_steps else expert_steps / steps
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The ``q``-quantile, linear between neighbours; 0 where there are no values."""
+    """Compute a quantile, ``q`` from 0 to 1, linear between neighbours; 0 where there are no values."""
     return float(np.quantile(np.asarray(values, dtype=np.float64), q)) if len(values) else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; 0 where there are no values."""
+    """Compute the mean; 0 where there are no values."""
     return float(np.mean(values)) if len(values) else 0.0
 
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Spearman's: the correlation of ranks, equal values sharing theirs; 0 where the values of either are all equal, or none."""
+    """Compute Spearman's rank correlation; equal values share the mean of their ranks.
+
+    Parameters
+    ----------
+    first, second : float arrays of shape (n,)
+        The two samples, in pairs.
+
+    Returns
+    -------
+    float
+        From -1 to 1; 0 where a sample has fewer than two values or only equal ones.
+    """
     ranks = [_ranks(values) for values in (first, second)]
     if any(len(row) < 2 or row.min() == row.max() for row in ranks):
         return 0.0

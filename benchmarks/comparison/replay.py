@@ -1,9 +1,12 @@
-"""Paired replay: recorded prompts are fed to each backend in turn (A B A B), with a fixed number of decoded tokens.
+"""Paired replay: recorded prompts are given to each backend in turn (A B A B), with a fixed number of decoded tokens.
 
-So latencies are compared on identical work, and what slows the machine down for a while slows both sides. Right before it is timed
-a backend answers the same prompt with one token: matrix libraries make a kernel for each number of rows they have not met, which
-the backends share, and the first one would pay for all. Backends must not remember prompts, or they would be timed on memories.
-One line of ``replay.jsonl`` holds one prompt with the measurements of all backends: a kill loses a whole pair, never half of one.
+Latencies are therefore compared on identical work, and a machine that is slow for a while slows all backends alike.
+
+Matrix libraries build a kernel for each new shape, and the backends of one process share these kernels. So each backend answers a
+prompt with one token right before it is timed on it; otherwise the first backend alone would pay for the kernels. A backend must
+not keep the KV cache of an earlier prompt, or its second answer would skip the prefill.
+
+One line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so that a kill never leaves half a pair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,38 +28,63 @@ log = structlog.get_logger(__name__)
 
 
 class Measured(BaseModel):
-    """One backend on one prompt. ``ceiling`` is the most that its dropped tokens could have gained in prefill."""
+    """One backend on one prompt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt_tokens: int
+    """Length of the prompt in tokens."""
     new_tokens: int
+    """Decoded tokens."""
     dropped_tokens: int
+    """Prompt tokens that do not reach the last layer."""
     ttft_s: float
+    """Time to first token, in seconds."""
     decode_s: float
+    """Time for the further tokens, in seconds."""
     total_s: float
+    """Time for the whole answer, in seconds."""
     kv_bytes: int
+    """Size of the prompt's KV cache, in bytes."""
     ceiling: float | None
+    """Largest possible speedup of prefill, given the tokens that were dropped; ``None`` where it is not known."""
 
 
 class ReplayRow(BaseModel):
-    """One prompt, measured on each backend (by spec string)."""
+    """One prompt, measured on each backend: a line of ``replay.jsonl``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     env_id: str
+    """Gymnasium id of the environment."""
     seed: int
+    """Seed of the episode."""
     replan: int
+    """Number of the replan within its episode, from 0."""
     measured: dict[str, Measured]
+    """Measurements by spec string."""
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """Which prompt this is."""
+        """What identifies the prompt, as in ``RecordedPrompt.key``."""
         return self.env_id, self.seed, self.replan
 
 
 def spread_over_lengths(prompts: Sequence[RecordedPrompt], limit: int) -> list[RecordedPrompt]:
-    """At most ``limit`` prompts, evenly spread over the prompts sorted by length, both ends included."""
+    """Choose prompts of all lengths.
+
+    Parameters
+    ----------
+    prompts : sequence of RecordedPrompt
+        What to choose from.
+    limit : int
+        How many prompts to return at most.
+
+    Returns
+    -------
+    list of RecordedPrompt
+        Prompts at evenly spaced places of the list sorted by length, the shortest and the longest included.
+    """
     ordered = sorted(prompts, key=lambda p: (p.prompt_tokens, *p.key))
     if len(ordered) <= limit:
         return ordered
@@ -71,11 +99,35 @@ def replay(
     decoded_tokens: int,
     on_prompt: OnPrompt = lambda: None,
 ) -> list[ReplayRow]:
-    """Measure ``prompts`` on ``backends``, append the rows to ``path``, and return them, those found in ``path`` first.
+    """Measure each prompt on each backend.
 
-    Prompts that ``path`` already has for all of the backends are skipped. Each backend answers the longest prompt once before
-    anything is timed, and each prompt with one token before it is timed on it. Raises ``ValueError`` for a malformed ``path``, and
-    whatever the backends raise.
+    Before anything is timed, each backend answers the longest prompt once. Prompts that the file already has for all backends are
+    skipped.
+
+    Parameters
+    ----------
+    prompts : sequence of RecordedPrompt
+        What to replay.
+    backends : sequence of str
+        Spec strings.
+    make_backend : MakeBackend
+        Makes a backend from its spec string.
+    path : Path
+        The ``replay.jsonl`` that rows are appended to.
+    decoded_tokens : int
+        Tokens to decode per prompt.
+    on_prompt : callable, optional
+        Called once per prompt when all backends are measured, also for those that were skipped.
+
+    Returns
+    -------
+    list of ReplayRow
+        One per prompt, those from the file first.
+
+    Raises
+    ------
+    ValueError
+        For a malformed file. What the backends raise is raised too.
     """
     wanted = {p.key for p in prompts}
     rows = [row for row in read_rows(path) if row.key in wanted and set(backends) <= set(row.measured)]
@@ -88,7 +140,7 @@ def replay(
     sampling = Sampling(max_new_tokens=decoded_tokens, ignore_eos=True)
     made = {spec: make_backend(spec) for spec in backends}
     for backend in made.values():
-        backend.generate(max(todo, key=lambda p: p.prompt_tokens).prompt, sampling)  # warm-up, not counted
+        backend.generate(max(todo, key=lambda p: p.prompt_tokens).prompt, sampling)  # warm-up, not timed
     for prompt in todo:
         rows.append(_measure(prompt, made, sampling))
         _append(path, rows[-1])
@@ -97,12 +149,28 @@ def replay(
 
 
 def read_rows(path: Path) -> list[ReplayRow]:
-    """The rows of a ``replay.jsonl``, the latest for each prompt; a last line torn by a kill is cut off."""
+    """Read a ``replay.jsonl``. A last line that was cut short by a kill is removed from the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file. A file that does not exist has no rows.
+
+    Returns
+    -------
+    list of ReplayRow
+        The latest row of each prompt.
+
+    Raises
+    ------
+    ValueError
+        For a malformed line; the message names it.
+    """
     if not path.exists():
         return []
     whole, newline, torn = path.read_text().rpartition("\n")
     if torn:
-        log.warning("dropped a torn last line", path=str(path))
+        log.warning("removed a line that was cut short", path=str(path))
         path.write_text(whole + newline)
     rows = (_parse(line, number, path) for number, line in enumerate(whole.splitlines(), 1))
     return list({row.key: row for row in rows}.values())
@@ -123,7 +191,7 @@ def _append(path: Path, row: ReplayRow) -> None:
 def _measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling) -> ReplayRow:
     measured = {}
     for spec, backend in backends.items():
-        backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # the prompt's lengths, not counted
+        backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # builds the kernels for its shapes; not timed
         answer = backend.generate(prompt.prompt, sampling)
         measured[spec] = _measured(answer, ceiling_of(backend, answer))
     return ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, measured=measured)

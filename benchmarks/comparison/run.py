@@ -1,36 +1,49 @@
-"""A whole comparison: closed loop, paired replay, summary, plots, in one run directory. ``run`` is the same without the replay."""
+"""A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` is one without the replay."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.episode_log import read_episodes
 from agents.loop import run_episode
-from agents.replay import RecordedPrompt, read_prompts
+from agents.replay import RecordedPrompt
 from agents.runner import EpisodeFunction, MakeBackend
 from benchmarks.backends.models import describe_models
-from benchmarks.backends.registry import EXPERT, runs_model
+from benchmarks.backends.registry import choose_reference, is_user_backend, runs_model
 from benchmarks.comparison import replay as paired
 from benchmarks.comparison.replay import REPLAY_FILE, ReplayRow
 from benchmarks.comparison.schema import Summary
-from benchmarks.comparison.summary import choose_reference, read_played, summarize
+from benchmarks.comparison.summary import summarize
 from benchmarks.output.files import write_atomically
-from benchmarks.reports.plots import write_plots
-from benchmarks.reports.table import markdown
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
-from benchmarks.runs.progress import Progress
+from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.provenance import describe_run, open_run
+from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
-SUMMARY_FILE, TABLE_FILE = "summary.json", "table.md"
-# What a run may be continued with: more or fewer episodes and backends, another pace.
+SUMMARY_FILE = "summary.json"
 _MAY_DIFFER = ("episodes", "backends", "workers", "replay_prompts")
+"""Arguments that may change when a run is continued; they leave the finished episodes valid."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare and how. ``replay_prompts=0`` leaves the paired replay out."""
+    """What to compare, and how.
+
+    Attributes
+    ----------
+    command : str
+        Subcommand of ``erecap`` that makes the comparison.
+    loop : ClosedLoop
+        What to play.
+    out : Path
+        The run directory.
+    workers : int
+        Number of processes that play episodes.
+    replay_prompts : int
+        Prompts in the paired replay; 0 leaves the replay out.
+    replay_tokens : int
+        Tokens decoded per prompt in the paired replay, at least 2.
+    """
 
     command: str
     loop: ClosedLoop
@@ -47,13 +60,12 @@ class Comparison:
 
     @property
     def replayed(self) -> list[str]:
-        """The backends that take part in the replay: those that run a model here, where there are two to compare."""
-        models = [spec for spec in self.loop.all_backends if runs_model(spec)]
+        """The backends that take part in the replay: those that run a model in this process, where there are at least two."""
+        models = self.loop.model_backends
         return models if len(models) > 1 and self.replay_prompts else []
 
     def arguments(self) -> dict[str, Any]:
-        """Everything that decides the result, for ``config.json``."""
-        config = self.loop.config
+        """Return everything that decides the result, for ``config.json``."""
         return {
             "suite": self.loop.suite.name,
             "backends": list(self.loop.backends),
@@ -63,79 +75,142 @@ class Comparison:
             "workers": self.workers,
             "verbosity": self.loop.suite.verbosity,
             "step_limit_factor": self.loop.suite.step_limit_factor,
-            "agent": repr(config),
+            "agent": repr(self.loop.config),
             "replay_prompts": self.replay_prompts,
             "replay_tokens": self.replay_tokens,
         }
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a comparison found, for reports.
+
+    Attributes
+    ----------
+    out : Path
+        The run directory.
+    summary : Summary
+        All figures, as in ``summary.json``.
+    played : dict of str to BackendRecords
+        Records of the comparison's cases by spec string, the expert first.
+    rows : list of ReplayRow
+        Rows of the replayed prompts.
+    missing : int
+        Episodes that are not finished.
+    """
+
+    out: Path
+    summary: Summary
+    played: dict[str, BackendRecords]
+    rows: list[ReplayRow]
+    missing: int
+
+
 def run_comparison(
     comparison: Comparison,
     make_backend: MakeBackend,
-    progress: Progress,
+    progress: ComparisonProgress,
     episode: EpisodeFunction = run_episode,
     make_here: MakeBackend | None = None,
-) -> Summary:
-    """Do what ``comparison`` says, going on from what its directory holds, and write the results there.
+) -> Results:
+    """Play and replay what the run directory does not hold yet, and write its ``summary.json``.
 
-    ``make_here`` makes the backends that are timed in this process, alone, where workers must make do with a part of the cores.
-    Ctrl-C ends it early with a summary of what there is (``complete`` is false). Raises ``ValueError`` for a directory of another
-    run, and whatever backends and episodes raise.
+    Ctrl-C ends the comparison early; the results then cover what is finished.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What to compare.
+    make_backend : MakeBackend
+        Makes a backend that plays episodes, in a worker process where there are several.
+    progress : ComparisonProgress
+        Shows how far the comparison is.
+    episode : EpisodeFunction
+        Plays one episode.
+    make_here : MakeBackend, optional
+        Makes a backend for the replay, which runs alone in this process and may use all cores; ``make_backend`` by default.
+
+    Returns
+    -------
+    Results
+        What was found.
+
+    Raises
+    ------
+    ValueError
+        Where the directory holds another run. What backends and episodes raise is raised too.
     """
-    loop, out = comparison.loop, comparison.out
-    seeds = {case.seed for case in loop.cases}
-    models = [spec for spec in loop.all_backends if runs_model(spec)]
-    config = describe_run(comparison.command, comparison.arguments(), seeds, describe_models(models, make_here or make_backend))
-    open_run(out, config, _MAY_DIFFER)
+    make_here = make_here or make_backend
+    comparison = _start(comparison, make_here)
+    steps, records, interrupted = comparison.out / STEPS_FILE, None, False
     try:
         with progress:
-            play(loop, make_backend, out, comparison.workers, progress.on_episode, episode)
-            _replay(comparison, make_here or make_backend, progress)
+            play(comparison.loop, make_backend, comparison.out, comparison.workers, progress.on_episode, episode)
+            records = RunRecords.read(steps)
+            _replay(comparison, records, make_here, progress)
     except KeyboardInterrupt:
-        return write_results(comparison, interrupted=True)
-    return write_results(comparison, interrupted=False)
+        interrupted = True
+    results = _collect(comparison, records or RunRecords.read(steps), interrupted)
+    write_atomically(comparison.out / SUMMARY_FILE, results.summary.model_dump_json(indent=2) + "\n")
+    return results
 
 
-def _replay(comparison: Comparison, make_backend: MakeBackend, progress: Progress) -> list[ReplayRow]:
+def _start(comparison: Comparison, make_backend: MakeBackend) -> Comparison:
+    """Write ``config.json``, and note which of the user's backends run a model in this process."""
+    loop = comparison.loop
+    described = describe_models([spec for spec in loop.all_backends if runs_model(spec) or is_user_backend(spec)], make_backend)
+    models = {spec: facts for spec, facts in described.items() if facts}
+    seeds = {case.seed for case in loop.cases}
+    open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), _MAY_DIFFER)
+    return replace(comparison, loop=replace(loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
+
+
+def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> None:
     specs = comparison.replayed
     if not specs:
-        return []
-    prompts = sample_prompts(comparison)
+        return
+    prompts = sample_prompts(comparison, records)
     progress.begin_replay(len(prompts))
     path = comparison.out / REPLAY_FILE
-    return paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+    paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
 
 
-def sample_prompts(comparison: Comparison) -> list[RecordedPrompt]:
-    """The prompts to replay: those of the reference's episodes, spread over lengths."""
+def sample_prompts(comparison: Comparison, records: RunRecords) -> list[RecordedPrompt]:
+    """Choose the prompts to replay.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        How many prompts to replay, on which backends.
+    records : RunRecords
+        What has been played.
+
+    Returns
+    -------
+    list of RecordedPrompt
+        Prompts of the reference's episodes, spread over their lengths.
+
+    Raises
+    ------
+    ValueError
+        Where the reference has no replan.
+    """
     cases = set(comparison.loop.cases)
-    prompts = read_prompts(comparison.out / STEPS_FILE, choose_reference(comparison.replayed))
+    prompts = records.prompts(choose_reference(comparison.replayed, comparison.loop.user_models))
     return paired.spread_over_lengths([p for p in prompts if Case(p.env_id, p.seed) in cases], comparison.replay_prompts)
 
 
-def write_results(comparison: Comparison, interrupted: bool) -> Summary:
-    """Summary, table and plots of what the run directory holds."""
-    loop, out = comparison.loop, comparison.out
-    played = read_played(out / STEPS_FILE, loop)
-    rows = _sampled_rows(comparison) if comparison.replayed else []
-    complete = not interrupted and not missing_episodes(comparison)
-    summary = summarize(loop, played, rows, complete)
-    write_atomically(out / SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
-    write_atomically(out / TABLE_FILE, markdown(summary))
-    write_plots({backend: p.calls for backend, p in played.items() if backend != EXPERT}, rows, out)
-    return summary
-
-
-def _sampled_rows(comparison: Comparison) -> list[ReplayRow]:
-    """Rows of the prompts that the comparison samples: the directory may hold others, of more episodes or another sample."""
-    rows = paired.read_rows(comparison.out / REPLAY_FILE)
-    wanted = {prompt.key for prompt in sample_prompts(comparison)} if rows else set()
-    return [row for row in rows if row.key in wanted]
-
-
-def missing_episodes(comparison: Comparison) -> int:
-    """How many episodes of the comparison are not finished."""
+def _collect(comparison: Comparison, records: RunRecords, interrupted: bool) -> Results:
     loop = comparison.loop
-    done = read_episodes(comparison.out / STEPS_FILE)
-    wanted: Sequence[tuple[str, Case]] = [(backend, case) for backend in loop.all_backends for case in loop.cases]
-    return sum((backend, case.env_id, case.seed) not in done for backend, case in wanted)
+    played = records.select(loop.all_backends, loop.cases)
+    rows = _sampled_rows(comparison, records) if comparison.replayed else []
+    missing = len(loop.all_backends) * len(loop.cases) - sum(len(done.episodes) for done in played.values())
+    summary = summarize(loop, played, rows, complete=not interrupted and not missing)
+    return Results(comparison.out, summary, played, rows, missing)
+
+
+def _sampled_rows(comparison: Comparison, records: RunRecords) -> list[ReplayRow]:
+    """Return the rows of the sampled prompts. The file may hold others: of more episodes, or of another sample."""
+    rows = paired.read_rows(comparison.out / REPLAY_FILE)
+    wanted = {prompt.key for prompt in sample_prompts(comparison, records)} if rows else set()
+    return [row for row in rows if row.key in wanted]

@@ -1,8 +1,8 @@
-"""``summary.json``. Times in seconds, sizes in bytes; ``null`` where a figure does not exist for a backend."""
+"""The content of ``summary.json``. Times are in seconds and sizes in bytes; ``null`` where a backend has no such figure."""
 
 from pydantic import BaseModel, ConfigDict
 
-Interval = tuple[float, float]
+from benchmarks.comparison.metrics import Interval
 
 
 class _Part(BaseModel):
@@ -13,80 +13,123 @@ class TokenSpread(_Part):
     """Quantiles of a token count over replans."""
 
     p50: float
+    """Median, in tokens."""
     p95: float
+    """95th percentile, in tokens."""
     max: int
+    """Maximum, in tokens."""
 
 
 class TimeSpread(_Part):
     """Quantiles of a time over replans."""
 
     p50: float
+    """Median, in seconds."""
     p95: float
+    """95th percentile, in seconds."""
 
 
 class ByteSpread(_Part):
     """Quantiles of a size over replans."""
 
     p50: float
+    """Median, in bytes."""
     max: int
+    """Maximum, in bytes."""
 
 
 class EnvSummary(_Part):
     """One backend in one environment of the suite."""
 
     episodes: int
+    """Finished episodes."""
     success_rate: float
+    """Share of them that succeeded, 0 to 1."""
 
 
 class BudgetSummary(_Part):
-    """Replans under a latency budget: shares of those that could be read that were predicted to keep it, and that did."""
+    """Replans that had a latency budget and gave a plan."""
 
     predicted: float
+    """Share of them that the cost model expected to keep the budget, 0 to 1."""
     within: float
+    """Share of them that kept it, 0 to 1."""
 
 
 class BackendSummary(_Part):
-    """The closed loop of one backend. ``dropped_tokens``: prompt tokens that do not reach the last layer."""
+    """One backend in the closed loop."""
 
     episodes: int
+    """Finished episodes."""
     success_rate: float
+    """Share of them that succeeded, 0 to 1."""
     success_ci95: Interval
+    """95% Wilson interval of the success rate."""
     subgoal_progress: float
+    """Mean share of an episode's subgoals that were done, 0 to 1."""
     spl: float
+    """Mean success weighted by path length, against the expert's steps, 0 to 1."""
     replans_mean: float
+    """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
+    """Length of the prompt."""
     kept_share: float
+    """Mean share of the prompt's tokens that enter a layer, over layers and replans, 0 to 1."""
     dropped_tokens: TokenSpread
+    """Prompt tokens that do not reach the last layer."""
     ttft_s: TimeSpread
+    """Time to first token: from submitting the prompt to knowing the first token."""
     replan_s: TimeSpread
+    """Replan latency: from the observation to the parsed plan, over replans that gave a plan."""
     overhead_s: TimeSpread
+    """Part of the replan latency that is not the model's: the observation's text, the prompt, tokenization and parsing."""
     kv_bytes: ByteSpread
+    """Size of the prompt's KV cache."""
     parse_errors: int
+    """Answers that were no plan, over all episodes."""
     by_env: dict[str, EnvSummary]
+    """Success by gymnasium id."""
     budget: BudgetSummary | None = None
+    """How the latency budget was kept; ``None`` for a backend without one."""
 
 
 class PairedSummary(_Part):
-    """One backend against the reference: success on the same seeds, speed on the same prompts (medians of per-prompt ratios)."""
+    """One backend against the reference: success on the same seeds, speed on the same prompts."""
 
     episodes: int
+    """Cases that both have finished."""
     success_diff: float
+    """Success rate minus the reference's, -1 to 1."""
     success_diff_ci95: Interval
+    """95% bootstrap interval of the difference, over cases."""
     spl_diff: float
+    """SPL minus the reference's, -1 to 1."""
     spl_diff_ci95: Interval
+    """95% bootstrap interval of the difference, over cases."""
     prompts: int
+    """Replayed prompts that both have answered."""
     ttft_speedup_p50: float | None
+    """Median over prompts of TTFT, reference / backend."""
     replan_speedup_p50: float | None
+    """Median over prompts of the time for the whole answer, reference / backend."""
     ceiling_p50: float | None
+    """Median over prompts of the largest possible TTFT speedup, given the tokens that were dropped."""
     of_ceiling_p50: float | None
+    """Median over prompts of measured TTFT speedup / largest possible one."""
 
 
 class Summary(_Part):
-    """All of it. ``reference`` is the backend that ``paired`` compares with; ``complete`` is false after an interrupted run."""
+    """All figures of a comparison."""
 
     suite: str
+    """Name of the suite."""
     seed: int
+    """Number of the run, which selects its block of seeds."""
     complete: bool
+    """Whether all episodes and the replay are finished."""
     reference: str
+    """Spec string of the backend that ``paired`` compares with."""
     backends: dict[str, BackendSummary]
+    """Closed loop by spec string, the expert first; backends without a finished episode are left out."""
     paired: dict[str, PairedSummary]
+    """Differences from the reference by spec string; backends without a common case are left out."""

@@ -1,13 +1,14 @@
-"""From records to ``Summary``: what each backend did, and how it differs from the reference on the same seeds and prompts."""
+"""The ``Summary`` of a comparison, computed from its records.
+
+It says what each backend did, and how it differs from the reference on the same seeds and prompts.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from agents.episode_log import read_records
 from agents.records import EpisodeRecord, PlannerCall
-from benchmarks.backends.registry import EXPERT, runs_model
+from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison import metrics
 from benchmarks.comparison.replay import ReplayRow
 from benchmarks.comparison.schema import (
@@ -21,44 +22,31 @@ from benchmarks.comparison.schema import (
     TokenSpread,
 )
 from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.records import BackendRecords
 from benchmarks.runs.suites import Case
 
 
-@dataclass
-class Played:
-    """What one backend has played: its episodes by case, and its planner calls."""
+def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequence[ReplayRow], complete: bool) -> Summary:
+    """Sum up what has been played and replayed so far.
 
-    episodes: dict[Case, EpisodeRecord] = field(default_factory=dict)
-    calls: list[PlannerCall] = field(default_factory=list)
+    Parameters
+    ----------
+    loop : ClosedLoop
+        What was to be played.
+    played : mapping of str to BackendRecords
+        Records of the loop's cases by spec string.
+    rows : sequence of ReplayRow
+        Replayed prompts.
+    complete : bool
+        Whether everything was played and replayed.
 
-
-def read_played(path: Path, loop: ClosedLoop) -> dict[str, Played]:
-    """What ``path`` holds of the loop's cases, by backend in the loop's order; backends without a finished episode are left out."""
-    cases = set(loop.cases)
-    played: dict[str, Played] = defaultdict(Played)
-    for record in read_records(path):
-        case = Case(record.env_id, record.seed)
-        if case not in cases:
-            continue
-        if isinstance(record, EpisodeRecord):
-            played[record.backend].episodes[case] = record
-        elif isinstance(record, PlannerCall):
-            played[record.backend].calls.append(record)
-    return {backend: played[backend] for backend in loop.all_backends if backend in played}
-
-
-def choose_reference(backends: Sequence[str]) -> str:
-    """What the others are compared with: the first ``baseline``, else the first that runs a model here, else the first of all."""
-    others = [spec for spec in backends if spec != EXPERT]
-    models = [spec for spec in others if runs_model(spec)]
-    baselines = [spec for spec in models if spec.partition("?")[0] == "baseline"]
-    return (baselines or models or others or [EXPERT])[0]
-
-
-def summarize(loop: ClosedLoop, played: Mapping[str, Played], rows: Sequence[ReplayRow], complete: bool) -> Summary:
-    """The run's ``Summary``, of whatever has been played so far."""
+    Returns
+    -------
+    Summary
+        All figures.
+    """
     spls = {backend: _spls(p, played[EXPERT]) for backend, p in played.items() if EXPERT in played}
-    reference = choose_reference(loop.all_backends)
+    reference = loop.reference
     return Summary(
         suite=loop.suite.name,
         seed=loop.seed,
@@ -75,7 +63,7 @@ def summarize(loop: ClosedLoop, played: Mapping[str, Played], rows: Sequence[Rep
     )
 
 
-def _spls(played: Played, expert: Played) -> dict[Case, float]:
+def _spls(played: BackendRecords, expert: BackendRecords) -> dict[Case, float]:
     return {
         case: metrics.spl(episode.success, expert.episodes[case].env_steps, episode.env_steps)
         for case, episode in played.episodes.items()
@@ -83,7 +71,7 @@ def _spls(played: Played, expert: Played) -> dict[Case, float]:
     }
 
 
-def _backend(played: Played, spls: Mapping[Case, float]) -> BackendSummary:
+def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSummary:
     episodes, calls = list(played.episodes.values()), played.calls
     successes = sum(e.success for e in episodes)
     return BackendSummary(
@@ -107,7 +95,7 @@ def _backend(played: Played, spls: Mapping[Case, float]) -> BackendSummary:
 
 
 def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
-    """Of the replans that had a budget; ``None`` where none had."""
+    """Sum up the replans that had a latency budget; ``None`` where there are none."""
     limited = [(call, call.generation.budget_s) for call in calls if call.generation.budget_s is not None]
     if not limited:
         return None
@@ -125,7 +113,7 @@ def _by_env(episodes: Sequence[EpisodeRecord]) -> dict[str, EnvSummary]:
 
 
 def _progress(episode: EpisodeRecord) -> float:
-    """Share of the subgoals that were done; success stands for it where an environment has none."""
+    """Return the share of the subgoals that were done; in an environment without subgoals 1 for success, else 0."""
     return episode.subgoals_done / episode.subgoals_total if episode.subgoals_total else float(episode.success)
 
 
@@ -145,9 +133,13 @@ def _bytes(values: Iterable[int]) -> ByteSpread:
 
 
 def _paired(
-    backend: str, reference: str, played: Mapping[str, Played], spls: Mapping[str, Mapping[Case, float]], rows: Sequence[ReplayRow]
+    backend: str,
+    reference: str,
+    played: Mapping[str, BackendRecords],
+    spls: Mapping[str, Mapping[Case, float]],
+    rows: Sequence[ReplayRow],
 ) -> PairedSummary | None:
-    """``backend`` against ``reference``; ``None`` while they have no episode in common."""
+    """Compare ``backend`` with ``reference``; ``None`` while they have no case in common."""
     ours, theirs = played[backend].episodes, played[reference].episodes
     cases = [case for case in ours if case in theirs]
     if not cases:
@@ -171,7 +163,7 @@ def _paired(
 
 @dataclass(frozen=True)
 class _Speed:
-    """Per-prompt ratios, reference / backend; ceilings are relative to the reference's own (1 where that drops nothing)."""
+    """Ratios per prompt, reference / backend. A ceiling is relative to the reference's own, which is 1 where that drops nothing."""
 
     ttft: list[float]
     replan: list[float]

@@ -1,1 +1,1 @@
-"""Where output goes: files, the log on stderr, the console on stdout."""
+"""Output: files, the log on stderr, the console on stdout."""

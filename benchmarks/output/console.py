@@ -1,12 +1,12 @@
-"""Where results are printed."""
+"""The console that results are printed on."""
 
 from rich.console import Console
 
-FILE_WIDTH = 240
+FILE_WIDTH = 240  # characters
 
 
 def result_console() -> Console:
-    """A console on stdout, as wide as the terminal; wide enough for every table where stdout is a file or a pipe."""
+    """Make a console on stdout. Where stdout is a file or a pipe, it is wide enough for every table."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH

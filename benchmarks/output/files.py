@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and told apart by checksum."""
+"""Files that are replaced in one step, and checksums of files."""
 
 import hashlib
 import os
@@ -7,12 +7,25 @@ from pathlib import Path
 
 
 def checksum(path: Path) -> str:
-    """The first 16 hex digits of the file's SHA-256."""
+    """Return the first 16 hex digits of the file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content`` in one step; makes its directory. Whoever reads sees the old file or the new one."""
+    """Replace a file in one step: a reader sees the old content or the new one, never a part.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Its directory is made where it does not exist.
+    content : bytes or str
+        The new content; text is written as UTF-8.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be written; the old one is then left as it is.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""Logging of the command line: one readable line per event on stderr, stdout is for results."""
+"""Logging of the command line: one line per event, on stderr. Results go to stdout."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logging(verbose: bool = False) -> None:
-    """Send structlog's events to stderr, from ``info`` up, or from ``debug`` up where ``verbose``."""
+    """Send structlog's events to stderr: those of level ``info`` and above, with ``verbose`` also ``debug``."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -21,5 +21,5 @@ def configure_logging(verbose: bool = False) -> None:
 
 
 def _to_stderr(*_: Any) -> structlog.PrintLogger:
-    """A logger on what is stderr now: a progress bar puts itself in its place while it is drawn."""
+    """Make a logger on the current ``sys.stderr``, which a progress bar replaces while it is drawn."""
     return structlog.PrintLogger(sys.stderr)

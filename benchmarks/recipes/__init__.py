@@ -1,1 +1,1 @@
-"""How the bundled planner, its pruner and its thresholds are made."""
+"""Recipes: how the bundled planner, its pruner and its thresholds are made."""

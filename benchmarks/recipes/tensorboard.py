@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-StepHook = Callable[[dict[str, Any]], None]
+from erecap.training.loop import TrainRecord
 
 
-def tensorboard_hook(directory: Path) -> StepHook:
-    """Writes each number of a record to event files in ``directory``, those of ``eval`` as ``eval/NAME``.
+def tensorboard_hook(directory: Path) -> Callable[[TrainRecord], None]:
+    """Make a hook that writes each number of a record to event files in ``directory``; those of ``eval`` become ``eval/NAME``.
 
-    Raises ``ValueError`` where TensorBoard is not installed.
+    Raises
+    ------
+    ValueError
+        Where TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -18,7 +20,7 @@ def tensorboard_hook(directory: Path) -> StepHook:
         raise ValueError("--tensorboard needs: pip install 'erecap[tensorboard]'") from error
     writer = SummaryWriter(str(directory))
 
-    def write(record: dict[str, Any]) -> None:
+    def write(record: TrainRecord) -> None:
         for name, value in {**record, **{f"eval/{key}": number for key, number in record.get("eval", {}).items()}}.items():
             if isinstance(value, int | float) and name != "step":
                 writer.add_scalar(name, value, record["step"])

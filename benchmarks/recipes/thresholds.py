@@ -1,4 +1,4 @@
-"""From recorded prompts to thresholds: fitted on half of the episodes, and compared with ``top_k`` on the other half."""
+"""The thresholds' recipe: fitted to recorded prompts of half of the episodes, compared with ``top_k`` on the other half."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.episode_log import read_episodes
-from agents.replay import RecordedPrompt, read_prompts
-from benchmarks.comparison.summary import choose_reference
-from benchmarks.recipes.pruner import refuse_held_out
+from agents.replay import RecordedPrompt
+from benchmarks.backends.prompts import encode_prompt
+from benchmarks.backends.registry import choose_reference
+from benchmarks.recipes.seeds import refuse_held_out
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.progress import StageProgress
+from benchmarks.runs.records import RunRecords
 from erecap.calibration.thresholds import Fit, fit_thresholds
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel
@@ -24,8 +25,25 @@ _SPREAD = (10, 90)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which recorded prompts: ``prompts`` of at most ``max_length`` tokens, chosen at random from run directories, ``data``."""
+class PromptChoice:
+    """Which recorded prompts.
+
+    Attributes
+    ----------
+    data
+        Run directories.
+    prompts
+        How many prompts, chosen at random; half of them are held out.
+    max_length
+        Longest prompt in tokens; longer ones are left out.
+    seed
+        Seed of the choice.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 prompts, and for a length below 1.
+    """
 
     data: tuple[Path, ...]
     prompts: int = 128
@@ -41,8 +59,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts to fit to and prompts held out, of different episodes; ``data`` says where they are from."""
+class PromptHalves:
+    """Recorded prompts in two halves, which share no episode.
+
+    Attributes
+    ----------
+    fit
+        Prompts to fit to.
+    held_out
+        Prompts to compare on.
+    data
+        In words, where they come from.
+    """
 
     fit: tuple[TokenizedPrompt, ...]
     held_out: tuple[TokenizedPrompt, ...]
@@ -51,8 +79,15 @@ class Prompts:
 
 @dataclass(frozen=True)
 class KeptShares:
-    """Shares of the held-out prompts' tokens that enter a layer, mean over layers: all prompts together by either rule, and by
-    ``threshold`` the 10th and 90th percentile over prompts."""
+    """Shares (0..1) of the held-out prompts' tokens that enter a layer, mean over layers.
+
+    Attributes
+    ----------
+    top_k, threshold
+        All prompts together, under either rule.
+    threshold_p10, threshold_p90
+        10th and 90th percentile over prompts, under ``threshold``.
+    """
 
     top_k: float
     threshold: float
@@ -60,11 +95,15 @@ class KeptShares:
     threshold_p90: float
 
 
-def choose_prompts(choice: Choice, chat: ChatTokenizer) -> Prompts:
-    """The chosen prompts, those of one backend of each run.
+def choose_prompts(choice: PromptChoice, chat: ChatTokenizer) -> PromptHalves:
+    """Read the chosen prompts of each run's reference backend, and split them in halves.
 
-    Halves are made of whole episodes: a replan's prompt holds those before it. Raises ``ValueError`` for held-out seeds, and where
-    fewer than two episodes have a prompt that fits.
+    Each half consists of whole episodes, since a replan's prompt contains the prompts before it.
+
+    Raises
+    ------
+    ValueError
+        For held-out seeds, for a directory without a run, and where fewer than two episodes have a prompt that fits.
     """
     found: dict[tuple[str, int], list[TokenizedPrompt]] = {}
     names = []
@@ -72,7 +111,7 @@ def choose_prompts(choice: Choice, chat: ChatTokenizer) -> Prompts:
         backend, prompts = _recorded(path)
         names.append(f"{path.resolve().name} ({backend})")
         for recorded in prompts:
-            prompt = chat.encode((s.role, s.text, s.protected) for s in recorded.prompt.segments)
+            prompt = encode_prompt(chat, recorded.prompt)
             if len(prompt) <= choice.max_length:
                 found.setdefault((recorded.env_id, recorded.seed), []).append(prompt)
     if len(found) < 2:
@@ -86,49 +125,67 @@ def choose_prompts(choice: Choice, chat: ChatTokenizer) -> Prompts:
     halves = (order[: len(order) // 2], order[len(order) // 2 :])
     sizes = (choice.prompts // 2, choice.prompts - choice.prompts // 2)
     held_out, fit = (_draw([p for i in half for p in episodes[i]], n, draw) for half, n in zip(halves, sizes, strict=True))
-    return Prompts(fit, held_out, ", ".join(names))
+    return PromptHalves(fit, held_out, ", ".join(names))
 
 
 def _recorded(path: Path) -> tuple[str, list[RecordedPrompt]]:
     steps = path / STEPS_FILE
     if not steps.is_file():
         raise ValueError(f"{path} holds no {STEPS_FILE}: give run directories, made by `erecap run --training-seeds`")
-    episodes = read_episodes(steps)
-    refuse_held_out(steps, (end.seed for end in episodes.values()))
-    backend = choose_reference(sorted({end.backend for end in episodes.values()}))
-    return backend, read_prompts(steps, backend)
+    records = RunRecords.read(steps)
+    refuse_held_out(steps, records.seeds)
+    backend = choose_reference(sorted(records.backends))
+    return backend, records.prompts(backend)
 
 
 def _draw(prompts: Sequence[TokenizedPrompt], count: int, draw: np.random.Generator) -> tuple[TokenizedPrompt, ...]:
     return tuple(prompts[i] for i in sorted(draw.permutation(len(prompts))[:count]))
 
 
-def fit(
-    loaded: LoadedModel, pruner: TokenPruner, schedule: PruneSchedule, prompts: Prompts, progress: StageProgress
-) -> tuple[Fit, KeptShares]:
-    """Thresholds that keep what ``schedule`` keeps by ``top_k``, and what both keep of the prompts that were not fitted to."""
-    selector = LearnedSelector(pruner, schedule)
-    progress.begin(f"keep {schedule.stages[0].keep}", len(prompts.fit) * len(schedule.stages) + len(prompts.held_out))
-    by_tau = fit_thresholds(loaded.model, prompts.fit, schedule, selector, progress.advance)
-    shares = _compare(loaded, schedule, by_tau, selector, prompts.held_out, progress)
-    return Fit(by_tau.stages, len(prompts.fit), sum(map(len, prompts.fit)), prompts.data), shares
+@dataclass(frozen=True)
+class ThresholdFitting:
+    """A planner and the scores of its pruner, to which thresholds are fitted.
 
+    Attributes
+    ----------
+    loaded
+        The planner.
+    pruner
+        Its pruner.
+    prompts
+        What to fit to and to compare on.
+    progress
+        Told of each prompt that is done.
+    """
 
-def _compare(
-    loaded: LoadedModel,
-    schedule: PruneSchedule,
-    by_tau: PruneSchedule,
-    selector: Selector,
-    prompts: Sequence[TokenizedPrompt],
-    progress: StageProgress,
-) -> KeptShares:
-    layers = loaded.model.config.num_hidden_layers
-    counted = np.array([np.mean(layer_tokens(schedule, layers, prompt.protected)) for prompt in prompts])
-    measured = []
-    for prompt in prompts:
-        measured.append(np.mean(prefill(loaded.model, prompt, by_tau, selector).layer_tokens[0]))
-        progress.advance()
-    lengths = np.array([len(prompt) for prompt in prompts])
-    low, high = np.percentile(np.array(measured) / lengths, _SPREAD)
-    total = lengths.sum()
-    return KeptShares(float(counted.sum() / total), float(sum(measured) / total), float(low), float(high))
+    loaded: LoadedModel
+    pruner: TokenPruner
+    prompts: PromptHalves
+    progress: StageProgress
+
+    def run(self, schedule: PruneSchedule) -> tuple[Fit, KeptShares]:
+        """Fit thresholds that keep as much as ``schedule`` does by ``top_k``, and measure what both keep of held-out prompts.
+
+        Raises
+        ------
+        ValueError
+            Where no token of the prompts may be dropped.
+        """
+        selector, prompts = LearnedSelector(self.pruner, schedule), self.prompts
+        self.progress.begin(f"keep {schedule.stages[0].keep}", len(prompts.fit) * len(schedule.stages) + len(prompts.held_out))
+        by_tau = fit_thresholds(self.loaded.model, prompts.fit, schedule, selector, self.progress.advance)
+        fit = Fit(by_tau.stages, len(prompts.fit), sum(map(len, prompts.fit)), prompts.data)
+        return fit, self._compare(schedule, by_tau, selector)
+
+    def _compare(self, schedule: PruneSchedule, by_tau: PruneSchedule, selector: Selector) -> KeptShares:
+        model, prompts = self.loaded.model, self.prompts.held_out
+        layers = model.config.num_hidden_layers
+        counted = np.array([np.mean(layer_tokens(schedule, layers, prompt.protected)) for prompt in prompts])
+        measured = []
+        for prompt in prompts:
+            measured.append(np.mean(prefill(model, prompt, by_tau, selector).layer_tokens[0]))
+            self.progress.advance()
+        lengths = np.array([len(prompt) for prompt in prompts])
+        low, high = np.percentile(np.array(measured) / lengths, _SPREAD)
+        total = lengths.sum()
+        return KeptShares(float(counted.sum() / total), float(sum(measured) / total), float(low), float(high))

@@ -1,1 +1,1 @@
-"""What a summary looks like: tables and plots."""
+"""Reports: what results look like as text, tables and plots."""

@@ -1,4 +1,7 @@
-"""What success costs: plots of success against kept share and against time to first token, one line per way of choosing."""
+"""Plots of success against cost: against kept share, and against time to first token.
+
+A line joins the backends that choose tokens in the same way and differ in how many they keep.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,73 +17,114 @@ from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import png, style
 from planner import BackendSpec
 
-BUDGET_OPTIONS = ("keep", "last", "mask", "budget_ms")
-"""Options that say how much; what they have in common is one line."""
-FAR_MORE = 2.0
-Place = Callable[[str, BackendSummary], float | None]
+_AMOUNT_OPTIONS = ("keep", "last", "mask", "budget_ms")
+"""Options of a backend that say how much is kept. Backends that differ in nothing else share a line."""
+_LARGE_COST = 2.0
+"""From this multiple of the unpruned planner's cost on, the x axis is logarithmic."""
+XAxis = Callable[[str, BackendSummary], float | None]
+"""Computes the x value of a backend from its spec string and its figures; ``None`` where it has none."""
 
 
 def write_frontiers(summary: Summary, out: Path) -> list[Path]:
-    """``SUITE-success-by-kept-share.png`` and, where prompts were replayed, ``SUITE-success-by-ttft.png``; their paths."""
+    """Write ``SUITE-success-by-kept-share.png`` and, where prompts were replayed, ``SUITE-success-by-ttft.png``.
+
+    Parameters
+    ----------
+    summary : Summary
+        Figures of a suite.
+    out : Path
+        Directory of the plots.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
     speed = {name: paired.ttft_speedup_p50 for name, paired in summary.paired.items()} | {summary.reference: 1.0}
 
     def relative_ttft(name: str, cell: BackendSummary) -> float | None:
         gain = speed.get(name)
         return None if gain is None else 1.0 / gain
 
-    axes: dict[str, tuple[str, str, Place]] = {
+    axes: dict[str, tuple[str, str, XAxis]] = {
         "kept-share": ("what is kept", "mean share of the prompt's tokens that a layer sees", lambda name, cell: cell.kept_share),
         "ttft": ("time to first token", "time to first token, share of the unpruned planner's", relative_ttft),
     }
     paths = []
-    for name, (cost, label, place) in axes.items():
-        found = lines(summary, place)
+    for name, (title, label, cost) in axes.items():
+        found = frontier_lines(summary, cost)
         if any(len(points) > 0 for key, points in found.items() if key != summary.reference):
             path = out / f"{summary.suite}-success-by-{name}.png"
-            write_atomically(path, _draw(summary, found, cost, label))
+            write_atomically(path, _draw(summary, found, title, label))
             paths.append(path)
     return paths
 
 
-def lines(summary: Summary, place: Place) -> dict[str, list[tuple[float, BackendSummary]]]:
-    """Per way of choosing, the cells at rising x; cells without an x are left out, as is the expert."""
+def frontier_lines(summary: Summary, cost: XAxis) -> dict[str, list[tuple[float, BackendSummary]]]:
+    """Sort the backends of a suite into lines.
+
+    Parameters
+    ----------
+    summary : Summary
+        Figures of the suite.
+    cost : XAxis
+        Computes x values.
+
+    Returns
+    -------
+    dict of str to list of tuple
+        By name of the line, its points (x, figures) at rising x. The expert and backends without an x value are left out.
+    """
     found: dict[str, list[tuple[float, BackendSummary]]] = {}
     for name, cell in summary.backends.items():
-        x = None if name == EXPERT else place(name, cell)
+        x = None if name == EXPERT else cost(name, cell)
         if x is not None:
-            found.setdefault(way_of(name), []).append((x, cell))
-    return {way: sorted(points, key=lambda point: point[0]) for way, points in found.items()}
+            found.setdefault(line_of(name), []).append((x, cell))
+    return {line: sorted(points, key=lambda point: point[0]) for line, points in found.items()}
 
 
-def way_of(spec: str) -> str:
-    """The name of a spec's line: its selector, or how it cuts the text, or the backend itself."""
+def line_of(spec: str) -> str:
+    """Name the line of a backend: its selector and further options, or how it trims the text, or its spec string."""
     parsed = BackendSpec.parse(spec)
     if parsed.name == "erecap":
-        others = [f"{k}={v}" for k, v in parsed.options.items() if k not in (*BUDGET_OPTIONS, "selector")]
+        others = [f"{k}={v}" for k, v in parsed.options.items() if k not in (*_AMOUNT_OPTIONS, "selector")]
         return " ".join([parsed.options.get("selector", "learned"), *others])
     trims = [key for key in ("last", "mask") if key in parsed.options]
     return f"{trims[0]}=K" if trims else spec
 
 
-def looks(ways: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A style for each line. Those of one selector look alike: their names begin with it."""
+def line_styles(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Choose a style for each line. Lines of one selector, whose names begin with it, share colour and marker.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        Names of the lines.
+
+    Returns
+    -------
+    dict of str to dict
+        By name, the keyword arguments of matplotlib's ``plot``.
+    """
     families: dict[str, list[str]] = {}
-    for way in ways:
-        families.setdefault(way.partition(" ")[0], []).append(way)
-    return {way: style(number, variant) for number, members in enumerate(families.values()) for variant, way in enumerate(members)}
+    for line in lines:
+        families.setdefault(line.partition(" ")[0], []).append(line)
+    return {
+        line: style(number, variant) for number, members in enumerate(families.values()) for variant, line in enumerate(members)
+    }
 
 
-def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary]]], cost: str, label: str) -> bytes:
+def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary]]], title: str, label: str) -> bytes:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    styles = looks(found)
-    for way, points in found.items():
-        _line(axes, styles[way], way, points)
+    styles = line_styles(found)
+    for line, points in found.items():
+        _draw_line(axes, styles[line], line, points)
     if EXPERT in summary.backends:
         axes.axhline(100 * summary.backends[EXPERT].success_rate, color="0.6", linewidth=1, linestyle=":", label="expert")
-    axes.set_title(f"{summary.suite}: success against {cost} (95% intervals)", loc="left", fontsize=11)
+    axes.set_title(f"{summary.suite}: success against {title} (95% intervals)", loc="left", fontsize=11)
     axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 104))
-    _spread(axes, [x for points in found.values() for x, _ in points])
+    _set_x_axis(axes, [x for points in found.values() for x, _ in points])
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -88,10 +132,10 @@ def _draw(summary: Summary, found: Mapping[str, list[tuple[float, BackendSummary
     return png(figure)
 
 
-def _spread(axes: Axes, xs: list[float]) -> None:
-    """From nothing to the whole, or in octaves where something costs far more than the whole: an oracle, five times as much."""
+def _set_x_axis(axes: Axes, xs: list[float]) -> None:
+    """Set the x axis: from 0 to the unpruned planner's cost, or logarithmic where a backend, such as an oracle, costs far more."""
     most = max(1.0, *xs)
-    if most <= FAR_MORE:
+    if most <= _LARGE_COST:
         axes.set_xlim(0, most + 0.04)
         return
     axes.set_xscale("log", base=2)
@@ -99,7 +143,7 @@ def _spread(axes: Axes, xs: list[float]) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _line(axes: Axes, look: Mapping[str, Any], way: str, points: list[tuple[float, BackendSummary]]) -> None:
+def _draw_line(axes: Axes, look: Mapping[str, Any], line: str, points: list[tuple[float, BackendSummary]]) -> None:
     rates = [100 * cell.success_rate for _, cell in points]
     below = [rate - 100 * cell.success_ci95[0] for rate, (_, cell) in zip(rates, points, strict=True)]
     above = [100 * cell.success_ci95[1] - rate for rate, (_, cell) in zip(rates, points, strict=True)]
@@ -111,5 +155,5 @@ def _line(axes: Axes, look: Mapping[str, Any], way: str, points: list[tuple[floa
         markersize=5,
         linewidth=1.6,
         capsize=2.5,
-        label=way,
+        label=line,
     )

@@ -1,4 +1,4 @@
-"""Plots of a run, one line per backend: the median, with the band between the quartiles."""
+"""Plots of a comparison, one line per backend: the median, and a band between the quartiles."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -15,22 +15,37 @@ from benchmarks.comparison.replay import ReplayRow
 from benchmarks.output.files import write_atomically
 
 Points = Sequence[tuple[float, float]]
+"""Pairs (x, y)."""
+Groups = list[tuple[float, list[float]]]
+"""The y values that belong to each x."""
 
-# Okabe and Ito's colours but yellow, and three more; people with any colour vision can tell the first ones apart, and lines and
+# The colours of Okabe and Ito without yellow, which people with any colour vision can tell apart, and three more. Line styles and
 # markers differ as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#777777")
 LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"  # one for each colour
-MIN_EPISODES = 3
+MIN_EPISODES = 3  # a replan number that fewer episodes reach is left out
 BINS = 12
-HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches, the second for each line of a legend from the fifth on
-LEGEND_WIDTH = 75  # characters of all names in one line
+HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches: the figure, and what each line of the legend from the fifth on adds
+LEGEND_WIDTH = 75  # characters: names that are longer together stand below each other
 
 
 def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[ReplayRow], out: Path) -> list[Path]:
-    """Write ``replan_latency.png`` and ``prompt_tokens.png`` (over the replan number) and ``latency_by_length.png``; their paths.
+    """Write ``replan_latency.png`` and ``prompt_tokens.png`` (over the replan number), and ``latency_by_length.png``.
 
-    ``calls`` by backend; a plot without any points is left out.
+    Parameters
+    ----------
+    calls : mapping of str to sequence of PlannerCall
+        Replans of the closed loop by spec string.
+    rows : sequence of ReplayRow
+        Replayed prompts.
+    out : Path
+        Directory of the plots.
+
+    Returns
+    -------
+    list of Path
+        The files. A plot without points is left out.
     """
     by_number = {backend: [(c.replan + 1, c.replan_s * 1000) for c in made] for backend, made in calls.items()}
     tokens = {backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made] for backend, made in calls.items()}
@@ -39,7 +54,7 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),
         _plot(
             out / "latency_by_length.png",
-            ttft_points(rows),
+            _ttft_points(rows),
             per_bin,
             "prompt tokens",
             "time to first token (ms)",
@@ -49,8 +64,8 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
     return [path for path in written if path is not None]
 
 
-def ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
-    """(prompt tokens, TTFT in ms) of each replayed prompt, by backend."""
+def _ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
+    """Return (prompt tokens, TTFT in ms) of each replayed prompt, by backend."""
     backends = dict.fromkeys(backend for row in rows for backend in row.measured)
     return {
         backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None]
@@ -58,8 +73,11 @@ def ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
     }
 
 
-def per_value(points: Points) -> list[tuple[float, list[float]]]:
-    """Values of y for each x, where there are enough of them; few episodes reach a high replan number, and they are not typical."""
+def per_value(points: Points) -> Groups:
+    """Group the y values by x. An x with fewer than ``MIN_EPISODES`` values is left out, unless all have fewer.
+
+    Few episodes reach a high replan number, and those that do are not typical.
+    """
     groups: dict[float, list[float]] = {}
     for x, y in points:
         groups.setdefault(x, []).append(y)
@@ -67,8 +85,8 @@ def per_value(points: Points) -> list[tuple[float, list[float]]]:
     return [(x, ys) for x, ys in sorted(groups.items()) if len(ys) >= enough]
 
 
-def per_bin(points: Points) -> list[tuple[float, list[float]]]:
-    """Values of y in bins of x that hold equally many points, each at its median x."""
+def per_bin(points: Points) -> Groups:
+    """Group the y values into ``BINS`` bins of x that hold equally many points; a bin stands at its median x."""
     ordered = sorted(points)
     parts = np.array_split(np.asarray(ordered, dtype=np.float64).reshape(-1, 2), min(BINS, max(1, len(ordered))))
     return [(float(np.median(part[:, 0])), list(part[:, 1])) for part in parts if len(part)]
@@ -77,7 +95,7 @@ def per_bin(points: Points) -> list[tuple[float, list[float]]]:
 def _plot(
     path: Path,
     series: Mapping[str, Points],
-    group: Callable[[Points], list[tuple[float, list[float]]]],
+    group: Callable[[Points], Groups],
     x_label: str,
     y_label: str,
     title: str,
@@ -89,22 +107,32 @@ def _plot(
     axes = figure.subplots()
     for index, (backend, grouped) in enumerate(drawn.items()):
         _draw(axes, index, backend, grouped)
-    _dress(figure, axes, x_label, y_label, title)
+    _label(figure, axes, x_label, y_label, title)
     write_atomically(path, png(figure))
     return path
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+    """Render the figure as a PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=144)
     return picture.getvalue()
 
 
 def style(number: int, variant: int = 0) -> dict[str, Any]:
-    """How matplotlib is to draw line ``number``. Its variants share colour and marker, which is hollow from the second on.
+    """Choose how to draw a line.
 
-    Numbers beyond the colours are variants of the first ones.
+    Parameters
+    ----------
+    number : int
+        Number of the line, from 0. Numbers beyond the colours are drawn as variants of the first lines.
+    variant : int
+        Number of the variant, from 0. Variants share the colour and the marker, which is hollow from the second one on.
+
+    Returns
+    -------
+    dict
+        Keyword arguments of matplotlib's ``plot``.
     """
     turn, number = divmod(number, len(COLORS))
     variant, color = variant + turn, COLORS[number]
@@ -116,7 +144,7 @@ def style(number: int, variant: int = 0) -> dict[str, Any]:
     }
 
 
-def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[float]]]) -> None:
+def _draw(axes: Axes, index: int, backend: str, grouped: Groups) -> None:
     xs = [x for x, _ in grouped]
     low, middle, high = np.array([np.quantile(ys, [0.25, 0.5, 0.75]) for _, ys in grouped]).T
     look, every = style(index), max(1, len(xs) // 12)
@@ -124,7 +152,7 @@ def _draw(axes: Axes, index: int, backend: str, grouped: list[tuple[float, list[
     axes.plot(xs, middle, **look, markersize=4.5, markevery=(index % every, every), linewidth=1.8, label=backend)
 
 
-def _dress(figure: Figure, axes: Axes, x_label: str, y_label: str, title: str) -> None:
+def _label(figure: Figure, axes: Axes, x_label: str, y_label: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

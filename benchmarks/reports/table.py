@@ -1,46 +1,34 @@
-"""The result table: for the terminal (rich) and for documents (Markdown), from the same columns."""
+"""The result table of a comparison: for the terminal (rich) and for documents (Markdown), from the same columns."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
-
-NONE = "-"
+from benchmarks.reports.format import NONE, mebibytes, percent, pipes, points, seconds, times
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; ``cell`` gets the backend's name, its closed loop, and its pairing with the reference (``None`` for itself)."""
+    """One column of the table.
+
+    Attributes
+    ----------
+    header : str
+        Its title.
+    cell : callable
+        Makes the text of a cell from the backend's spec string, its closed loop, and its comparison with the reference. The last
+        is ``None`` for the reference itself.
+    """
 
     header: str
     cell: Callable[[str, BackendSummary, PairedSummary | None], str]
 
 
-def seconds(value: float) -> str:
-    """A time for people: ms below one second."""
-    return NONE if value == 0 else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
-
-
-def mebibytes(value: float) -> str:
-    """A size for people."""
-    return NONE if value == 0 else f"{value / 2**20:.1f} MiB"
-
-
-def percent(value: float | None) -> str:
-    """A share for people."""
-    return NONE if value is None else f"{100 * value:.0f}%"
-
-
-def times(value: float | None) -> str:
-    """A ratio for people."""
-    return NONE if value is None else f"{value:.2f}x"
-
-
 def success(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
-    """Success with its interval."""
+    """Format a success rate with its interval. The parameters are those of ``Column.cell``."""
     low, high = b.success_ci95
     return f"{percent(b.success_rate)} [{100 * low:.0f}, {100 * high:.0f}]"
 
@@ -57,6 +45,18 @@ def _dropped(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return f"{b.dropped_tokens.p50:.0f}" if b.prompt_tokens.max else NONE
 
 
+def _budget(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    return NONE if b.budget is None else f"{percent(b.budget.within)} ({percent(b.budget.predicted)})"
+
+
+def _speedup(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    return NONE if p is None or p.ttft_speedup_p50 is None else f"{times(p.ttft_speedup_p50)} / {times(p.replan_speedup_p50)}"
+
+
+def _of_ceiling(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    return NONE if p is None or p.of_ceiling_p50 is None else f"{percent(p.of_ceiling_p50)} of {times(p.ceiling_p50)}"
+
+
 COLUMNS = (
     Column("backend", lambda name, b, p: name),
     Column("episodes", lambda name, b, p: str(b.episodes)),
@@ -69,48 +69,34 @@ COLUMNS = (
     Column("TTFT p50", lambda name, b, p: seconds(b.ttft_s.p50)),
     Column("replan p50 / p95", lambda name, b, p: f"{seconds(b.replan_s.p50)} / {seconds(b.replan_s.p95)}"),
     Column("KV p50", lambda name, b, p: mebibytes(b.kv_bytes.p50)),
-    Column("paired speedup TTFT / replan", lambda name, b, p: _speedup(p)),
-    Column("measured / ceiling", lambda name, b, p: _of_ceiling(p)),
+    Column("paired speedup TTFT / replan", _speedup),
+    Column("measured / ceiling", _of_ceiling),
 )
+_BUDGET_COLUMN = Column("within budget (predicted)", _budget)
 
 
-BUDGET_COLUMN = Column("within budget (predicted)", lambda name, b, p: _budget(b))
+def _columns(summary: Summary) -> tuple[Column, ...]:
+    """Return the columns of the table; the one on budgets only where a backend had a budget."""
+    return (*COLUMNS, _BUDGET_COLUMN) if any(b.budget for b in summary.backends.values()) else COLUMNS
 
 
-def columns(summary: Summary) -> tuple[Column, ...]:
-    """What the table shows: a column on budgets only where a backend had one."""
-    return (*COLUMNS, BUDGET_COLUMN) if any(b.budget for b in summary.backends.values()) else COLUMNS
+def _cells(summary: Summary) -> list[list[str]]:
+    """Return the text of all cells, one row per backend."""
+    return [[c.cell(name, b, summary.paired.get(name)) for c in _columns(summary)] for name, b in summary.backends.items()]
 
 
-def _budget(b: BackendSummary) -> str:
-    return NONE if b.budget is None else f"{percent(b.budget.within)} ({percent(b.budget.predicted)})"
-
-
-def _speedup(p: PairedSummary | None) -> str:
-    return NONE if p is None or p.ttft_speedup_p50 is None else f"{times(p.ttft_speedup_p50)} / {times(p.replan_speedup_p50)}"
-
-
-def _of_ceiling(p: PairedSummary | None) -> str:
-    return NONE if p is None or p.of_ceiling_p50 is None else f"{percent(p.of_ceiling_p50)} of {times(p.ceiling_p50)}"
-
-
-def rows(summary: Summary) -> list[list[str]]:
-    """The cells, one row per backend."""
-    return [[c.cell(name, b, summary.paired.get(name)) for c in columns(summary)] for name, b in summary.backends.items()]
-
-
-def table(summary: Summary) -> Table:
-    """The table for a terminal."""
+def summary_table(summary: Summary) -> Table:
+    """Make the table for a terminal."""
     out = Table(title=_title(summary), box=box.SIMPLE_HEAD, title_justify="left", caption=_legend(summary), caption_justify="left")
-    for index, column in enumerate(columns(summary)):
+    for index, column in enumerate(_columns(summary)):
         out.add_column(column.header, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows(summary):
+    for row in _cells(summary):
         out.add_row(*row)
     return out
 
 
-def environments(summary: Summary) -> Table | None:
-    """Success by environment, one column per backend; ``None`` for a suite of one environment."""
+def environments_table(summary: Summary) -> Table | None:
+    """Make the table of success by environment, one column per backend; ``None`` for a suite of one environment."""
     names = sorted({env for b in summary.backends.values() for env in b.by_env})
     if len(names) < 2:
         return None
@@ -125,34 +111,23 @@ def _in_env(b: BackendSummary, env: str) -> str:
     return NONE if part is None else f"{percent(part.success_rate)} of {part.episodes}"
 
 
-def markdown(summary: Summary) -> str:
-    """The table for a document, with what differs from the reference below it."""
-    head = [column.header for column in columns(summary)]
+def summary_markdown(summary: Summary) -> str:
+    """Write the table for a document, with the differences from the reference below it."""
+    head = [column.header for column in _columns(summary)]
     return (
-        f"{_title(summary)}\n\n{pipes(head, rows(summary))}\n\n{_legend(summary)}\n\n"
-        + "\n".join(f"- {line}" for line in differences(summary))
+        f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
+        + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
     )
 
 
-def pipes(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first stand to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def differences(summary: Summary) -> list[str]:
-    """One sentence per backend on how it differs from the reference, on the same seeds."""
+def paired_differences(summary: Summary) -> list[str]:
+    """Write one sentence per backend: how it differs from the reference on the same seeds."""
     return [
         f"{name} - {summary.reference}: success {points(p.success_diff, p.success_diff_ci95)}, "
         f"SPL {points(p.spl_diff, p.spl_diff_ci95)} points over {p.episodes} episodes; {p.prompts} prompts replayed"
         for name, p in summary.paired.items()
     ]
-
-
-def points(value: float, interval: tuple[float, float]) -> str:
-    """A difference of shares, in percentage points, with its interval."""
-    return f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
 
 
 def _title(summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""Plots of training runs, from the records of their logs."""
+"""Plots of training runs, from their logs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,22 @@ _PRUNER_TERMS = {
     "rank": "ranking loss",
     "order": "pairs in the order of saliency",
 }
-GUESS = 0.5
+_CHANCE = 0.5  # share of pairs that a random order gets right
 
 
 def pruner_plot(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """The pruner's loss terms and the share of pairs in the right order, in training and on held-out episodes, as a PNG.
+    """Plot the loss terms of a pruner, and the share of token pairs that it puts into the order of their saliency.
 
-    One panel, where it was trained without saliency.
+    Parameters
+    ----------
+    records : sequence of mapping
+        Lines of the training log. ``step`` counts optimiser steps, ``lm``, ``mse``, ``rank`` and ``order`` belong to training, the
+        same keys under ``eval`` to held-out episodes.
+
+    Returns
+    -------
+    bytes
+        A PNG: four panels, or one for a pruner that was trained without saliency.
     """
     shown = [name for name in _PRUNER_TERMS if any(name in record for record in records)] or ["lm"]
     rows, columns = (1, 1) if len(shown) == 1 else (2, 2)
@@ -31,7 +40,7 @@ def pruner_plot(records: Sequence[Mapping[str, Any]]) -> bytes:
         axes.set_title(_PRUNER_TERMS[name], loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         if name == "order":
-            axes.axhline(GUESS, color="0.6", linewidth=1, linestyle=":", label="a guess")
+            axes.axhline(_CHANCE, color="0.6", linewidth=1, linestyle=":", label="a guess")
     for axes in panels[-columns:]:
         axes.set_xlabel("optimiser steps")
     panels[-1].legend(frameon=False, fontsize=9)

@@ -1,17 +1,19 @@
 """The closed loop: each backend plays the same episodes.
 
-The expert plays first, whether asked for or not: its steps are what SPL compares with, and what a suite's step limit is made of.
+The expert always plays, and plays first: SPL compares with its steps, and a suite's step limit is a multiple of them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.episode_log import EpisodeLog
+from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord
-from agents.runner import EpisodeFunction, EpisodeJob, MakeBackend, run_jobs
-from benchmarks.backends.registry import EXPERT
+from agents.runner import EpisodeFunction, MakeBackend, run_jobs
+from benchmarks.backends.registry import EXPERT, choose_reference, runs_model
 from benchmarks.output.logs import configure_logging
 from benchmarks.runs.suites import Case, Suite
 
@@ -21,7 +23,25 @@ OnEpisode = Callable[[EpisodeRecord], None]
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """What is to be played: ``backends`` are spec strings, the expert is added where it is missing."""
+    """What is to be played.
+
+    Attributes
+    ----------
+    suite : Suite
+        Where the episodes are played.
+    backends : tuple of str
+        Spec strings; the expert need not be among them.
+    episodes : int
+        Episodes per backend.
+    seed : int
+        Number of the run; it selects a block of seeds.
+    config : AgentConfig
+        Settings of the agent.
+    training_seeds : bool
+        Whether to play seeds that may be trained on instead of held-out ones.
+    user_models : tuple of str
+        Those of ``backends`` that come from a user's package and run a model in this process. It is known once they are made.
+    """
 
     suite: Suite
     backends: tuple[str, ...]
@@ -29,6 +49,7 @@ class ClosedLoop:
     seed: int
     config: AgentConfig
     training_seeds: bool = False
+    user_models: tuple[str, ...] = ()
 
     @property
     def all_backends(self) -> tuple[str, ...]:
@@ -36,12 +57,35 @@ class ClosedLoop:
         return (EXPERT, *(spec for spec in self.backends if spec != EXPERT))
 
     @property
+    def model_backends(self) -> list[str]:
+        """The backends that run a model in this process."""
+        return [spec for spec in self.all_backends if runs_model(spec) or spec in self.user_models]
+
+    @property
+    def reference(self) -> str:
+        """The backend that the others are compared with."""
+        return choose_reference(self.all_backends, self.user_models)
+
+    @property
     def cases(self) -> list[Case]:
         """The episodes, the same for every backend."""
         return self.suite.cases(self.episodes, self.seed, self.training_seeds)
 
     def jobs(self, backend: str, limits: dict[Case, int]) -> list[EpisodeJob]:
-        """The cases that are in ``limits`` or need no limit of their own."""
+        """Return the episodes that a backend is to play.
+
+        Parameters
+        ----------
+        backend : str
+            Spec string.
+        limits : dict of Case to int
+            Step limits, for a suite that has them. Cases without one are then left out, unless the expert plays.
+
+        Returns
+        -------
+        list of EpisodeJob
+            One job per case.
+        """
         verbosity, limited = self.suite.verbosity, backend != EXPERT and self.suite.step_limit_factor is not None
         cases = [case for case in self.cases if case in limits or not limited]
         return [EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None) for case in cases]
@@ -55,17 +99,55 @@ def play(
     on_episode: OnEpisode | None = None,
     episode: EpisodeFunction = run_episode,
 ) -> None:
-    """Play what ``out`` does not hold yet; the records are in ``out/steps.jsonl`` afterwards. Raises what ``run_jobs`` raises."""
+    """Play the episodes that the run directory does not hold yet, and append their records to its ``steps.jsonl``.
 
-    def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
-        return run_jobs(jobs, make_backend, out, loop.config, workers, on_episode, initializer=configure_logging, episode=episode)
+    Parameters
+    ----------
+    loop : ClosedLoop
+        What to play.
+    make_backend : MakeBackend
+        Makes a backend from its spec string.
+    out : Path
+        The run directory.
+    workers : int
+        Number of processes that play episodes.
+    on_episode : callable, optional
+        Called once per finished episode, those already in the directory included.
+    episode : EpisodeFunction
+        Plays one episode.
 
-    limits = step_limits(loop.suite, run(loop.jobs(EXPERT, {})))
-    run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
+    Raises
+    ------
+    ValueError
+        For a bad number of workers, and for records that are malformed or being written by another run. What backends and episodes
+        raise is raised too.
+    """
+    with EpisodeLog(out / STEPS_FILE) as log:
+
+        def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
+            return run_jobs(
+                jobs, make_backend, log, loop.config, workers, on_episode, initializer=configure_logging, episode=episode
+            )
+
+        limits = step_limits(loop.suite, run(loop.jobs(EXPERT, {})))
+        run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
 
 
-def step_limits(suite: Suite, expert: list[EpisodeRecord]) -> dict[Case, int]:
-    """Steps that each case allows, ``ceil(factor * expert's steps)``; empty for a suite without a limit of its own."""
+def step_limits(suite: Suite, expert: Iterable[EpisodeRecord]) -> dict[Case, int]:
+    """Derive the step limits of a suite from the expert's episodes.
+
+    Parameters
+    ----------
+    suite : Suite
+        The suite.
+    expert : iterable of EpisodeRecord
+        Episodes that the expert played.
+
+    Returns
+    -------
+    dict of Case to int
+        Environment steps per case, ``ceil(step_limit_factor * expert's steps)``; empty for a suite without a factor.
+    """
     if suite.step_limit_factor is None:
         return {}
     return {Case(e.env_id, e.seed): max(1, math.ceil(suite.step_limit_factor * e.env_steps)) for e in expert}

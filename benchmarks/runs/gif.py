@@ -1,4 +1,4 @@
-"""An episode as a GIF, with the current skill below each frame."""
+"""GIFs of episodes, with the current skill below each frame."""
 
 import io
 from pathlib import Path
@@ -21,17 +21,36 @@ _DARK, _LIGHT = (24, 24, 28), (240, 240, 240)
 
 
 class GifWriter:
-    """Collects frames (a ``FrameSink``); ``save`` writes them. Frames are kept small: at most 480 wide, 256 colours."""
+    """A ``FrameSink`` that collects the frames of an episode and saves them as a GIF of 256 colours."""
 
     def __init__(self) -> None:
         self._frames: list[Image.Image] = []
 
     def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
-        """Add one frame, (height, width, 3) uint8."""
+        """Add one frame.
+
+        Parameters
+        ----------
+        frame : uint8 array of shape (height, width, 3)
+            RGB.
+        caption : str
+            Text below the frame.
+        """
         self._frames.append(captioned(frame, caption).quantize(256))
 
     def save(self, path: Path) -> None:
-        """Write the GIF, whole or not at all. Raises ``ValueError`` where there are no frames."""
+        """Write the GIF.
+
+        Parameters
+        ----------
+        path : Path
+            The file; it is replaced in one step.
+
+        Raises
+        ------
+        ValueError
+            Where there are no frames.
+        """
         if not self._frames:
             raise ValueError(f"no frames to write to {path}: play an episode with this as its frame sink first")
         first, *rest = self._frames
@@ -42,7 +61,20 @@ class GifWriter:
 
 
 def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
-    """The frame, shrunk to at most ``MAX_WIDTH``, with the caption in a bar below it."""
+    """Draw a frame with a caption in a bar below it.
+
+    Parameters
+    ----------
+    frame : uint8 array of shape (height, width, 3)
+        RGB; shrunk where it is wider or higher than ``MAX_WIDTH`` pixels.
+    caption : str
+        Text of one line.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The picture.
+    """
     picture = Image.fromarray(frame)
     picture.thumbnail((MAX_WIDTH, MAX_WIDTH))
     out = Image.new("RGB", (picture.width, picture.height + CAPTION_HEIGHT), _DARK)
@@ -53,7 +85,29 @@ def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
 
 
 def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, path: Path) -> EpisodeRecord:
-    """Play ``job`` and write it to ``path``; nothing is recorded. Raises ``ValueError`` unless ``path`` ends in ``.gif``."""
+    """Play one episode and write its frames as a GIF. No records are written.
+
+    Parameters
+    ----------
+    job : EpisodeJob
+        The episode.
+    backend : PlannerBackend
+        Who plays it.
+    config : AgentConfig
+        Settings of the agent.
+    path : Path
+        The GIF.
+
+    Returns
+    -------
+    EpisodeRecord
+        How the episode ended.
+
+    Raises
+    ------
+    ValueError
+        Unless ``path`` ends in ``.gif``.
+    """
     if path.suffix.lower() != ".gif":
         raise ValueError(f"gif={str(path)!r} must end in .gif: such as --gif out.gif")
     writer = GifWriter()

@@ -14,8 +14,16 @@ from benchmarks.runs.closed_loop import ClosedLoop
 log = structlog.get_logger(__name__)
 
 
-class Progress:
-    """Bars of a comparison; a context manager. Nothing is drawn where stderr is no terminal."""
+class ComparisonProgress:
+    """The progress bars of a comparison; a context manager. Nothing is drawn where stderr is no terminal.
+
+    Parameters
+    ----------
+    loop : ClosedLoop
+        What is played.
+    console : Console, optional
+        Where to draw; stderr by default.
+    """
 
     def __init__(self, loop: ClosedLoop, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
@@ -32,21 +40,27 @@ class Progress:
         self._bars.stop()
 
     def on_episode(self, episode: EpisodeRecord) -> None:
-        """One episode is over."""
+        """Advance the bar of the episode's backend."""
         self._bars.advance(self._backends[episode.backend])
 
     def begin_replay(self, prompts: int) -> None:
-        """The replay of ``prompts`` prompts begins."""
+        """Add a bar for the replay of ``prompts`` prompts."""
         self._replay = self._bars.add_task("paired replay", total=prompts)
 
     def on_prompt(self) -> None:
-        """One prompt has been measured on all backends."""
+        """Advance the bar of the replay by one prompt."""
         if self._replay is not None:
             self._bars.advance(self._replay)
 
 
 class StageProgress:
-    """One bar per stage of a long job, with a note on what came last; a context manager. Without a terminal notes are logged."""
+    """The progress bars of a long job, one per stage; a context manager. Without a terminal, notes are logged instead.
+
+    Parameters
+    ----------
+    console : Console
+        Where to draw.
+    """
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -60,6 +74,7 @@ class StageProgress:
         self._quiet = not console.is_terminal
         self._task: TaskID | None = None
         self._stage = ""
+        self._done = 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -69,12 +84,34 @@ class StageProgress:
         self._bars.stop()
 
     def begin(self, stage: str, total: float) -> None:
-        """A stage of ``total`` units begins."""
+        """Add the bar of a new stage.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+        total : float
+            Its length, in the units of ``advance``.
+        """
         self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
+        self._done = 0.0
 
     def advance(self, units: float = 1, note: str = "") -> None:
-        """So many units of the stage are done."""
+        """Advance the bar of the current stage.
+
+        Parameters
+        ----------
+        units : float
+            How far.
+        note : str
+            The latest result, shown beside the bar.
+        """
+        self._done += units
         if self._task is not None:
             self._bars.update(self._task, advance=units, note=note)
         if self._quiet and note:
             log.info(self._stage, note=note)
+
+    def reach(self, done: float, note: str = "") -> None:
+        """Advance to ``done`` units of the stage, for callers that count from its beginning."""
+        self.advance(done - self._done, note)

@@ -1,4 +1,4 @@
-"""Where a run comes from: arguments, packages, revision, machine, models, in ``config.json``; and whether it may go on."""
+"""``config.json``: what a run was started with and on which machine, and the check that a continued run is the same one."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.output.files import write_atomically
 
-CONFIG_FILE = "config.json"
+RUN_CONFIG_FILE = "config.json"
 _PACKAGES = (
     "erecap",
     "torch",
@@ -37,46 +37,79 @@ class _Part(BaseModel):
 
 
 class GitState(_Part):
-    """The revision of the source tree; ``dirty`` where files differ from it."""
+    """The state of the source tree."""
 
     revision: str
+    """Hash of the commit."""
     dirty: bool
+    """Whether files differ from the commit."""
 
 
 class Machine(_Part):
-    """What the times belong to."""
+    """The machine that a run's times were measured on."""
 
     cpu: str
+    """Model name of the CPU."""
     cores: int
+    """Number of logical cores."""
     memory_bytes: int
+    """Main memory in bytes."""
     gpus: list[str]
+    """Model names of the NVIDIA GPUs."""
     system: str
+    """Operating system and its version."""
 
 
 class RunConfig(_Part):
-    """``config.json``. ``models`` has, per backend that runs one here, checksums of model, pruner, cost model, dtype, device."""
+    """The content of ``config.json``."""
 
     command: str
+    """Subcommand of ``erecap``."""
     arguments: dict[str, Any]
+    """Everything that decides the result, by name."""
     seeds: list[int]
+    """Seeds of the episodes, rising."""
     models: dict[str, dict[str, str]]
+    """By spec string, for each backend that runs a model in this process: its name, dtype, device, and checksums of its files."""
     packages: dict[str, str]
+    """Versions of the installed distributions, by name."""
     python: str
+    """Version of Python."""
     git: GitState | None
+    """State of the source tree; ``None`` for an installed package."""
     machine: Machine
+    """The machine."""
     started: str
+    """When the run was first started: UTC, ISO 8601, to the second."""
 
 
 def describe_run(
     command: str, arguments: Mapping[str, Any], seeds: Collection[int], models: Mapping[str, dict[str, str]]
 ) -> RunConfig:
-    """The configuration of a run that starts now on this machine."""
+    """Describe a run that starts now on this machine.
+
+    Parameters
+    ----------
+    command : str
+        Subcommand of ``erecap``.
+    arguments : mapping of str to Any
+        Everything that decides the result; JSON values.
+    seeds : collection of int
+        Seeds of the episodes.
+    models : mapping of str to dict
+        Facts about the model of each backend, by spec string.
+
+    Returns
+    -------
+    RunConfig
+        The content of ``config.json``.
+    """
     return RunConfig(
         command=command,
-        arguments=json.loads(json.dumps(arguments)),  # as it will be read back
+        arguments=json.loads(json.dumps(arguments)),  # tuples become lists, as they do in the file
         seeds=sorted(seeds),
         models=dict(models),
-        packages=package_versions(),
+        packages=_package_versions(),
         python=platform.python_version(),
         git=git_state(),
         machine=machine(),
@@ -85,12 +118,25 @@ def describe_run(
 
 
 def open_run(out: Path, config: RunConfig, may_differ: Collection[str]) -> None:
-    """Write ``config.json`` into ``out``, where it may go on from an earlier run.
+    """Start a run in a directory, or continue the run that is there: check that it is the same one, and write ``config.json``.
 
-    Raises ``ValueError`` where ``out`` holds a run with other arguments (but for those in ``may_differ``) or another model behind
-    the same backend; another revision of the code, other packages or another machine are only warned of.
+    Another revision of the code, other packages or another machine are logged as warnings.
+
+    Parameters
+    ----------
+    out : Path
+        The run directory.
+    config : RunConfig
+        The run as it is started now.
+    may_differ : collection of str
+        Arguments that may change when a run is continued.
+
+    Raises
+    ------
+    ValueError
+        Where ``out`` holds a run with other arguments, or with another model behind the same backend.
     """
-    path = out / CONFIG_FILE
+    path = out / RUN_CONFIG_FILE
     if path.exists():
         old = _read(path)
         _check_same_run(out, old, config, may_differ)
@@ -114,7 +160,7 @@ def _check_same_run(out: Path, old: RunConfig, new: RunConfig, may_differ: Colle
     for name in ("git", "packages", "python", "machine"):
         began, now = getattr(old, name), getattr(new, name)
         if began != now:
-            log.warning("going on with a run that began otherwise", what=name, began=str(began), now=str(now))
+            log.warning("this run was started under other conditions", what=name, began=str(began), now=str(now))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
@@ -122,8 +168,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collec
     return [f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in keys]
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the distributions that results depend on."""
+def _package_versions() -> dict[str, str]:
+    """Return the versions of the distributions that results depend on."""
     return {name: _version(name) for name in _PACKAGES}
 
 
@@ -135,7 +181,7 @@ def _version(name: str) -> str:
 
 
 def git_state() -> GitState | None:
-    """Revision of the source tree that this package runs from; ``None`` for an installed package or a tree without commits."""
+    """Return the state of the source tree; ``None`` for an installed package and for a tree without commits."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -146,7 +192,7 @@ def git_state() -> GitState | None:
 
 
 def machine() -> Machine:
-    """This machine."""
+    """Describe this machine."""
     return Machine(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
@@ -164,7 +210,7 @@ def _cpu_model() -> str:
 
 
 def _output(*command: str) -> str:
-    """What the command prints; empty where it is not installed or fails."""
+    """Run a command and return what it prints; empty where it is not installed or fails."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

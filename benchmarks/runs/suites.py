@@ -1,7 +1,7 @@
 """Suites: named sets of episodes.
 
-Seeds are held out: a suite's seeds start at ``HELD_OUT``, training uses seeds below that. Of those, the planner's recipe uses the
-lower half and recordings that may be trained on (``training=True``) the upper.
+Suites use held-out seeds, ``HELD_OUT`` and above. Training uses the seeds below: the planner's recipe those below ``RECORDED``,
+recordings that may be trained on (``training=True``) those from ``RECORDED`` on.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,15 @@ BABYAI_LEVELS = tuple(LEVELS.values())
 
 @dataclass(frozen=True)
 class Case:
-    """One episode of a suite, for any backend."""
+    """One episode of a suite, whichever backend plays it.
+
+    Attributes
+    ----------
+    env_id : str
+        Gymnasium id of the environment.
+    seed : int
+        Seed of the episode.
+    """
 
     env_id: str
     seed: int
@@ -25,9 +33,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """Episodes over ``env_ids`` in turn: episode i is played in the (i mod n)-th of them.
+    """A named set of episodes. Episode i is played in environment ``env_ids[i % len(env_ids)]``.
 
-    ``step_limit_factor`` f limits an episode to ``ceil(f * expert's steps)``; ``None`` leaves the environment's own limit.
+    Attributes
+    ----------
+    name : str
+        Name on the command line.
+    summary : str
+        What it is, for people.
+    env_ids : tuple of str
+        Gymnasium ids of the environments.
+    verbosity : {"terse", "verbose"}
+        Length of the observation text.
+    episodes : int
+        Episodes per backend by default.
+    step_limit_factor : float or None
+        Limits an episode to ``ceil(factor * expert's steps)`` steps; ``None`` is the environment's own limit.
     """
 
     name: str
@@ -38,7 +59,27 @@ class Suite:
     step_limit_factor: float | None = None
 
     def cases(self, episodes: int, seed: int, training: bool = False) -> list[Case]:
-        """The first ``episodes`` episodes of run ``seed``. Raises ``ValueError`` for numbers out of range."""
+        """Return the first episodes of a run.
+
+        Parameters
+        ----------
+        episodes : int
+            How many.
+        seed : int
+            Number of the run; each run has its own block of ``SEEDS_PER_RUN`` seeds.
+        training : bool
+            Whether to use seeds that may be trained on.
+
+        Returns
+        -------
+        list of Case
+            The episodes; more of them begin with the same ones.
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range.
+        """
         if not 1 <= episodes <= SEEDS_PER_RUN:
             raise ValueError(f"episodes={episodes} must be from 1 to {SEEDS_PER_RUN}: use another --seed for more")
         if seed < 0:
@@ -73,14 +114,30 @@ SUITES: dict[str, Suite] = {
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of that name. Raises ``ValueError`` for one that does not exist."""
+    """Return the suite of that name; an unknown name raises ``ValueError``."""
     if name not in SUITES:
         raise ValueError(f"suite {name!r} is unknown: choose from {', '.join(SUITES)}")
     return SUITES[name]
 
 
 def suite_of_env(env_id: str) -> Suite:
-    """A suite of one environment, by gymnasium id or by a BabyAI level's short name. Raises ``ValueError`` for an unknown one."""
+    """Make a suite of one environment.
+
+    Parameters
+    ----------
+    env_id : str
+        Gymnasium id, or the short name of a BabyAI level.
+
+    Returns
+    -------
+    Suite
+        The suite; its name is the gymnasium id.
+
+    Raises
+    ------
+    ValueError
+        For an unknown environment.
+    """
     env_id = LEVELS.get(env_id, env_id)
     make_env(env_id).close()
     return Suite(env_id, "one environment", (env_id,), verbosity=verbosity_of(env_id))

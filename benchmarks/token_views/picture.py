@@ -1,7 +1,7 @@
-"""A prompt as a picture: its text once per panel, each token on the colour of its saliency, its score, or the verdict on it.
+"""A prompt as a picture: panels with its text, each token coloured by its saliency, its score, or the verdict on it.
 
-Saliency and scores are coloured by rank among the prompt's tokens, since the verdict is by rank and saliency spans orders of
-magnitude. What has no value (protected, dropped before) stands on white.
+Saliency and scores are coloured by rank among the prompt's tokens, since verdicts depend on ranks and saliency spans orders of
+magnitude. Tokens without a value (protected, or dropped before) stand on white.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
-from benchmarks.token_views.layout import Page, Piece, lay_out
-from benchmarks.token_views.sources import Float32
+from benchmarks.token_views.page import Page, Piece, lay_out_page
 from benchmarks.token_views.view import GUARDED, KEPT, Pruning, TokenView
+from erecap.training.sequences import Float32
 
 WHITE, TEXT, FADED = "#FFFFFF", "#1A1A1A", "#8A8A8A"
 GUARDED_COLOR, KEPT_COLOR = "#D9DEE4", "#BFE3C0"
@@ -40,19 +40,40 @@ MIN_WIDTH = 9.0  # for the title, where the text is short
 
 @dataclass(frozen=True)
 class Panel:
-    """A heading and, per token, the colour it stands on; tokens on white are written in grey."""
+    """One drawing of the prompt.
+
+    Attributes
+    ----------
+    heading
+        What the colours mean.
+    colors
+        Per token, the colour behind it. Tokens on white are written in grey.
+    """
 
     heading: str
     colors: tuple[str, ...]
 
 
 def picture(view: TokenView, stages: Sequence[int] | None = None, columns: int = 100, max_tokens: int = 600) -> Figure:
-    """The picture of ``view``: a row of panels for saliency and, where there is a pruner, one for its scores, each with a
-    panel per stage in ``stages`` (layers; as ``choose_stages`` chooses by default); beside them the verdicts and the legend.
+    """Draw a row of panels for saliency and, where there is a pruner, one for its scores; beside them verdicts and legend.
 
-    Prompts of more than ``max_tokens`` tokens are cut in the middle. Raises ``ValueError`` for a stage of which nothing is known.
+    Parameters
+    ----------
+    view
+        What is drawn.
+    stages
+        Layers, one panel each; chosen by ``choose_stages`` by default.
+    columns
+        Characters of a line.
+    max_tokens
+        Of longer prompts the middle is left out.
+
+    Raises
+    ------
+    ValueError
+        For a stage of which nothing is known, and for a page that is too small.
     """
-    page = lay_out([_drawable(text) for text in view.texts], columns, max_tokens)
+    page = lay_out_page([_drawable(text) for text in view.texts], columns, max_tokens)
     rows = panels(view, choose_stages(view, stages))
     stages_pruned = None if view.pruning is None else len(view.pruning.schedule.stages)
     sheet, letters = _Sheet(page, len(rows[0]), len(rows), stages_pruned), [_outline(piece) for piece in page.pieces]
@@ -65,9 +86,14 @@ def picture(view: TokenView, stages: Sequence[int] | None = None, columns: int =
 
 
 def choose_stages(view: TokenView, stages: Sequence[int] | None = None) -> tuple[int, ...]:
-    """``stages``, or the first, the middle and the last of those with saliency and scores, or of all where none has both.
+    """Return ``stages``, or by default the first, middle and last stage.
 
-    Raises ``ValueError`` for stages of which nothing is known.
+    The default chooses among the stages that have both saliency and scores, or among all where none has both.
+
+    Raises
+    ------
+    ValueError
+        For stages of which nothing is known.
     """
     pruned = [] if view.pruning is None else [stage.after_layer for stage in view.pruning.schedule.stages]
     known = sorted({*view.saliency, *pruned})
@@ -82,7 +108,7 @@ def choose_stages(view: TokenView, stages: Sequence[int] | None = None) -> tuple
 
 
 def panels(view: TokenView, stages: Sequence[int]) -> list[list[Panel]]:
-    """Rows of panels: saliency with the verdicts at the end, then the scores of what is at stake, if there is a pruner."""
+    """Make the rows of panels: saliency with the verdicts at its end; then, if there is a pruner, its scores."""
     saliency = [_ranked("saliency", stage, view.saliency.get(stage), "not collected", SALIENCY_MAP, view) for stage in stages]
     if view.pruning is None:
         return [saliency]
@@ -92,21 +118,21 @@ def panels(view: TokenView, stages: Sequence[int]) -> list[list[Panel]]:
 
 
 def verdict_panel(pruning: Pruning) -> Panel:
-    """Coloured by the verdict."""
+    """Make the panel of the verdicts."""
     palette = verdict_palette(pruning)
     heading = f"verdict, at keep {pruning.schedule.stages[0].keep:g} of the current length per stage"
     return Panel(heading, tuple(palette[int(verdict)] for verdict in pruning.verdicts))
 
 
 def verdict_palette(pruning: Pruning) -> dict[int, str]:
-    """The colour of each verdict: the earlier a token is dropped, the darker."""
+    """Choose the colour of each verdict: the earlier a token is dropped, the darker."""
     count = len(pruning.schedule.stages)
     dropped = {stage: to_hex(VERDICT_MAP(1 - stage / max(1, count - 1))) for stage in range(count)}
     return {GUARDED: GUARDED_COLOR, KEPT: KEPT_COLOR, **dropped}
 
 
 def _part(name: str, low: float, high: float) -> Colormap:
-    """A part of a colour map on which dark text can be read."""
+    """Cut a colour map to the part on which dark text can be read."""
     return LinearSegmentedColormap.from_list(name, colormaps[name](np.linspace(low, high, 64)))
 
 
@@ -135,8 +161,10 @@ def _subtitle(view: TokenView, page: Page) -> str:
 
 
 class _Sheet:
-    """A figure with places in inches: rows of panels of one size, a title above, the legend in the last place, or below where
-    nothing is pruned (``stages_pruned`` is ``None``)."""
+    """A figure with places in inches: a title, rows of panels of one size, and the legend.
+
+    The legend takes the last panel's place, or stands below where nothing is pruned (``stages_pruned`` is ``None``).
+    """
 
     def __init__(self, page: Page, columns: int, rows: int, stages_pruned: int | None) -> None:
         self._page, self._last, self._below = page, (rows - 1, columns - 1), stages_pruned is None
@@ -149,24 +177,24 @@ class _Sheet:
         self.figure = Figure(figsize=self._full)
 
     def title(self, text: str, below: str) -> None:
-        """The title and a line below it."""
+        """Write the title and a line below it."""
         width, height = self._full
         self.figure.text(MARGIN / width, 1 - MARGIN / height, text, fontsize=12, weight="bold", va="top", color=TEXT)
         self.figure.text(MARGIN / width, 1 - (MARGIN + 0.25) / height, below, fontsize=9.5, va="top", color="#555555")
 
     def panel(self, row: int, column: int, heading: str) -> Axes:
-        """Empty axes in characters (x) and lines (y, downwards) of the page."""
+        """Make empty axes in characters (x) and lines (y, downwards) of the page."""
         axes = self.axes(*self._corner(row, column), self._page.columns * CHARACTER, self._page.lines * LINE)
         axes.set(xlim=(0, self._page.columns), ylim=(self._page.lines, 0))
         axes.set_title(heading, loc="left", fontsize=10, pad=4, color=TEXT)
         return axes
 
     def legend_corner(self) -> tuple[float, float]:
-        """(left, top) of the legend in inches."""
+        """Return (left, top) of the legend in inches."""
         return (MARGIN, self._full[1] - MARGIN - SCALE) if self._below else self._corner(*self._last)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Bare axes at a place in inches from the left and the top."""
+        """Make bare axes at a place in inches from the left and the top."""
         full_width, full_height = self._full
         place = (left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height)
         axes = self.figure.add_axes(place)
@@ -195,7 +223,7 @@ def _box(piece: Piece) -> list[tuple[float, float]]:
 
 
 def _outline(piece: Piece) -> Outline | None:
-    """The piece's glyphs in characters and lines. As outlines, since drawn text is rounded to pixels and drifts off its column."""
+    """Outline the piece's glyphs, in characters and lines. As text, they would be rounded to pixels and leave their columns."""
     if not piece.text.strip():
         return None
     letters = TextPath((0, 0), piece.text.replace("$", r"\$"), size=1.0, prop=FONT)
@@ -204,7 +232,7 @@ def _outline(piece: Piece) -> Outline | None:
 
 
 def _drawable(text: str) -> str:
-    """``text`` with a box for each character that the font does not have."""
+    """Replace each character that the font does not have by a box."""
     font = get_font(findfont(FONT))
     return "".join(c if c == "\n" or font.get_char_index(ord(c)) else UNKNOWN_CHARACTER for c in text)
 

@@ -4,29 +4,42 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.metrics import mean, rank_correlation
-from benchmarks.reports.table import NONE, percent
+from benchmarks.reports.format import NONE, percent
 from erecap.engine.differentiable import stage_hidden
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
-from erecap.training.saliency import SaliencySet, SalientSample
+from erecap.training.saliency_file import SaliencySet, SalientSample
+from erecap.training.sequences import Float32
 
-Float32 = NDArray[np.float32]
 Scores = dict[int, Float32]
+"""Layer -> scores of a sample's tokens, float32 ``(tokens,)``."""
 TOP_SHARE, CARRIED_SHARE = 0.3, 0.1
 
 
 class StageStatistics(BaseModel):
-    """One stage. Correlations (Spearman) and ``pruner_top`` are means over samples, the others are over all tokens with saliency.
+    """Statistics of one stage. Rank correlations (Spearman) and ``pruner_top`` are means over samples.
 
-    ``carried`` is the share of the total that the most salient tenth of the tokens carries; ``next_rank`` the correlation with the
-    next stage; ``pruner_rank`` that with the pruner's scores of the unpruned stream, and ``pruner_top`` the share of the most
-    salient 30% that is in the pruner's top 30% (30% by chance); ``None`` where there is nothing to compare.
+    Attributes
+    ----------
+    after_layer
+        The stage's layer.
+    tokens
+        How many tokens have saliency, in all samples.
+    mean, median, p95, max
+        Of their saliency.
+    carried
+        Share of the total saliency that the most salient tenth of the tokens holds, 0..1.
+    next_rank
+        Rank correlation with the next stage's saliency; ``None`` for the last stage.
+    pruner_rank
+        Rank correlation with the pruner's scores of the unpruned stream; ``None`` without a pruner of this stage.
+    pruner_top
+        Share of the most salient 30% that is in the pruner's top 30%, 0..1 (0.3 by chance); ``None`` likewise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,17 +56,29 @@ class StageStatistics(BaseModel):
     pruner_top: float | None
 
 
-def statistics(
+def saliency_statistics(
     found: SaliencySet, loaded: LoadedModel, pruner: TokenPruner | None = None, scored: int = 32
 ) -> list[StageStatistics]:
-    """One record per stage of ``found``; the pruner scores the first ``scored`` samples."""
+    """Compute the statistics of each stage.
+
+    Parameters
+    ----------
+    found
+        Collected saliency.
+    loaded
+        The model that it is of.
+    pruner
+        The pruner to compare with, if any.
+    scored
+        How many samples the pruner scores: the first ones.
+    """
     samples = [sample for sample in found.samples() if not np.isnan(sample.saliency).all()]
     scores = [] if pruner is None else [(s, _scores(loaded, pruner, s, found.stages)) for s in samples[:scored]]
     return [_stage(row, found.stages, samples, scores) for row in range(len(found.stages))]
 
 
-def table(found: SaliencySet, stages: list[StageStatistics]) -> Table:
-    """The statistics for a terminal."""
+def statistics_table(found: SaliencySet, stages: list[StageStatistics]) -> Table:
+    """Lay out the statistics for a terminal."""
     title = f"saliency of {len(found)} samples: {found.loss}"
     out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=_CAPTION, caption_justify="left")
     for header in _HEADERS:
@@ -99,7 +124,7 @@ def _stage(
 
 
 def _known(sample: SalientSample, values: Float32) -> Float32:
-    """``values`` of the tokens that have saliency; they are the same at every stage."""
+    """Select the ``values`` of the tokens that have saliency, which are the same tokens at every stage."""
     known: Float32 = values[~np.isnan(sample.saliency[0])]
     return known
 
@@ -111,7 +136,7 @@ def _shared_top(salient: Float32, scored: Float32) -> float:
 
 
 def _scores(loaded: LoadedModel, pruner: TokenPruner, sample: SalientSample, stages: tuple[int, ...]) -> Scores:
-    """The pruner's scores of the unpruned residual stream, at the stages that it knows."""
+    """Score the unpruned residual stream, at the stages that the pruner has."""
     known = [stage for stage in stages if stage in pruner.stages]
     return dict(_scored(loaded, pruner, sample, known)) if known else {}
 

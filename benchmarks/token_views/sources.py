@@ -1,6 +1,6 @@
-"""Prompts whose tokens are looked at, with their saliency: a sample of a saliency file, a recorded replan, any text.
+"""Where a prompt to look at comes from, with its saliency: a sample of a saliency file, a recorded replan, any text.
 
-Which tokens the engine drops is ``token_view``'s business.
+Knows nothing of pruning.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,37 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from agents.episode_log import read_records
-from agents.replay import RecordedPrompt, read_prompts
-from benchmarks.comparison.summary import choose_reference
+from agents.replay import RecordedPrompt
+from benchmarks.backends.prompts import encode_prompt
+from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE
+from benchmarks.runs.records import RunRecords
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import ChatTokenizer, Message, TokenizedPrompt
-from erecap.training.data import ALWAYS_KEPT, PLAN_WEIGHT, collate
-from erecap.training.data import Sequence as TokenSequence
-from erecap.training.saliency import SaliencySet, saliency
+from erecap.training.batches import collate
+from erecap.training.saliency import SaliencySettings, compute_saliency
+from erecap.training.saliency_file import SaliencySet
+from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, TokenSequence
 
-Float32 = NDArray[np.float32]
 ANSWER_TOKENS = 64
+"""Longest answer of the model, in tokens, where none is given."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A prompt and the saliency of its tokens: by layer, float32 [tokens], NaN for a token without. ``title`` is for people."""
+    """A prompt and the saliency of its tokens.
+
+    Attributes
+    ----------
+    title
+        In words, which prompt, and what its saliency is of.
+    prompt
+        Its tokens.
+    saliency
+        By layer, float32 ``(tokens,)``, NaN for a token without.
+    """
 
     title: str
     prompt: TokenizedPrompt
@@ -38,7 +50,15 @@ class Subject:
 
 
 class ChatMessage(BaseModel):
-    """One message of a chat in a file; a system message is protected unless it says otherwise."""
+    """One message of a chat in a file.
+
+    Attributes
+    ----------
+    role, content
+        As for a chat template.
+    protected
+        Whether no stage may drop its tokens; by default only those of system messages.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,15 +67,71 @@ class ChatMessage(BaseModel):
     protected: bool | None = None
 
     def as_message(self) -> Message:
-        """As ``ChatTokenizer`` takes it."""
+        """Return the message as ``ChatTokenizer`` takes it."""
         return self.role, self.content, self.role == "system" if self.protected is None else self.protected
 
 
 _CHAT = TypeAdapter(list[ChatMessage])
 
 
+@dataclass(frozen=True)
+class PromptSource:
+    """Which prompt to look at: a recorded replan if ``run`` is given, a file if ``prompt`` is, or else a sample.
+
+    Attributes
+    ----------
+    sample
+        Number of a sample in a saliency file.
+    prompt
+        A file with a prompt.
+    run
+        A run directory.
+    episode, replan
+        Which replan of the run, from 0.
+    """
+
+    sample: int = 0
+    prompt: Path | None = None
+    run: Path | None = None
+    episode: int = 0
+    replan: int = 0
+
+
+def find_subject(loaded: LoadedModel, source: PromptSource, found: SaliencySet | None, stages: Sequence[int]) -> Subject:
+    """Take the prompt that ``source`` names.
+
+    Parameters
+    ----------
+    loaded
+        The model that saliency is computed with.
+    source
+        Which prompt.
+    found
+        Collected saliency, which a sample needs.
+    stages
+        Layers after which saliency is taken, where it is not collected.
+
+    Raises
+    ------
+    ValueError
+        For a prompt that is not there.
+    """
+    if source.run is not None:
+        return of_run(loaded, source.run, source.episode, source.replan, stages)
+    if source.prompt is not None:
+        return of_file(loaded, source.prompt, stages)
+    assert found is not None, "a sample is looked up in collected saliency"
+    return of_sample(found, source.sample)
+
+
 def of_sample(found: SaliencySet, index: int) -> Subject:
-    """The prompt of a sample's last replan, with the saliency in the file. Raises ``ValueError`` for a bad number."""
+    """Take the prompt of a sample's last replan, with the saliency in the file.
+
+    Raises
+    ------
+    ValueError
+        For a number that is not there, and for a sample without saliency.
+    """
     sample = found.sample(index)
     if not sample.plans.any():
         raise ValueError(f"sample={index} has no replan after its first, so that none of its tokens has saliency: choose another")
@@ -68,20 +144,48 @@ def of_sample(found: SaliencySet, index: int) -> Subject:
 
 
 def of_run(loaded: LoadedModel, run: Path, episode: int, replan: int, stages: Sequence[int]) -> Subject:
-    """A recorded replan of the run's reference backend, with the saliency of the recorded answer's loss.
+    """Take a recorded replan of the run's reference backend, with the saliency of the recorded answer's loss.
 
-    Raises ``ValueError`` for a directory without a run, and for an episode or a replan that it does not have.
+    Parameters
+    ----------
+    loaded
+        The model that saliency is computed with.
+    run
+        The run's directory.
+    episode, replan
+        Numbers, from 0.
+    stages
+        Layers after which saliency is taken.
+
+    Raises
+    ------
+    ValueError
+        For a directory without a run, and for an episode or a replan that it does not have.
     """
     recorded, chat = _find(run / STEPS_FILE, episode, replan), ChatTokenizer(loaded.tokenizer)
-    prompt = chat.encode((s.role, s.text, s.protected) for s in recorded.prompt.segments)
+    prompt = encode_prompt(chat, recorded.prompt)
     title = f"{recorded.env_id}, seed {recorded.seed}, replan {replan}; saliency: of the recorded answer's loss"
     return Subject(title, prompt, _answered(loaded, prompt, _closed(chat, recorded.answer), stages))
 
 
 def of_file(loaded: LoadedModel, path: Path, stages: Sequence[int]) -> Subject:
-    """The prompt in a file: plain text, which is one user message, or in a ``.json`` a list of chat messages.
+    """Take the prompt in a file, with the saliency of an answer's loss.
 
-    Saliency is of the loss of the chat's answer where it ends with one, else of the model's own greedy answer.
+    The answer is the last message of the chat, if that is the assistant's, or else the model's own greedy answer.
+
+    Parameters
+    ----------
+    loaded
+        The model that saliency is computed with.
+    path
+        Plain text, which is one user message; or a ``.json`` with a list of chat messages.
+    stages
+        Layers after which saliency is taken.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, or is no chat with a message to answer.
     """
     messages, chat = _read_chat(path), ChatTokenizer(loaded.tokenizer)
     answer = messages.pop().content if messages[-1].role == "assistant" else None
@@ -94,8 +198,9 @@ def of_file(loaded: LoadedModel, path: Path, stages: Sequence[int]) -> Subject:
 def _find(steps: Path, episode: int, replan: int) -> RecordedPrompt:
     if not steps.is_file():
         raise ValueError(f"{steps} is not there: give the directory of a run, made with `erecap run` or `erecap compare`")
-    backend = choose_reference(sorted({record.backend for record in read_records(steps)}))
-    prompts = read_prompts(steps, backend)
+    records = RunRecords.read(steps)
+    backend = choose_reference(sorted(records.backends))
+    prompts = records.prompts(backend)
     episodes = list(dict.fromkeys((p.env_id, p.seed) for p in prompts))
     if not 0 <= episode < len(episodes):
         raise ValueError(f"episode={episode} is not there: backend {backend!r} played the episodes 0..{len(episodes) - 1}")
@@ -131,11 +236,12 @@ def _greedy(loaded: LoadedModel, prompt: TokenizedPrompt) -> NDArray[np.int64]:
 
 
 def _answered(loaded: LoadedModel, prompt: TokenizedPrompt, answer: NDArray[np.int64], stages: Sequence[int]) -> dict[int, Float32]:
-    """Saliency of the answer's loss, for the tokens of the prompt that are not protected."""
+    """Compute the saliency of the answer's loss, for the tokens of the prompt that are not protected."""
     ids = np.concatenate([prompt.input_ids, answer])
     last = np.arange(len(ids)) >= len(prompt)
     turns = last.astype(np.int32)
     turns[: len(prompt)][prompt.protected] = ALWAYS_KEPT
     sequence = TokenSequence(ids.astype(np.int32), (last * PLAN_WEIGHT).astype(np.float32), turns)
-    values = saliency(loaded.model, collate([sequence]).to(loaded.device), stages, replans=1)[:, 0, : len(prompt)]
+    settings = SaliencySettings(tuple(stages), replans=1)
+    values = compute_saliency(loaded.model, collate([sequence]).to(loaded.device), settings)[:, 0, : len(prompt)]
     return dict(zip(stages, values.numpy(), strict=True))

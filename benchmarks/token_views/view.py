@@ -1,6 +1,6 @@
-"""What the engine does with the tokens of one prompt: their text, the pruner's scores, and the verdict on each.
+"""One prompt token by token: text, saliency, the pruner's scores, and the verdict on each token.
 
-Scores and verdicts are the engine's own: they are taken from a prefill, not computed again.
+Scores and verdicts are the engine's own, read off a prefill.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.token_views.sources import Float32, Subject
+from benchmarks.token_views.sources import Subject
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, forced_stages
 from erecap.selectors import LearnedSelector, Selector
+from erecap.training.sequences import Float32
 
 KEPT, GUARDED = -1, -2
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a pruned prefill did to one prompt.
+    """The effect of a pruned prefill on one prompt.
 
-    ``scores`` by layer, float32 [tokens], NaN for tokens that did not reach it; a stage that drops nothing scores nothing.
-    ``verdicts`` int64 [tokens]: number of the stage that dropped the token, ``KEPT``, or ``GUARDED`` where no stage may drop it.
+    Attributes
+    ----------
+    schedule
+        The stages and keep ratios.
+    scores
+        By layer, float32 ``(tokens,)``, NaN for tokens that did not reach it. A stage that drops nothing has no scores.
+    verdicts
+        int64 ``(tokens,)``: number of the stage that dropped the token, ``KEPT``, or ``GUARDED`` where no stage may drop it.
     """
 
     schedule: PruneSchedule
@@ -38,7 +45,19 @@ class Pruning:
 
 @dataclass(frozen=True)
 class TokenView:
-    """One prompt token by token: what it reads, its saliency by layer as in ``Subject``, and its pruning, if there is a pruner."""
+    """One prompt token by token.
+
+    Attributes
+    ----------
+    title
+        In words, which prompt.
+    texts
+        What each token adds to the text.
+    saliency
+        By layer, float32 ``(tokens,)``, NaN for a token without.
+    pruning
+        What pruning does to it; ``None`` without a pruner.
+    """
 
     title: str
     texts: tuple[str, ...]
@@ -47,14 +66,14 @@ class TokenView:
 
 
 def view(loaded: LoadedModel, subject: Subject, pruner: TokenPruner | None, keep: float) -> TokenView:
-    """Look at ``subject``; with a pruner, pruned at the pruner's stages to the share ``keep`` at each."""
+    """Look at ``subject``; with a pruner, prune it at the pruner's stages, keeping the share ``keep`` (0..1) at each."""
     texts = token_texts(loaded.tokenizer, subject.prompt.input_ids.tolist())
     pruning = None if pruner is None else prune(loaded, subject.prompt, pruner, keep)
     return TokenView(subject.title, texts, subject.saliency, pruning)
 
 
 def prune(loaded: LoadedModel, prompt: TokenizedPrompt, pruner: TokenPruner, keep: float) -> Pruning:
-    """Prefill ``prompt`` and read off what happened to its tokens."""
+    """Prefill ``prompt`` at keep ratio ``keep`` (0..1) and read off what happened to its tokens."""
     schedule = PruneSchedule.after(pruner.stages, keep)
     selector = _Recording(LearnedSelector(pruner, schedule), len(prompt))
     result = prefill(loaded.model, prompt, schedule, selector)
@@ -63,9 +82,9 @@ def prune(loaded: LoadedModel, prompt: TokenizedPrompt, pruner: TokenPruner, kee
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """What each token adds to the text. Of tokens that make up one character only together, the last has it.
+    """Find what each token adds to the text. Where several tokens make up one character, the last of them has it.
 
-    Read behind another token, because some tokenizers leave out the space before the first.
+    Tokens are decoded behind another one, because some tokenizers leave out the space before the first.
     """
     known = {token: _decode(tokenizer, [ids[0], token])[len(_decode(tokenizer, ids[:1])) :] for token in set(ids)}
     texts, begin = [], 0
@@ -83,14 +102,14 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 @dataclass
 class _Recording:
-    """A selector that remembers the scores of another, of one prompt of ``length`` tokens, by stage."""
+    """A selector that records the scores of another by stage, for one prompt of ``length`` tokens."""
 
     selector: Selector
     length: int
     scores: dict[int, Float32] = field(default_factory=dict)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """See ``Selector.score``."""
+        """Score with the other selector and record the result."""
         found = self.selector.score(hidden, positions, stage_index, lengths)
         row = torch.full((self.length,), torch.nan)
         row[positions[0].cpu()] = found[0].float().cpu()

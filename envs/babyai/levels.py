@@ -1,7 +1,7 @@
-"""BabyAI and MiniGrid levels of the minigrid package, seen through the same observation and the same ``info`` as the household.
+"""BabyAI and MiniGrid levels with the household's observation and ``info``.
 
-Progress comes from the level's own verifier. A description such as "the ball on your left" refers to the pose at the start; it is
-written ``ball at left``. What a level prints while it samples missions is sent to the log.
+Progress comes from the level's own verifier. "The ball on your left" means left of the agent's first pose; the text says ``ball at
+left``. What a level prints while it draws a mission goes to the log.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from minigrid.envs.babyai.core.verifier import (
     SeqInstr,
 )
 
-from envs.household.env import EpisodeOverError
-from envs.observation.embodied import Observation, embodied, embodied_space, goal_info
+from envs.observation.embodied import Observation, embodied, embodied_space
+from envs.observation.episode import EpisodeOverError, goal_info
 from envs.observation.names import room_name
 
 LEVELS = {
@@ -38,17 +38,18 @@ LEVELS = {
     "BossLevel": "BabyAI-BossLevel-v0",
     "KeyCorridor": "BabyAI-KeyCorridor-v0",
 }
+"""Levels by their short names."""
 _LOG = structlog.get_logger(__name__)
 
 
 def describe_object(desc: ObjDesc) -> str:
-    """``[color] type [at loc]``, such as ``red ball at left``; ``object`` stands for any type."""
+    """Write a description as ``[color] type [at loc]``, such as ``red ball at left``; ``object`` stands for any type."""
     words = [desc.color, desc.type or "object", f"at {desc.loc}" if desc.loc else None]
     return " ".join(word for word in words if word)
 
 
 def _text(instr: ActionInstr) -> str:
-    """An atomic instruction as a subgoal."""
+    """Write an atomic instruction as a subgoal."""
     if isinstance(instr, PutNextInstr):
         return f"put {describe_object(instr.desc_move)} next to {describe_object(instr.desc_fixed)}"
     verb = _VERBS.get(type(instr))
@@ -62,7 +63,25 @@ _VERBS: dict[type[Instr], str] = {GoToInstr: "go to", PickupInstr: "pick up", Op
 
 
 def flatten(instr: Instr, done: bool = False) -> list[tuple[str, bool]]:
-    """The instruction's atomic parts in the order in which they are due, each with whether it is done."""
+    """List the atomic parts of an instruction in the order in which they are due.
+
+    Parameters
+    ----------
+    instr
+        The instruction of a level, which may be a sequence of others.
+    done
+        Whether it is done as a whole.
+
+    Returns
+    -------
+    list of (str, bool)
+        The text of each part and whether it is done.
+
+    Raises
+    ------
+    ValueError
+        For an instruction that has no text here.
+    """
     if not isinstance(instr, SeqInstr):
         return [(_text(instr), done)]
     first = flatten(instr.instr_a, done or instr.a_done == "success")
@@ -71,9 +90,42 @@ def flatten(instr: Instr, done: bool = False) -> list[tuple[str, bool]]:
 
 
 class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConstructorArgs):
-    """A level of minigrid's ``RoomGrid`` family with pose, rooms and progress. Raises ``ValueError`` for any other environment."""
+    """A level of minigrid's ``RoomGrid`` family with pose, rooms and progress.
+
+    ## Mission
+
+    The level's own.
+
+    ## Actions
+
+    Minigrid's seven: left, right, forward, pickup, drop, toggle, done.
+
+    ## Observation
+
+    Minigrid's partial view (``image``, ``direction``, ``mission``), the agent's ``pose`` (column, row), and ``rooms``, the index of
+    the room of each cell in view (-1 for walls, doorways and cells that are not visible).
+
+    ## Rewards
+
+    The level's own: 0 until success, then 1 - 0.9 * steps / max_steps.
+
+    ## Termination
+
+    The level's own: on success, and without success when its instruction can no longer be carried out.
+
+    Parameters
+    ----------
+    env
+        The level, as ``gymnasium.make`` returns it.
+
+    Raises
+    ------
+    ValueError
+        For an environment that is not built on ``RoomGrid``.
+    """
 
     unique_names = False
+    """Two things of a level may share type and colour."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
@@ -88,14 +140,43 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.over = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """A new mission."""
+        """Begin an episode.
+
+        Parameters
+        ----------
+        seed
+            Decides the level; ``None`` draws on from the level's own generator.
+        options
+            Passed on to the level.
+
+        Returns
+        -------
+        tuple
+            The first observation and ``info`` (see ``goal_info``).
+        """
         with _quiet():
             observation, info = self.env.reset(seed=seed, options=options)
         self.over = False
         return embodied(self.base, observation), {**info, **goal_info(self._goals(False), False, [])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step. Raises ``EpisodeOverError`` before the beginning and after the end."""
+        """Carry out an action.
+
+        Parameters
+        ----------
+        action
+            One of minigrid's seven actions.
+
+        Returns
+        -------
+        tuple
+            Observation, reward, terminated, truncated, and ``info`` (see ``goal_info``).
+
+        Raises
+        ------
+        EpisodeOverError
+            Before the first ``reset`` and after the end of an episode.
+        """
         if self.over:
             raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -113,7 +194,7 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Levels print the missions that they reject."""
+    """Send to the log what a level prints about the missions that it rejects."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         yield

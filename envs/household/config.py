@@ -1,55 +1,75 @@
 """Parameters of the household."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from envs.household.subgoals import KINDS
+from envs.observation.describe import Verbosity
 
-Verbosity = Literal["terse", "verbose"]
 Rate = Annotated[float, Field(ge=0, le=1)]
+"""A probability."""
 
 
 class DisturbanceRates(BaseModel):
-    """Probability of each disturbance per environment step (``skill_fails``: per interaction with an object)."""
+    """Probability of each disturbance, per environment step unless the field says otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     door_closes: Rate = 0.01
+    """Probability per step that an open door falls shut."""
     door_locks: Rate = 0.002
+    """Probability per step that a door locks."""
     object_moves: Rate = 0.004
+    """Probability per step that a thing on the floor is carried elsewhere."""
     item_knocked: Rate = 0.005
+    """Probability per step that the held thing is knocked out of the agent's hand."""
     skill_fails: Rate = 0.04
+    """Probability per interaction (pick up, drop, toggle) that it has no effect."""
     goal_changes: Rate = 0.002
+    """Probability per step that another subgoal replaces the open one."""
 
     @classmethod
     def none(cls) -> "DisturbanceRates":
-        """A quiet household."""
+        """Return the rates of a quiet household: all 0."""
         return cls(door_closes=0, door_locks=0, object_moves=0, item_knocked=0, skill_fails=0, goal_changes=0)
 
 
 class HouseholdConfig(BaseModel):
-    """What a household is made of. ``tour`` rooms are inspected before the other subgoals begin.
+    """The parameters of a household.
 
-    Counts are what is asked for: there are fewer doors where the house has fewer ways between rooms, fewer locked ones where too
-    few doors are the only way to a room, and fewer subgoals where the house offers no more of these ``kinds`` (none is an error).
+    Counts are upper bounds. A house has fewer doors where it has fewer ways between rooms. It has fewer locked doors where fewer
+    doors are the only way to a room. It has fewer subgoals where it offers no more of these ``kinds``; none at all is an error.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: int = Field(default=2, ge=1, le=3)
+    """Number of rows of rooms."""
     cols: int = Field(default=3, ge=1, le=3)
+    """Number of rooms in a row."""
     room_size: int = Field(default=6, ge=5, le=9)
+    """Side of a room in cells, both walls included."""
     objects: int = Field(default=6, ge=1, le=12)
+    """Number of balls and keys, without the keys of the locked doors."""
     boxes: int = Field(default=1, ge=0, le=6)
+    """Number of boxes."""
     doors: int = Field(default=4, ge=0, le=6)
+    """Number of doors; the other ways between rooms are open doorways."""
     locked_doors: int = Field(default=1, ge=0, le=2)
+    """Number of doors that are locked at the start."""
     subgoals: int = Field(default=3, ge=1, le=40)
+    """Number of subgoals after the tour."""
     tour: int = Field(default=0, ge=0, le=9)
+    """Number of rooms to inspect before the other subgoals."""
     kinds: tuple[str, ...] = ("bring", "bring", "next_to", "inside", "open", "unlock")
+    """Kinds of subgoals to draw from, by their names in ``KINDS``; a kind named twice is drawn twice as often."""
     disturbances: DisturbanceRates = DisturbanceRates()
+    """Probabilities of the disturbances."""
     verbosity: Verbosity = "terse"
+    """How much the text of an observation says."""
     max_steps: int = Field(default=500, ge=1)
+    """Environment steps after which the episode is truncated."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "HouseholdConfig":

@@ -1,29 +1,30 @@
-"""Disturbances: what happens in the household without the agent's doing.
+"""Disturbances: changes to the household that the agent does not cause.
 
-Which of them strike at a step is a function of the seed and the step alone, so that every backend meets the same ones as long as
-its episode takes the same course. One function per disturbance; one line in ``DISTURBANCES``.
+Seed and step alone decide which disturbances strike, so that every backend meets the same ones while its episode takes the same
+course. One function per disturbance; one line in ``DISTURBANCES``.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from envs.household.env import HouseholdEnv
+from envs.household.config import DisturbanceRates
+from envs.household.house import House
 
-Effect = Callable[["HouseholdEnv", np.random.Generator], str | None]
+Effect = Callable[[House, np.random.Generator], str | None]
+"""Changes the house. Returns what happened, such as ``red door closed``, or ``None`` where nothing could happen."""
 MAX_GOAL_CHANGES = 2
+"""How often an episode's goal may change."""
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
-    """The source of all chance at one step."""
+    """Return the random generator of one step."""
     return np.random.default_rng((seed, step))
 
 
-def close_door(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
-    """An open door that nobody stands in falls shut."""
-    doors = [door for door in env.doors() if door.is_open and not env.is_agent_at(door.cur_pos)]
+def close_door(house: House, rng: np.random.Generator) -> str | None:
+    """Close an open door that the agent does not stand in."""
+    doors = [door for door in house.doors() if door.is_open and not house.is_agent_at(door.cur_pos)]
     if not doors:
         return None
     door = doors[int(rng.integers(len(doors)))]
@@ -31,52 +32,49 @@ def close_door(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
     return f"{door.color} door closed"
 
 
-def lock_door(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
-    """A door locks, if its key exists and can be reached without passing that door."""
-    doors = [door for door in env.doors() if not door.is_locked and not env.is_agent_at(door.cur_pos)]
+def lock_door(house: House, rng: np.random.Generator) -> str | None:
+    """Lock a door whose key the agent can reach without passing that door."""
+    doors = [door for door in house.doors() if not door.is_locked and not house.is_agent_at(door.cur_pos)]
     if not doors:
         return None
     door = doors[int(rng.integers(len(doors)))]
     was_open = door.is_open
     door.is_open, door.is_locked = False, True
-    if env.is_key_reachable(door.color):
+    if house.is_key_reachable(door.color):
         return f"{door.color} door locked"
     door.is_open, door.is_locked = was_open, False
     return None
 
 
-def move_object(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
-    """Somebody carries a loose object to another place that the agent can reach."""
-    reach = env.reachable()
-    loose = [t for t in env.loose_things() if any(near in reach for near in env.neighbors(t.cur_pos))]
-    rooms = sorted({env.room_at(*cell) for cell in reach} - {-1})
+def move_object(house: House, rng: np.random.Generator) -> str | None:
+    """Move a thing from the floor to another place that the agent can reach."""
+    reach = house.reachable()
+    loose = [t for t in house.loose_things() if any(near in reach for near in house.neighbors(t.cur_pos))]
+    rooms = sorted({house.room_at(*cell) for cell in reach} - {-1})
     if not loose or not rooms:
         return None
     thing = loose[int(rng.integers(len(loose)))]
-    cell = env.free_cell(rooms[int(rng.integers(len(rooms)))], rng)
+    cell = house.free_cell(rooms[int(rng.integers(len(rooms)))], rng)
     if cell is None:
         return None
-    env.relocate(thing, cell)
+    house.relocate(thing, cell)
     return f"{thing.color} {thing.type} moved"
 
 
-def knock_item(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
-    """The held item is knocked out of the agent's hand and lands somewhere in the room."""
-    item = env.carrying
-    cell = None if item is None else env.free_cell(env.agent_room(), rng)
+def knock_item(house: House, rng: np.random.Generator) -> str | None:
+    """Knock the held thing out of the agent's hand; it lands in the same room."""
+    item = house.carrying
+    cell = None if item is None else house.free_cell(house.agent_room(), rng)
     if item is None or cell is None:
         return None
-    env.carrying = None
-    env.put_obj(item, *cell)
+    house.carrying = None
+    house.put_obj(item, *cell)
     return f"{item.color} {item.type} knocked away"
 
 
-def change_goal(env: "HouseholdEnv", rng: np.random.Generator) -> str | None:
-    """The open subgoal is replaced by another one."""
-    if env.goal_changes >= MAX_GOAL_CHANGES or not env.replace_open_subgoal(rng):
-        return None
-    env.goal_changes += 1
-    return "goal changed"
+def change_goal(house: House, rng: np.random.Generator) -> str | None:
+    """Replace the open subgoal."""
+    return "goal changed" if house.replace_open_subgoal(rng) else None
 
 
 DISTURBANCES: dict[str, Effect] = {
@@ -86,18 +84,35 @@ DISTURBANCES: dict[str, Effect] = {
     "item_knocked": knock_item,
     "goal_changes": change_goal,
 }
+"""The disturbances by the names of their rates, in the order in which they strike."""
 
 
-def disturb(env: "HouseholdEnv", seed: int, step: int) -> list[str]:
-    """Apply this step's disturbances and name those that had an effect."""
+def disturb(house: House, rates: DisturbanceRates, seed: int, step: int) -> list[str]:
+    """Apply the disturbances of one step.
+
+    Parameters
+    ----------
+    house
+        The house to disturb.
+    rates
+        Probability of each disturbance.
+    seed
+        Seed of the episode.
+    step
+        Environment step, from 1.
+
+    Returns
+    -------
+    list of str
+        What happened, such as ``red door closed``; empty where nothing did.
+    """
     rng = step_generator(seed, step)
-    draws = rng.random(len(DISTURBANCES) + 1)[1:]
-    rates = env.config.disturbances
+    draws = rng.random(len(DISTURBANCES) + 1)[1:]  # the first draw of a step belongs to ``slips``
     strikes = [name for name, draw in zip(DISTURBANCES, draws, strict=True) if draw < getattr(rates, name)]
-    effects = (DISTURBANCES[name](env, rng) for name in strikes)
+    effects = (DISTURBANCES[name](house, rng) for name in strikes)
     return [effect for effect in effects if effect is not None]
 
 
 def slips(seed: int, step: int, rate: float) -> bool:
-    """Whether an interaction (pick up, drop, toggle) at this step fails."""
+    """Decide whether an interaction (pick up, drop, toggle) at this step fails, which it does with probability ``rate``."""
     return bool(step_generator(seed, step).random() < rate)

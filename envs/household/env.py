@@ -1,14 +1,4 @@
-"""The household: named rooms, doors, boxes, and a list of subgoals to reach in order, while the house does not stand still.
-
-Built on minigrid's grid, objects, ``RoomGrid`` and renderer (see ``envs.household.house``).
-
-Mission: the subgoals in order, joined by "; " (they are also in ``info``).
-Actions: minigrid's seven: left, right, forward, pickup, drop, toggle, done. Picking up in front of an open box takes its content;
-    dropping in front of an open, empty box fills it.
-Observation: minigrid's partial view (``image``, ``direction``, ``mission``) with ``pose`` and ``rooms`` (see ``envs.observation``).
-Rewards: 1 / number of subgoals for each subgoal, when it is reached.
-Termination: when the last subgoal is reached; truncation after ``max_steps``.
-"""
+"""The household as a gymnasium environment."""
 
 from typing import Any
 
@@ -23,17 +13,45 @@ from envs.household.containers import Container
 from envs.household.house import House
 from envs.household.subgoals import KINDS, Subgoal
 from envs.household.tasks import TaskWriter, tour
-from envs.observation.embodied import Observation, embodied, embodied_space, goal_info, view_cells
-
-
-class EpisodeOverError(ValueError):
-    """An action before the beginning or after the end of an episode."""
+from envs.observation.embodied import Observation, embodied, embodied_space, view_cells
+from envs.observation.episode import EpisodeOverError, goal_info
 
 
 class HouseholdEnv(House):
-    """See the module's docstring; the keyword arguments are the fields of ``HouseholdConfig``."""
+    """A house of named rooms with doors, boxes and things, a list of subgoals, and disturbances that change it meanwhile.
+
+    ## Mission
+
+    The texts of the subgoals in the order in which they are due, joined by "; ". A disturbance may change the open one.
+
+    ## Actions
+
+    Minigrid's seven: left, right, forward, pickup, drop, toggle, done. In front of an open box, pickup takes its content, and drop
+    puts the held thing into it if it is empty.
+
+    ## Observation
+
+    Minigrid's partial view (``image``, ``direction``, ``mission``), the agent's ``pose`` (column, row), and ``rooms``, the index of
+    the room of each cell in view (-1 for walls, doorways and cells that are not visible).
+
+    ## Rewards
+
+    1 / number of subgoals for each subgoal, when it is reached.
+
+    ## Termination
+
+    The episode terminates when the last subgoal is reached, and is truncated after ``max_steps`` steps.
+
+    Parameters
+    ----------
+    render_mode
+        ``rgb_array``, ``human`` or ``None``.
+    **parameters
+        Fields of ``HouseholdConfig``.
+    """
 
     unique_names = True
+    """No two things of a household share type and colour."""
     observation_space: spaces.Dict
 
     def __init__(self, render_mode: str | None = None, **parameters: Any) -> None:
@@ -57,7 +75,20 @@ class HouseholdEnv(House):
     # ---- gymnasium -------------------------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """A new household. Without a seed the next one of the environment's own generator."""
+        """Begin an episode in a new household.
+
+        Parameters
+        ----------
+        seed
+            Decides the house, the task and the disturbances; ``None`` draws on from the environment's own generator.
+        options
+            Not used.
+
+        Returns
+        -------
+        tuple
+            The first observation and ``info`` (see ``goal_info``).
+        """
         self.done_count = self.goal_changes = 0
         self.over = False
         self.seen = np.zeros((self.width, self.height), dtype=bool)
@@ -68,14 +99,33 @@ class HouseholdEnv(House):
         return self.gen_obs(), {**info, **self._info([])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One of minigrid's actions, then this step's disturbances. Raises ``EpisodeOverError`` without an episode."""
+        """Carry out an action, then this step's disturbances.
+
+        Parameters
+        ----------
+        action
+            One of minigrid's seven actions.
+
+        Returns
+        -------
+        tuple
+            Observation, reward, terminated, truncated, and ``info`` (see ``goal_info``).
+
+        Raises
+        ------
+        EpisodeOverError
+            Before the first ``reset`` and after the end of an episode.
+        ValueError
+            For an unknown action.
+        """
         if self.over:
             raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
         slipped = self._slips(action)
         carried = None if slipped else self._use_container(action)
         inert = slipped or carried is not None
         observation, _, _, truncated, info = super().step(self.actions.done if inert else action)
-        events = disturbances.disturb(self, self.seed_value, self.step_count) + (["skill failed"] if slipped else [])
+        events = disturbances.disturb(self, self.config.disturbances, self.seed_value, self.step_count)
+        events += ["skill failed"] if slipped else []
         before = self.done_count
         self._advance()
         if events or inert:
@@ -86,7 +136,7 @@ class HouseholdEnv(House):
         return observation, reward, success, truncated and not success, {**info, **self._info(events)}
 
     def gen_obs(self) -> Observation:
-        """Minigrid's view with pose and rooms; what is in view counts as seen."""
+        """Return the observation of the present state, and count the cells in view as seen."""
         observation = embodied(self, super().gen_obs())
         x, y = map(int, self.agent_pos)
         cells = view_cells(x, y, int(self.agent_dir), self.agent_view_size)[observation["image"][..., 0] != 0]
@@ -96,7 +146,7 @@ class HouseholdEnv(House):
 
     def _gen_grid(self, width: int, height: int) -> None:
         super()._gen_grid(width, height)
-        layout.build(self)
+        layout.build(self, self.config, self.np_random)
         walk = tour(self, self.config.tour)
         self.subgoals = walk + TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
         if not self.subgoals:
@@ -112,7 +162,7 @@ class HouseholdEnv(House):
         return goal_info(goals, self.done_count == len(goals), events)
 
     def _advance(self) -> None:
-        """Tick off subgoals in order, as far as they are reached."""
+        """Count the subgoals that are reached, in order; the first one that is not becomes the open one."""
         while self.done_count < len(self.subgoals):
             goal = self.subgoals[self.done_count]
             if not KINDS[goal.kind].reached(self, goal):
@@ -120,7 +170,12 @@ class HouseholdEnv(House):
             self.done_count += 1
 
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
-        """Put another subgoal in the place of the open one; False where none can be found."""
+        """Put another subgoal in the place of the open one; return whether one was found.
+
+        A tour stays as it is, and so does a goal that has changed ``MAX_GOAL_CHANGES`` times.
+        """
+        if self.goal_changes >= disturbances.MAX_GOAL_CHANGES:
+            return False
         open_goal = self.subgoals[self.done_count] if self.done_count < len(self.subgoals) else None
         if open_goal is None or open_goal.kind == "inspect":
             return False
@@ -128,6 +183,7 @@ class HouseholdEnv(House):
         fresh = [g for g in fresh if not KINDS[g.kind].reached(self, g)]
         if fresh:
             self.subgoals[self.done_count] = fresh[0]
+            self.goal_changes += 1
             self._write_mission()
         return bool(fresh)
 
@@ -138,7 +194,7 @@ class HouseholdEnv(House):
         return interacts and disturbances.slips(self.seed_value, self.step_count + 1, self.config.disturbances.skill_fails)
 
     def _use_container(self, action: Any) -> WorldObj | None:
-        """Take from, or put into, the open box in front; the thing that changed its place, or ``None``."""
+        """Take from, or put into, the open box in front; return what was moved, or ``None``."""
         box = self.grid.get(*self.front_pos)
         if not isinstance(box, Container) or not box.is_open:
             return None

@@ -7,7 +7,7 @@ Node = TypeVar("Node", bound=Hashable)
 
 
 def flood(start: Node, near: Callable[[Node], Iterable[Node]]) -> set[Node]:
-    """``start`` and all that ``near`` leads to from it, step by step."""
+    """Collect ``start`` and every node that leads from it over ``near``, which returns the neighbours of a node."""
     found, stack = {start}, [start]
     while stack:
         fresh = [node for node in near(stack.pop()) if node not in found]

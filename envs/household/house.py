@@ -1,6 +1,6 @@
-"""The house itself: where rooms, doors, boxes and things are, what the agent can get at, and how things are put elsewhere.
+"""The house: its rooms, doors, boxes and things, what the agent can reach, and how things are moved.
 
-It knows nothing of tasks, of disturbances, or of what the agent is told; those are the business of ``envs.household.env``.
+It knows no tasks, disturbances or texts; ``envs.household.env`` adds them.
 """
 
 from typing import Any
@@ -11,38 +11,40 @@ from minigrid.core.world_object import Door, WorldObj
 from numpy.typing import NDArray
 
 from envs.household.flood import flood
-from envs.observation.embodied import room_indices
-
-Cell = tuple[int, int]
+from envs.observation.embodied import Cell, room_indices
 
 
 class House(RoomGrid):
-    """Minigrid's ``RoomGrid`` with named rooms and named things. ``seen`` (width, height) marks the cells that were in view."""
+    """Minigrid's ``RoomGrid`` with named rooms and named things."""
 
     room_names: tuple[str, ...]
+    """Names of the rooms by index; rooms are counted row by row."""
     things: dict[str, WorldObj]
+    """Doors, boxes, balls and keys by name, such as ``red ball``."""
     carrying: WorldObj | None
+    """What the agent holds."""
     seen: NDArray[np.bool_]
+    """Cells that have been in view since the episode began, shape (width, height)."""
 
     # ---- rooms -----------------------------------------------------------------------------------------------------------------
 
     def room_at(self, x: int, y: int) -> int:
-        """Index of the room at a cell; -1 for walls and doorways."""
+        """Return the index of the room at a cell; -1 for walls and doorways."""
         return int(room_indices(np.array((x, y)), self.room_size, self.num_cols, self.num_rows))
 
     def agent_room(self) -> int:
-        """Index of the room that the agent is in, or next to while it stands in a doorway."""
+        """Return the index of the agent's room, or of a room next to it while it stands in a doorway."""
         rooms = [self.room_at(*map(int, self.agent_pos)), *(self.room_at(*cell) for cell in self.neighbors(self.agent_pos))]
         return next(room for room in rooms if room >= 0)
 
     def is_inspected(self, room: int) -> bool:
-        """Whether every cell of the room has been in view since the episode began."""
+        """Tell whether every cell of the room has been in view since the episode began."""
         x, y = self._corner(room)
         inner = self.room_size - 2
         return bool(self.seen[x : x + inner, y : y + inner].all())
 
     def rooms_by_walk(self) -> list[int]:
-        """All rooms in the order in which a walk from the agent's room comes to them (depth first)."""
+        """List all rooms in the order in which a walk from the agent's room comes to them (depth first)."""
         order: list[int] = []
         stack = [self.agent_room()]
         while stack:
@@ -57,58 +59,58 @@ class House(RoomGrid):
     # ---- doors and things ------------------------------------------------------------------------------------------------------
 
     def doors(self) -> list[Door]:
-        """All doors, in a fixed order."""
+        """List all doors, in a fixed order."""
         return [door for _, door in self.door_items()]
 
     def door_items(self) -> list[tuple[str, Door]]:
-        """Names and doors, in a fixed order."""
+        """List all doors with their names, in a fixed order."""
         return [(name, thing) for name, thing in self.things.items() if thing.type == "door"]
 
     def door_between(self, edge: tuple[int, int]) -> Door:
-        """The door between two adjacent rooms."""
+        """Return the door between two adjacent rooms, the smaller index first."""
         room = self.get_room(edge[0] % self.num_cols, edge[0] // self.num_cols)
         return room.doors[0 if edge[1] == edge[0] + 1 and self.num_cols > 1 else 1]
 
     def box_names(self) -> list[str]:
-        """Names of the boxes."""
+        """List the names of the boxes."""
         return [name for name, thing in self.things.items() if thing.type == "box"]
 
     def movable_names(self) -> list[str]:
-        """Names of what can be carried."""
+        """List the names of what can be carried."""
         return [name for name, thing in self.things.items() if thing.type in ("ball", "key")]
 
     def loose_things(self) -> list[WorldObj]:
-        """What can be carried and lies on the floor."""
+        """List what can be carried and lies on the floor."""
         things = [self.things[name] for name in self.movable_names()]
         return [thing for thing in things if thing is not self.carrying and self.container_of(thing) is None]
 
     def room_of_thing(self, name: str) -> int:
-        """Index of the room in which the thing is (with the agent, where the agent holds it)."""
+        """Return the index of the thing's room; a held thing is in the agent's room."""
         thing = self.things[name]
         return self.agent_room() if thing is self.carrying else self.room_at(*map(int, thing.cur_pos))
 
     def container_of(self, thing: WorldObj) -> WorldObj | None:
-        """The box that holds the thing."""
+        """Return the box that holds the thing, or ``None``."""
         return next((box for box in self.things.values() if box.type == "box" and box.contains is thing), None)
 
-    # ---- ways ------------------------------------------------------------------------------------------------------------------
+    # ---- reach -----------------------------------------------------------------------------------------------------------------
 
     def neighbors(self, position: Any) -> list[Cell]:
-        """The four cells next to a position."""
+        """List the four cells next to a position."""
         x, y = int(position[0]), int(position[1])
         return [(x + 1, y), (x, y + 1), (x - 1, y), (x, y - 1)]
 
     def is_agent_at(self, position: Any) -> bool:
-        """Whether the agent stands there."""
+        """Tell whether the agent stands there."""
         return bool(self.agent_pos[0] == position[0] and self.agent_pos[1] == position[1])
 
     def reachable(self) -> set[Cell]:
-        """Cells that the agent can walk to through doors that are not locked."""
+        """Return the cells that the agent can walk to; it can open doors that are not locked."""
         start = (int(self.agent_pos[0]), int(self.agent_pos[1]))
         return flood(start, lambda cell: [near for near in self.neighbors(cell) if self._is_way(near)])
 
     def is_key_reachable(self, color: str) -> bool:
-        """Whether the agent holds the key of this colour or can walk up to it."""
+        """Tell whether the agent holds the key of this colour or can walk up to it."""
         key = self.things.get(f"{color} key")
         if key is None or key is self.carrying:
             return key is not None
@@ -122,7 +124,15 @@ class House(RoomGrid):
     # ---- changes ---------------------------------------------------------------------------------------------------------------
 
     def add_doorway(self, i: int, j: int, side: int) -> None:
-        """An open way through a wall, one cell wide."""
+        """Open a way one cell wide through a wall.
+
+        Parameters
+        ----------
+        i, j
+            Column and row of the room.
+        side
+            Wall of the room: 0 right, 1 below, 2 left, 3 above.
+        """
         room = self.get_room(i, j)
         self.grid.set(*room.door_pos[side], None)
         room.doors[side] = room.neighbors[side].doors[(side + 2) % 4] = True
@@ -133,7 +143,20 @@ class House(RoomGrid):
         self.put_obj(thing, *cell)
 
     def free_cell(self, room: int, rng: np.random.Generator) -> Cell | None:
-        """A random free cell of the room that blocks neither a doorway nor a way through the room; ``None`` if there is none."""
+        """Draw a free cell of the room where a thing blocks neither a doorway nor the way to anything else.
+
+        Parameters
+        ----------
+        room
+            Index of the room.
+        rng
+            Source of the draw.
+
+        Returns
+        -------
+        Cell or None
+            Column and row; ``None`` where the room has no such cell.
+        """
         cells = self._room_cells(room)
         free = {cell for cell in cells if self.grid.get(*cell) is None}
         for index in rng.permutation(len(cells)):
@@ -141,6 +164,10 @@ class House(RoomGrid):
             if cell in free and not self.is_agent_at(cell) and not self._at_doorway(cell) and self._keeps_way(cell, cells, free):
                 return cell
         return None
+
+    def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
+        """Put another subgoal in the place of the open one; a house without a task has none and returns False."""
+        return False
 
     def _at_doorway(self, cell: Cell) -> bool:
         return any(self.room_at(*near) < 0 and not self._is_wall(near) for near in self.neighbors(cell))
@@ -150,7 +177,7 @@ class House(RoomGrid):
         return thing is not None and thing.type == "wall"
 
     def _keeps_way(self, cell: Cell, cells: list[Cell], free: set[Cell]) -> bool:
-        """With ``cell`` taken, does the rest of the room stay connected, and all things in it (the new one too) within reach?"""
+        """Tell whether, with ``cell`` taken, the rest of the room stays connected and next to everything that stands in it."""
         rest = free - {cell}
         if not rest:
             return False

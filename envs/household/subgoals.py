@@ -1,22 +1,24 @@
-"""Subgoals: what they say, and when they are reached. One line in ``KINDS`` per kind."""
+"""Subgoals: their text, and when they are reached. One line in ``KINDS`` per kind."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from minigrid.core.world_object import Door, WorldObj
 
-if TYPE_CHECKING:
-    from envs.household.env import HouseholdEnv
+from envs.household.house import House
+from envs.observation.embodied import Cell
 
 
 @dataclass(frozen=True)
 class Subgoal:
-    """One subgoal. ``thing`` and ``target`` are names such as ``red ball``, ``kitchen`` or ``blue box``."""
+    """One part of the task."""
 
     kind: str
+    """Its kind, by the name in ``KINDS``."""
     thing: str
+    """Name of what it is about: a thing such as ``red ball``, or a room."""
     target: str = ""
+    """Name of the room or thing to bring it to; empty where the kind has none."""
 
     @property
     def text(self) -> str:
@@ -24,54 +26,57 @@ class Subgoal:
         return KINDS[self.kind].template.format(thing=self.thing, target=self.target)
 
 
-Reached = Callable[["HouseholdEnv", Subgoal], bool]
+Reached = Callable[[House, Subgoal], bool]
+"""Whether the subgoal is reached in the house as it is now."""
 
 
 @dataclass(frozen=True)
 class SubgoalKind:
-    """How a kind of subgoal is written and checked."""
+    """A kind of subgoal."""
 
     template: str
+    """Its text, with ``{thing}`` and ``{target}`` to fill in."""
     reached: Reached
+    """The check whether it is reached."""
 
 
-def _position(env: "HouseholdEnv", name: str) -> tuple[int, int] | None:
-    """Where the thing lies on the floor; ``None`` while it is held or inside a box."""
-    thing = env.things[name]
-    if thing is env.carrying or env.container_of(thing) is not None or thing.cur_pos is None:
+def _position(house: House, name: str) -> Cell | None:
+    """Return the thing's cell on the floor; ``None`` while it is held or inside a box."""
+    thing = house.things[name]
+    if thing is house.carrying or house.container_of(thing) is not None or thing.cur_pos is None:
         return None
     return int(thing.cur_pos[0]), int(thing.cur_pos[1])
 
 
-def _brought(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    position = _position(env, goal.thing)
-    return position is not None and env.room_at(*position) == env.room_names.index(goal.target)
+def _brought(house: House, goal: Subgoal) -> bool:
+    position = _position(house, goal.thing)
+    return position is not None and house.room_at(*position) == house.room_names.index(goal.target)
 
 
-def _next_to(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    a, b = _position(env, goal.thing), _position(env, goal.target)
+def _next_to(house: House, goal: Subgoal) -> bool:
+    a, b = _position(house, goal.thing), _position(house, goal.target)
     return a is not None and b is not None and abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1
 
 
-def _inside(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    return env.things[goal.target] is env.container_of(env.things[goal.thing])
+def _inside(house: House, goal: Subgoal) -> bool:
+    return house.things[goal.target] is house.container_of(house.things[goal.thing])
 
 
-def _door(env: "HouseholdEnv", goal: Subgoal) -> Door:
-    door: WorldObj = env.things[goal.thing]
+def _door(house: House, goal: Subgoal) -> Door:
+    door: WorldObj = house.things[goal.thing]
     return door
 
 
-def _opened(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    return bool(_door(env, goal).is_open)
+def _opened(house: House, goal: Subgoal) -> bool:
+    return bool(_door(house, goal).is_open)
 
 
-def _unlocked(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    return not _door(env, goal).is_locked
+def _unlocked(house: House, goal: Subgoal) -> bool:
+    return not _door(house, goal).is_locked
 
 
-def _inspected(env: "HouseholdEnv", goal: Subgoal) -> bool:
-    return env.is_inspected(env.room_names.index(goal.thing))
+def _inspected(house: House, goal: Subgoal) -> bool:
+    return house.is_inspected(house.room_names.index(goal.thing))
 
 
 KINDS: dict[str, SubgoalKind] = {

@@ -1,27 +1,44 @@
-"""Which subgoals a household asks for: each one makes sense where the ones before it have left things."""
-
-from typing import TYPE_CHECKING
+"""The task of a household: a list of subgoals, each possible where the ones before it have left the things."""
 
 import numpy as np
 
+from envs.household.house import House
 from envs.household.subgoals import Subgoal
-
-if TYPE_CHECKING:
-    from envs.household.env import HouseholdEnv
 
 
 class TaskWriter:
-    """Writes subgoals one after the other, following where they leave the things."""
+    """The writer of a task; it keeps track of where each subgoal leaves the things.
 
-    def __init__(self, env: "HouseholdEnv", rng: np.random.Generator) -> None:
-        self.env, self.rng = env, rng
-        self.room_of = {name: env.room_of_thing(name) for name in env.movable_names()}
-        self.full = {name for name in env.box_names() if env.things[name].contains is not None}
-        self.in_box = {name for name in env.movable_names() if env.container_of(env.things[name]) is not None}
+    Parameters
+    ----------
+    house
+        The house as it is now.
+    rng
+        Source of all random choices.
+    """
+
+    def __init__(self, house: House, rng: np.random.Generator) -> None:
+        self.house, self.rng = house, rng
+        self.room_of = {name: house.room_of_thing(name) for name in house.movable_names()}
+        self.full = {name for name in house.box_names() if house.things[name].contains is not None}
+        self.in_box = {name for name in house.movable_names() if house.container_of(house.things[name]) is not None}
         self.touched: set[str] = set()
 
     def write(self, kinds: tuple[str, ...], count: int) -> list[Subgoal]:
-        """``count`` subgoals of the given kinds (repeats weigh more); fewer where these kinds offer no more."""
+        """Write different subgoals.
+
+        Parameters
+        ----------
+        kinds
+            Kinds to draw from, by their names in ``KINDS``; a kind named twice is drawn twice as often.
+        count
+            Number of subgoals wanted.
+
+        Returns
+        -------
+        list of Subgoal
+            The subgoals in the order in which they are due; fewer than ``count`` where the house offers no more.
+        """
         goals: list[Subgoal] = []
         for _ in range(50 * count):
             if len(goals) == count:
@@ -43,40 +60,40 @@ class TaskWriter:
         thing = self._pick(self._free_things())
         if thing is None:
             return None
-        rooms = [name for i, name in enumerate(self.env.room_names) if i != self.room_of[thing]]
+        rooms = [name for i, name in enumerate(self.house.room_names) if i != self.room_of[thing]]
         room = rooms[int(self.rng.integers(len(rooms)))]
-        self._leave(thing, self.env.room_names.index(room))
+        self._leave(thing, self.house.room_names.index(room))
         return Subgoal("bring", thing, room)
 
     def _next_to(self) -> Subgoal | None:
         thing = self._pick(self._free_things())
-        others = [n for n in (*self.room_of, *self.env.box_names()) if n != thing and n not in self.in_box]
+        others = [n for n in (*self.room_of, *self.house.box_names()) if n != thing and n not in self.in_box]
         target = self._pick(others)
         if thing is None or target is None:
             return None
-        self._leave(thing, self.room_of.get(target, self.env.room_of_thing(target)))
+        self._leave(thing, self.room_of.get(target, self.house.room_of_thing(target)))
         return Subgoal("next_to", thing, target)
 
     def _inside(self) -> Subgoal | None:
         thing = self._pick(self._free_things())
-        box = self._pick([name for name in self.env.box_names() if name not in self.full])
+        box = self._pick([name for name in self.house.box_names() if name not in self.full])
         if thing is None or box is None:
             return None
-        self._leave(thing, self.env.room_of_thing(box))
+        self._leave(thing, self.house.room_of_thing(box))
         self.full.add(box)
         self.in_box.add(thing)
         return Subgoal("inside", thing, box)
 
     def _open(self) -> Subgoal | None:
-        door = self._pick([n for n, d in self.env.door_items() if not d.is_open and n not in self.touched])
+        door = self._pick([n for n, d in self.house.door_items() if not d.is_open and n not in self.touched])
         return None if door is None else self._touch("open", door)
 
     def _unlock(self) -> Subgoal | None:
-        door = self._pick([n for n, d in self.env.door_items() if d.is_locked and n not in self.touched])
+        door = self._pick([n for n, d in self.house.door_items() if d.is_locked and n not in self.touched])
         return None if door is None else self._touch("unlock", door)
 
     def _inspect(self) -> Subgoal | None:
-        room = self._pick([name for name in self.env.room_names if name not in self.touched])
+        room = self._pick([name for name in self.house.room_names if name not in self.touched])
         return None if room is None else self._touch("inspect", room)
 
     def _touch(self, kind: str, name: str) -> Subgoal:
@@ -84,14 +101,14 @@ class TaskWriter:
         return Subgoal(kind, name)
 
     def _free_things(self) -> list[str]:
-        """Movable things, unused ones first; the keys of locked doors are needed elsewhere."""
-        locks = {f"{door.color} key" for _, door in self.env.door_items() if door.is_locked}
+        """Return what may be carried elsewhere: unused things if there are any, never the key of a locked door."""
+        locks = {f"{door.color} key" for _, door in self.house.door_items() if door.is_locked}
         names = [name for name in self.room_of if name not in locks]
         return [name for name in names if name not in self.touched] or names
 
     def _leave(self, thing: str, room: int) -> None:
-        """Follow the thing to where this subgoal leaves it."""
-        box = self.env.container_of(self.env.things[thing])
+        """Note where this subgoal leaves the thing."""
+        box = self.house.container_of(self.house.things[thing])
         if thing in self.in_box and box is not None:
             self.full.discard(f"{box.color} box")
         self.in_box.discard(thing)
@@ -99,6 +116,6 @@ class TaskWriter:
         self.touched.add(thing)
 
 
-def tour(env: "HouseholdEnv", count: int) -> list[Subgoal]:
-    """Inspect ``count`` rooms, nearest first as a walk through the house comes to them."""
-    return [Subgoal("inspect", env.room_names[room]) for room in env.rooms_by_walk()[:count]]
+def tour(house: House, count: int) -> list[Subgoal]:
+    """Return subgoals to inspect ``count`` rooms, in the order in which a walk from the agent's room comes to them."""
+    return [Subgoal("inspect", house.room_names[room]) for room in house.rooms_by_walk()[:count]]

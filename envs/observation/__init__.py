@@ -1,1 +1,1 @@
-"""What every environment shows the agent, and how it is put into words."""
+"""The observation that all environments share, and its text."""

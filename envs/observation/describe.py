@@ -1,60 +1,102 @@
 """The observation as text: what the agent did, what it saw, and where it stands in its task.
 
-Everything here comes from what the agent has seen; the describer knows nothing else. ``terse`` mentions what is new or has changed
-since the last report; ``verbose`` mentions all that is in view as well, with where it lies. Both say "<thing> in <room>" and end
-with the status, the progress and the open subgoal, so that the latest report alone says what to plan for.
+The text says only what the agent has seen. ``terse`` mentions what is new or has changed since the last report; ``verbose`` also
+mentions everything in view, with its position. Both name a thing with its room ("red ball in kitchen") and end with the rooms, the
+progress and the open subgoal, so that the latest report alone says what to plan for.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
-from envs.household.config import Verbosity
-
+Verbosity = Literal["terse", "verbose"]
+"""How much an observation says: what is new, or everything in view."""
+COMPASS = ("east", "south", "west", "north")
+"""Minigrid's four directions, by index."""
 _AHEAD = ("ahead", "behind")
 _SIDE = ("right", "left")
-COMPASS = ("east", "south", "west", "north")
 
 
 @dataclass(frozen=True)
 class Mention:
-    """Something seen: its name, its room, its condition (such as ``closed``), and where it lies from the agent in steps."""
+    """A thing as a report mentions it."""
 
     name: str
+    """Its name, such as ``red door``."""
     room: str
+    """Name of its room."""
     condition: str = ""
+    """Its condition, such as ``closed``; empty where there is nothing to say."""
     ahead: int = 0
+    """Steps from the agent straight ahead; negative behind it."""
     right: int = 0
+    """Steps from the agent to the right; negative to the left."""
 
     @property
     def text(self) -> str:
-        """Such as ``red door in kitchen locked``."""
+        """The mention in words, such as ``red door in kitchen locked``."""
         return f"{self.name} in {self.room} {self.condition}".strip()
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that one observation says. ``outcomes`` are (skill, outcome) pairs since the last report."""
+    """Everything that one observation says."""
 
     outcomes: tuple[tuple[str, str], ...]
+    """Each skill since the last report with its outcome, oldest first."""
     fresh: tuple[Mention, ...]
+    """Things that are new or have changed since the last report."""
     in_view: tuple[Mention, ...]
+    """Things in view now."""
     gone: tuple[str, ...]
+    """Names of things that have vanished from where they were seen."""
     room: str
+    """Name of the agent's room."""
     held: str
+    """Name of the held thing; empty where the hand is empty."""
     rooms: tuple[str, ...]
+    """Names of the rooms of which something was seen."""
     unexplored: bool
+    """Whether the agent can walk up to a cell that it has not seen."""
     locked: tuple[Mention, ...]
+    """Locked doors that the agent can walk up to."""
     blocked: tuple[tuple[str, str], ...]
+    """Each room or thing that cannot be reached, with what blocks the way."""
     unopened: tuple[Mention, ...]
+    """Closed boxes that the agent can walk up to."""
     done: int
+    """Number of subgoals reached."""
     total: int
+    """Number of all subgoals."""
     subgoal: str
+    """Text of the open subgoal; empty where all are done."""
     column: int = 0
+    """The agent's column in cells."""
     row: int = 0
+    """The agent's row in cells."""
     direction: int = 0
+    """Where the agent looks, as an index into ``COMPASS``."""
 
 
 def describe(report: Report, verbosity: Verbosity) -> str:
-    """The text of an observation. Raises ``ValueError`` for an unknown verbosity."""
+    """Write an observation as text.
+
+    Parameters
+    ----------
+    report
+        What to say.
+    verbosity
+        ``terse`` or ``verbose``; the module's docstring says what each mentions.
+
+    Returns
+    -------
+    str
+        One sentence or list per line; the progress and the open subgoal are in the last line.
+
+    Raises
+    ------
+    ValueError
+        For an unknown verbosity.
+    """
     writers = {"terse": _terse, "verbose": _verbose}
     if verbosity not in writers:
         raise ValueError(f"verbosity {verbosity!r} is unknown: choose from {', '.join(writers)}")
@@ -62,7 +104,7 @@ def describe(report: Report, verbosity: Verbosity) -> str:
 
 
 def task_text(subgoals: list[str]) -> str:
-    """The task as the first entry of the history."""
+    """Write the task, the first entry of the history, from the texts of its subgoals."""
     return "Task: " + " ".join(f"{number}. {text}." for number, text in enumerate(subgoals, 1))
 
 
@@ -84,7 +126,7 @@ def _verbose(report: Report) -> list[str]:
 
 
 def _placed(mention: Mention) -> str:
-    """The mention with its place: so many steps ahead or behind, left or right of the agent."""
+    """Return the mention with its distance from the agent: steps ahead or behind, and to the left or right."""
     ahead, side = _AHEAD[mention.ahead < 0], _SIDE[mention.right < 0]
     return f"{mention.text}, {abs(mention.ahead)} steps {ahead} and {abs(mention.right)} steps to the {side} of where you stand"
 

@@ -1,1 +1,1 @@
-"""Training: the planner by behaviour cloning, saliency, the pruner. Imports neither the planner nor the environments."""
+"""Training of the planner (behaviour cloning) and of its pruner. Imports neither the planner nor the environments."""

@@ -14,12 +14,18 @@ CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "log.jsonl"
 
 
 def save_checkpoint(out_dir: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) to ``out_dir``; the file replaces the last one only when it is complete."""
+    """Write ``state`` (tensors and plain values) to ``out_dir``. The file replaces the last one only when it is complete."""
     fill_atomically(out_dir / CHECKPOINT_FILE, lambda partial: torch.save(dict(state), partial))
 
 
 def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
-    """The last checkpoint of ``out_dir``, on the CPU; ``None`` where there is none. Raises ``ValueError`` for a damaged one."""
+    """Read the checkpoint in ``out_dir``, with tensors on the CPU; ``None`` where there is none.
+
+    Raises
+    ------
+    ValueError
+        For a damaged file.
+    """
     path = out_dir / CHECKPOINT_FILE
     if not path.is_file():
         return None
@@ -30,14 +36,22 @@ def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
     return state
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What a file on disk says otherwise than the run that reads it, for a message; empty where they agree."""
+def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say for a message where a file on disk (``there``) differs from the run that reads it (``here``); empty where they agree."""
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     return "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
 class StepLog:
-    """The run's log. Opened for a resumed run, it drops what was logged after the checkpoint that the run goes on from."""
+    """The log of a run. On resuming, records from after the checkpoint are dropped.
+
+    Parameters
+    ----------
+    out_dir
+        Directory of the run.
+    resume_step
+        Step of the checkpoint that the run goes on from; 0 for a new run.
+    """
 
     def __init__(self, out_dir: Path, resume_step: int) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -54,7 +68,7 @@ class StepLog:
 
 
 def read_log(out_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run's log; a last line cut short by a kill is left out. Empty where there is no log."""
+    """Read the records of a run's log; empty where there is none. A last line that a kill cut short is left out."""
     path = out_dir / LOG_FILE
     if not path.is_file():
         return []

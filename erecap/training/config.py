@@ -1,4 +1,4 @@
-"""The shape of the bundled planner, and how it is trained."""
+"""The shape of the bundled planner, and how a model is trained."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,39 +10,70 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config
 from erecap.models.device import default_dtype
 
 Precision = Literal["auto", "float32", "bfloat16"]
+"""The dtype of the matrix products in training; "auto" is the engine's default on the device."""
+
+
+@dataclass(frozen=True)
+class PlannerShape:
+    """The sizes of a planner of a few million parameters.
+
+    Attributes
+    ----------
+    hidden_size, intermediate_size
+        Width of the residual stream and of the MLPs.
+    num_layers
+        Decoder layers.
+    num_heads, num_kv_heads
+        Query heads and KV heads of a layer.
+    head_dim
+        Width of a head.
+    max_positions
+        Longest context, in tokens.
+    rope_theta
+        Base of the rotary frequencies; Qwen2's by default. It leaves half of a head's pairs nearly still over 8k positions: these
+        compare content at any distance, the others tell positions apart. The bound of "Base of RoPE Bounds Context Length"
+        (arXiv 2405.14591) is about 8e4 here.
+    """
+
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_layers: int = 8
+    num_heads: int = 4
+    num_kv_heads: int = 1
+    head_dim: int = 64
+    max_positions: int = 16384
+    rope_theta: float = 1_000_000.0
 
 
 def planner_config(
-    vocab_size: int,
-    hidden_size: int = 128,
-    intermediate_size: int = 512,
-    num_layers: int = 8,
-    num_heads: int = 4,
-    num_kv_heads: int = 1,
-    head_dim: int = 64,
-    max_positions: int = 16384,
-    rope_theta: float = 1_000_000.0,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    vocab_size: int, shape: PlannerShape | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Qwen2Config:
-    """The Qwen2 configuration of a planner of a few million parameters, with tied embeddings.
+    """Make the Qwen2 configuration of a planner, with tied embeddings.
 
-    ``initializer_range`` is 1/sqrt(width): with transformers' 0.02 copying from the context does not appear at small widths.
-    ``rope_theta`` is Qwen2's: half of a head's pairs hardly turn over 8k positions, which leaves them to compare content at any
-    distance (the bound of "Base of RoPE Bounds Context Length", arXiv 2405.14591, is about 8e4); the others tell places apart.
-    ``tokenizer`` gives the ids of the special tokens.
+    ``initializer_range`` is 1/sqrt(width). With transformers' default of 0.02, small models do not learn to copy from the context.
+
+    Parameters
+    ----------
+    vocab_size
+        Number of token ids.
+    shape
+        The sizes; the bundled planner's by default.
+    tokenizer
+        Where the ids of the special tokens come from; ``None`` leaves them unset.
     """
+    sizes = shape or PlannerShape()
     return Qwen2Config(
         vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=num_kv_heads,
-        head_dim=head_dim,  # type: ignore[call-arg]  # kept as a further attribute, which Qwen2 reads
-        max_position_embeddings=max_positions,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        num_key_value_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,  # type: ignore[call-arg]  # Qwen2 reads it, its configuration does not declare it
+        max_position_embeddings=sizes.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_theta},
         tie_word_embeddings=True,
-        initializer_range=hidden_size**-0.5,
+        initializer_range=sizes.hidden_size**-0.5,
         use_cache=True,
         eos_token_id=None if tokenizer is None else tokenizer.eos_token_id,
         pad_token_id=None if tokenizer is None else tokenizer.pad_token_id,
@@ -52,12 +83,43 @@ def planner_config(
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how to train. Progress is the share spent of ``steps`` or of ``budget_s``, whichever is ahead.
+    """How long and how to train.
 
-    ``budget_s`` is wall time in seconds spent in training steps (evaluation and checkpoints excluded), over all resumed parts.
-    The learning rate rises over the first ``warmup`` of progress and falls to ``floor`` of its
-    peak: along a cosine, or ("wsd") along a line over the last ``decay`` of progress. Intervals are in steps, but
-    ``checkpoint_every_s`` in seconds.
+    Progress (0..1) is the share spent of ``steps`` or of ``budget_s``, whichever is larger. At least one of the two must be given.
+
+    Attributes
+    ----------
+    steps
+        Optimiser steps.
+    budget_s
+        Seconds spent in training steps, over all resumed parts; evaluations and checkpoints do not count.
+    lr
+        Peak learning rate.
+    schedule
+        How the learning rate falls: along a cosine, or along a line at the end of training ("wsd").
+    warmup
+        Share of the progress over which the learning rate rises.
+    decay
+        Share of the progress over which it falls, under "wsd".
+    floor
+        Share of the peak to which it falls.
+    weight_decay, betas
+        AdamW's.
+    grad_clip
+        Largest norm of the gradient.
+    precision
+        The dtype of the matrix products.
+    log_every, eval_every
+        Steps between log records and between evaluations; ``eval_every=None`` for no evaluation.
+    checkpoint_every_s
+        Seconds between checkpoints.
+    seed
+        The caller's seed, which the run's settings record.
+
+    Raises
+    ------
+    ValueError
+        Where neither ``steps`` nor ``budget_s`` is given, and for numbers that are not positive.
     """
 
     steps: int | None = None
@@ -85,7 +147,7 @@ class TrainConfig:
                 raise ValueError(f"{name}={value} must be positive")
 
     def progress(self, step: int, elapsed_s: float) -> float:
-        """Share of the training that is done, 0..1."""
+        """Compute the share of the training that is done (0..1) after ``step`` steps in ``elapsed_s`` seconds."""
         shares = [0.0]
         if self.steps is not None:
             shares.append(step / self.steps)
@@ -94,12 +156,12 @@ class TrainConfig:
         return min(1.0, max(shares))
 
     def learning_rate(self, progress: float) -> float:
-        """The learning rate at a progress of 0..1."""
+        """Compute the learning rate at a progress of 0..1."""
         rise = min(1.0, (progress + 1e-3) / self.warmup) if self.warmup > 0 else 1.0
         return self.lr * rise * _fall(self, progress)
 
     def record(self) -> dict[str, object]:
-        """The configuration as plain values, for run directories."""
+        """Return the configuration as plain values, for run directories."""
         return asdict(self)
 
 
@@ -112,7 +174,7 @@ def _fall(config: TrainConfig, progress: float) -> float:
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products; "auto" is what the engine takes by default on this device."""
+    """Return the dtype of the matrix products on ``device``."""
     if precision == "auto":
         return default_dtype(device)
     return torch.float32 if precision == "float32" else torch.bfloat16

@@ -1,13 +1,13 @@
-"""Where a planner's training starts: heads that look things up are there from the first step.
+"""Initial weights of a planner whose first layers already hold induction heads.
 
 A planner of two million parameters has to find what followed a name earlier in its context ("red ball" -> "in kitchen"). Two
-layers of heads do that (Olsson et al. 2022, "In-context learning and induction heads"): one that tells each token what came before
-it, one that looks for tokens that were told the current token's name, and copies them. From random weights they had not formed
-after 1.4 million tokens; begun as below they answer within 0.1 million (see docs/lab-notes.md). In the spirit of mimetic
-initialisation (Trockman and Kolter 2023): only where training begins is set; every weight is trained.
+layers of heads do that (Olsson et al. 2022, "In-context learning and induction heads"). Heads of the first write into each token
+the name of the token some places before it. Heads of the second look for tokens that hold the current token's name, and copy them.
+From random weights such heads had not formed after 1.4 million tokens; from these they work within 0.1 million
+(docs/lab-notes.md). As in mimetic initialisation (Trockman and Kolter 2023), only the start is set: every weight is trained.
 
-Position and content share a head's rotary pairs: the fast ones, which tell neighbours apart, serve the heads that look back a
-fixed distance; the slow ones, which hardly turn over thousands of positions, serve the heads that compare content.
+The two kinds of heads use different rotary pairs. Fast pairs tell neighbours apart and serve the heads that look back a fixed
+distance. Slow pairs hardly turn over thousands of positions and serve the heads that compare content.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,29 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 FAST_PAIRS = 6
-"""Rotary pairs that serve to look back: the others turn too little from one token to the next."""
+"""How many rotary pairs serve to look back. The others turn too little from one token to the next."""
 
 
 @dataclass(frozen=True)
 class LookupInit:
-    """Sizes of what is set. head ``h`` of the first layer looks ``offsets[h]`` back, ``match_layers[h]`` looks it up.
+    """Layout and strength of the lookup heads.
 
-    ``peak`` is the attention logit at the right distance, ``match`` scales queries and keys that compare content, ``write`` and
-    ``copy`` what heads add to the stream relative to a token's embedding; ``embedding`` and ``output`` scale the random weights of
-    the embedding and of all other output projections.
+    Attributes
+    ----------
+    offsets
+        Head ``h`` of the first layer looks ``offsets[h]`` tokens back.
+    match_layers
+        Heads of layer ``match_layers[h]`` look up what head ``h`` of the first layer wrote.
+    peak
+        Attention logit at the right distance.
+    match
+        Scale of the queries and keys that compare content.
+    write, copy
+        Size of what the heads of either kind add to the stream, relative to a token's embedding.
+    embedding
+        Scale of the random embedding.
+    output
+        Scale of the random output projections of all layers.
     """
 
     offsets: tuple[int, ...] = (1, 2, 3)
@@ -42,10 +55,24 @@ class LookupInit:
 
 @torch.no_grad()
 def initialize_lookup(model: Qwen2ForCausalLM, settings: LookupInit | None = None, seed: int = 0) -> None:
-    """Set the first layers of a freshly made ``model`` with one KV head in place.
+    """Put the lookup heads into a freshly made ``model`` with one KV head, in place.
 
-    The stream is cut into orthogonal subspaces of half a head each: one in which a token's name is read, and one per offset into
-    which the name of the token at that distance is written. Raises ``ValueError`` for a shape without room for them.
+    They use orthogonal subspaces of the residual stream, each of half a head's width: one from which a token's name is read, and
+    one per offset, into which the name of the token at that distance is written.
+
+    Parameters
+    ----------
+    model
+        A model with random weights.
+    settings
+        Layout and strength of the heads; the defaults of ``LookupInit`` where not given.
+    seed
+        Seed of the subspaces.
+
+    Raises
+    ------
+    ValueError
+        For a model without room for the heads.
     """
     chosen, config = settings or LookupInit(), model.config
     _check(chosen, config)
@@ -74,14 +101,14 @@ def _check(settings: LookupInit, config: Qwen2Config) -> None:
 
 
 def _frequencies(config: Qwen2Config) -> Tensor:
-    """Rotary frequencies of the pairs (i, i + head_dim / 2), fastest first."""
+    """Compute the rotary frequencies of the pairs (i, i + head_dim / 2), fastest first."""
     parameters: Any = config.rope_parameters
     half = config.head_dim // 2
     return torch.as_tensor(parameters["rope_theta"] ** (-torch.arange(half) / half))
 
 
 def _look_back(attention: Any, settings: LookupInit, name: Tensor, marks: list[Tensor], size: float, frequencies: Tensor) -> None:
-    """Head ``h`` attends ``offsets[h]`` tokens back, whatever they are, and writes the name it reads there into its subspace."""
+    """Make head ``h`` attend ``offsets[h]`` tokens back, whatever stands there, and write that token's name into its subspace."""
     half, fast = name.shape[0], FAST_PAIRS
     head = 2 * half
     strength = (settings.peak * head**0.5 / fast) ** 0.5
@@ -97,7 +124,7 @@ def _look_back(attention: Any, settings: LookupInit, name: Tensor, marks: list[T
 
 
 def _look_up(attention: Any, settings: LookupInit, name: Tensor, mark: Tensor, size: float) -> None:
-    """Half of the heads attend to tokens that were told the current token's name, and copy their names."""
+    """Make half of the heads attend to tokens that hold the current token's name, and copy those tokens' own names."""
     half = name.shape[0]
     head, quarter = 2 * half, half // 2
     slow = torch.cat([torch.arange(quarter, half), torch.arange(half + quarter, head)])

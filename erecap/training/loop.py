@@ -1,7 +1,7 @@
-"""The training loop that the planner and the pruner share: optimiser, schedule, log, checkpoints, resume.
+"""The training loop of the planner and the pruner: optimiser, learning rate, log, checkpoints, resume.
 
-It knows nothing of what is trained: a step function turns a batch into a loss and metrics. Nothing is displayed here; progress goes
-to hooks and to the run's log.
+A step function turns a batch into a loss and metrics; the loop does not know what is trained. It displays nothing: progress goes to
+hooks and to the run's log.
 """
 
 import json
@@ -15,47 +15,66 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from erecap.training.checkpoint import StepLog, differences, load_checkpoint, save_checkpoint
+from erecap.training.batches import Batch, Batches
+from erecap.training.checkpoint import StepLog, describe_differences, load_checkpoint, save_checkpoint
 from erecap.training.config import TrainConfig
-from erecap.training.data import Batch, Batches
 
-StepRecord = dict[str, Any]
+TrainRecord = dict[str, Any]
+"""One line of a run's log: the figures of the steps since the last one, by name."""
+
 Metrics = Mapping[str, tuple[Tensor | float, Tensor | float]]
-"""Name -> (sum, count): what is logged is the sum of sums over the sum of counts."""
+"""Name -> (sum, count). The log holds their ratio, over all batches since the last record."""
 
 StepFunction = Callable[[Batch], tuple[Tensor, Metrics]]
+"""From a batch to the loss that is differentiated, and the metrics to log."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller is told: each log record, when to evaluate, and a question asked between steps."""
+    """What a run calls.
 
-    on_step: Callable[[StepRecord], None] | None = None
-    on_eval: Callable[[int], StepRecord] | None = None
+    Attributes
+    ----------
+    on_step
+        Called with each record of the log.
+    on_eval
+        Called with the step number every ``eval_every`` steps and at the end; what it returns is logged under ``eval``.
+    should_stop
+        Asked between steps; true ends the run, which may be resumed.
+    """
+
+    on_step: Callable[[TrainRecord], None] | None = None
+    on_eval: Callable[[int], TrainRecord] | None = None
     should_stop: Callable[[], bool] | None = None
 
 
 class MetricSums:
-    """Sums of metrics over batches."""
+    """Sums of metrics over batches.
+
+    Parameters
+    ----------
+    sums
+        Name -> [sum, count] to start from, as ``sums`` of another one.
+    """
 
     def __init__(self, sums: Mapping[str, list[float]] | None = None) -> None:
         self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (sums or {}).items()}
 
     def add(self, metrics: Metrics) -> None:
-        """Add one batch's."""
+        """Add the metrics of one batch."""
         for name, (total, count) in metrics.items():
             pair = self.sums.setdefault(name, [0.0, 0.0])
             pair[0] += float(total)
             pair[1] += float(count)
 
     def means(self) -> dict[str, float]:
-        """The mean of each metric; those that never counted anything are left out."""
+        """Compute the mean of each metric whose count is not 0."""
         return {name: total / count for name, (total, count) in self.sums.items() if count > 0}
 
 
 @dataclass
 class _Window:
-    """What is summed up between two log records."""
+    """Sums between two log records."""
 
     metrics: MetricSums = field(default_factory=MetricSums)
     tokens: int = 0
@@ -63,9 +82,29 @@ class _Window:
 
 
 class TrainLoop:
-    """One run in one directory. Construct (which resumes), then ``run``.
+    """One run in one directory. Making it restores the checkpoint in ``out_dir``, if there is one; then call ``run``.
 
-    ``settings`` names what the run's result depends on beside its batches: a checkpoint with others is refused with ``ValueError``.
+    Parameters
+    ----------
+    module
+        What is trained, on its device.
+    step
+        Computes loss and metrics of a batch.
+    batches
+        What to train on.
+    config
+        How long and how to train.
+    out_dir
+        Directory of the run.
+    hooks
+        What to call.
+    settings
+        Whatever else the result depends on, as plain values.
+
+    Raises
+    ------
+    ValueError
+        For a damaged checkpoint, and for one with other settings or batches.
     """
 
     def __init__(
@@ -75,7 +114,6 @@ class TrainLoop:
         batches: Batches,
         config: TrainConfig,
         out_dir: Path,
-        resume: bool = True,
         hooks: Hooks | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -87,18 +125,18 @@ class TrainLoop:
         self.elapsed_s = 0.0
         self.optimizer = make_optimizer(module, config)
         self.window = _Window()
-        state = load_checkpoint(out_dir) if resume else None
+        state = load_checkpoint(out_dir)
         if state is not None:
             self._restore(state)
         self.log = StepLog(out_dir, self.step)
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0..1."""
+        """The share of the training that is done, 0..1."""
         return self.config.progress(self.step, self.elapsed_s)
 
-    def run(self) -> list[StepRecord]:
-        """Train until the budget is spent or ``should_stop`` says so; return the log's records."""
+    def run(self) -> list[TrainRecord]:
+        """Train until the budget is spent or ``should_stop`` says so, and return the records of the log."""
         saved_at = time.monotonic()
         with training_mode(self.module, True):
             while self.progress < 1.0 and not (self.hooks.should_stop is not None and self.hooks.should_stop()):
@@ -133,7 +171,7 @@ class TrainLoop:
         self.window.tokens, self.window.seconds = self.window.tokens + tokens, self.window.seconds + seconds
 
     def _record(self) -> None:
-        record: StepRecord = {"step": self.step, "tokens": self.tokens, "progress": self.progress, "elapsed_s": self.elapsed_s}
+        record: TrainRecord = {"step": self.step, "tokens": self.tokens, "progress": self.progress, "elapsed_s": self.elapsed_s}
         record |= self.window.metrics.means()
         record |= {"lr": self.optimizer.param_groups[0]["lr"], "tokens_per_s": self.window.tokens / self.window.seconds}
         if self.hooks.on_eval is not None and self._due(self.config.eval_every):
@@ -151,7 +189,7 @@ class TrainLoop:
         save_checkpoint(self.out_dir, {**states, **counts, "settings": self.settings, "rng": torch.get_rng_state()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        both = differences(state.get("settings", {}), self.settings)
+        both = describe_differences(state.get("settings", {}), self.settings)
         if both:
             raise ValueError(f"{self.out_dir} holds a run of other settings ({both}): use another directory, or delete it")
         for name in ("module", "optimizer", "batches"):
@@ -163,7 +201,10 @@ class TrainLoop:
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices decay, not norms and biases, which are vectors, and not embeddings, which may also be the output."""
+    """Make an AdamW that decays matrices only.
+
+    Norms and biases, which are vectors, do not decay, nor do embeddings, which may also be the output matrix.
+    """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1 and id(p) not in embeddings]
@@ -174,7 +215,7 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 @contextmanager
 def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """The module in training or evaluation mode; as it was on exit."""
+    """Put the module into training or evaluation mode; restore its mode on exit."""
     before = module.training
     module.train(training)
     try:

@@ -1,6 +1,6 @@
-"""The language-model loss of a batch, weighted per target token, and what is logged about it.
+"""The language-model loss of a batch, weighted per target token, and the figures that are logged of it.
 
-Only rows of the final hidden state that have a target of nonzero weight meet the output matrix: padding costs nothing there.
+Only hidden states that have a target of nonzero weight are multiplied with the output matrix, so padding costs nothing there.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,29 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from erecap.training.data import PLAN_WEIGHT, Batch
+from erecap.training.batches import Batch
+from erecap.training.sequences import PLAN_WEIGHT
 
 
 @dataclass(frozen=True)
 class LossParts:
-    """``loss`` is the weighted mean that is differentiated. The sums are detached float32 scalars over target tokens."""
+    """The loss of a batch and its parts: float32 scalars, all but ``loss`` detached sums over target tokens.
+
+    Attributes
+    ----------
+    loss
+        Weighted mean cross entropy, in nats; this is what is differentiated.
+    plan_loss
+        Sum of the cross entropy of plan tokens, in nats.
+    plan_correct
+        Number of plan tokens that the model ranks first.
+    plan_tokens
+        Number of plan tokens.
+    other_loss
+        Sum of the cross entropy of all other target tokens, in nats.
+    other_tokens
+        Their number.
+    """
 
     loss: Tensor
     plan_loss: Tensor
@@ -23,7 +40,7 @@ class LossParts:
     other_tokens: Tensor
 
     def metrics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(sum, count) of each figure to be logged."""
+        """Return (sum, count) of each figure to log."""
         return {
             "plan_loss": (self.plan_loss, self.plan_tokens),
             "plan_accuracy": (self.plan_correct, self.plan_tokens),
@@ -32,10 +49,21 @@ class LossParts:
 
 
 def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
-    """Cross entropy of the next token, averaged with the targets' weights.
+    """Compute the cross entropy of the next token, averaged with the targets' weights.
 
-    ``hidden`` [rows, length, width] is the final (normalised) hidden state, ``output`` [vocabulary, width] the output matrix. Plan
-    tokens are those of weight ``PLAN_WEIGHT``. Raises ``ValueError`` for a batch in which every target has weight 0.
+    Parameters
+    ----------
+    hidden
+        The final (normalised) hidden state, ``(rows, length, width)``.
+    output
+        The output matrix, ``(vocabulary, width)``.
+    batch
+        Targets and weights. Targets of weight ``PLAN_WEIGHT`` count as plan tokens.
+
+    Raises
+    ------
+    ValueError
+        For a batch in which every target has weight 0.
     """
     wanted = batch.weights[:, 1:] > 0
     targets, weights = batch.targets[:, 1:][wanted], batch.weights[:, 1:][wanted]

@@ -1,12 +1,12 @@
-"""Train the token pruner: the language model stays frozen, the stages' MLPs learn which tokens later plans can do without.
+"""Train the token pruner. The language model stays frozen; the scorers of the stages learn which tokens later plans do not need.
 
-Each step plays one replan per episode, from the second on (the first prompt has nothing to prune), under soft masks at a keep ratio
-that may be drawn anew for each batch, so that one pruner serves all ratios. ``pruner_loss`` says what is learned from it.
+Each step plays one replan per episode, from the second on (the first prompt has nothing to prune), under soft masks. The keep ratio
+may be drawn anew for each batch, so that one pruner serves all ratios. ``pruner_loss`` holds the terms of the loss.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,69 +18,143 @@ from transformers import PreTrainedModel
 from erecap.engine.differentiable import frozen
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
+from erecap.training.batches import Batch, Batches
 from erecap.training.config import TrainConfig
-from erecap.training.data import Batch, Batches, digest
 from erecap.training.early_stopping import EarlyStopping
-from erecap.training.loop import Hooks, Metrics, MetricSums, StepRecord, TrainLoop
+from erecap.training.loop import Hooks, Metrics, MetricSums, TrainLoop, TrainRecord
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, pruner_losses
-from erecap.training.saliency import SaliencySet
+from erecap.training.saliency_file import SaliencySet
+from erecap.training.sequences import digest
 from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, draw_replans
 
 PRUNER_DIR = "pruner"
 EVAL_DRAWS = 4
-"""Replans of each held-out episode that an evaluation plays at each keep ratio: of most replans any pruner keeps what they need."""
+"""Replans of each held-out episode that an evaluation plays at each keep ratio. Few replans tell a good pruner from a bad one: in
+most, any pruner keeps what the plan needs."""
+
+
+@dataclass(frozen=True)
+class PrunerTraining:
+    """How a pruner is trained.
+
+    Attributes
+    ----------
+    schedule
+        The stages, which are the pruner's, and their keep ratio where ``keeps`` is not given. Its rule is ``top_k``.
+    config
+        How long and how to train.
+    loss
+        The terms of the loss.
+    mask
+        How soft the verdicts are.
+    keeps
+        (lowest, highest) keep ratio; each batch draws one from between them.
+    patience
+        Evaluations without a lower held-out loss after which the run ends; ``None`` for never.
+
+    Raises
+    ------
+    ValueError
+        For keep ratios out of range or order, and for a schedule of another rule.
+    """
+
+    schedule: PruneSchedule
+    config: TrainConfig
+    loss: PrunerLoss = field(default_factory=PrunerLoss)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    keeps: tuple[float, float] | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keeps is not None and not 0 < self.keeps[0] <= self.keeps[1] <= 1:
+            raise ValueError(f"keep ratios from {self.keeps[0]} to {self.keeps[1]}: give 0 < lowest <= highest <= 1")
+        if self.schedule.rule != "top_k":
+            raise ValueError(
+                f"soft masks are those of the rule 'top_k', not of {self.schedule.rule!r}: train by top_k; the scorers serve all"
+            )
+
+    def draw(self) -> PruneSchedule:
+        """Return the schedule of the next batch, with a keep ratio drawn by torch's global generator."""
+        if self.keeps is None:
+            return self.schedule
+        lowest, highest = self.keeps
+        return self.schedule.with_keep(lowest + (highest - lowest) * float(torch.rand(())))
+
+    @property
+    def judged(self) -> list[PruneSchedule]:
+        """The schedules of an evaluation: at the lowest of ``keeps``, if given, and as it stands."""
+        return [self.schedule] if self.keeps is None else [self.schedule.with_keep(self.keeps[0]), self.schedule]
+
+    def record(self) -> dict[str, Any]:
+        """Return what the result depends on as plain values, for the checkpoint."""
+        parts = {"training": self.config.record(), "loss": asdict(self.loss), "mask": asdict(self.mask)}
+        return {**parts, "keeps": self.keeps, "schedule": asdict(self.schedule)}
+
+
+@dataclass(frozen=True)
+class PrunerData:
+    """What a pruner is trained on.
+
+    Attributes
+    ----------
+    batches
+        Episodes.
+    saliency
+        Saliency of the same sequences, which the terms mse and rank of the loss need.
+    held_out
+        Numbers of sequences to evaluate on, which ``batches`` do not hold.
+    """
+
+    batches: Batches
+    saliency: SaliencySet | None = None
+    held_out: tuple[int, ...] = ()
+
+    @property
+    def evaluation(self) -> Batches:
+        """The held-out sequences in batches."""
+        return Batches(self.batches.sequences, self.batches.token_budget, only=self.held_out)
 
 
 def train_pruner(
     model: PreTrainedModel,
     pruner: TokenPruner,
-    batches: Batches,
-    saliency: SaliencySet | None,
-    schedule: PruneSchedule,
-    config: TrainConfig,
+    data: PrunerData,
+    settings: PrunerTraining,
     out_dir: Path,
-    loss: PrunerLoss | None = None,
-    mask: MaskConfig | None = None,
-    resume: bool = True,
     hooks: Hooks | None = None,
-    keeps: tuple[float, float] | None = None,
-    held_out: Sequence[int] = (),
-    patience: int | None = None,
-) -> list[StepRecord]:
-    """Train ``pruner`` and save it to ``out_dir / "pruner"``; return the log's records.
+) -> list[TrainRecord]:
+    """Train ``pruner`` in place and save it to ``out_dir / "pruner"``; with held-out sequences, save the one of the lowest loss.
 
-    ``batches`` deal sequences of the set that ``saliency``, which the terms mse and rank need, was collected from. With ``keeps``
-    (lowest, highest) each batch draws its keep ratio from between them; otherwise it is the schedule's. ``held_out`` names
-    sequences that ``batches`` do not deal: the pruner of their lowest loss is saved (else the last), and ``patience`` evaluations
-    without a lower one end the run.
+    The weights of ``model`` are never changed. A run goes on from its checkpoint, as in ``train_planner``.
 
-    Records hold lm, mse and rank (unweighted), their weighted sum loss, order (share of pairs in the order of their saliency) and
-    kept_share (of prunable tokens, after the last stage), beside what ``train_planner`` logs; mse, rank and order only where there
-    is a saliency. ``eval`` holds the same of the held-out sequences, ``EVAL_DRAWS`` replans of each, under hard verdicts at the
-    schedule's keep ratio and at the lowest of ``keeps``. Checkpoints and resume are as there. The model's weights are never
-    changed. Raises ``ValueError`` where pruner, schedule, saliency, data and model do not fit, or where ``out_dir`` holds a run of
-    other settings.
+    Returns
+    -------
+    list of TrainRecord
+        The records of the log. Beside the fields of every run (step, tokens, progress, elapsed_s, loss, grad_norm, lr,
+        tokens_per_s) they hold lm, mse and rank, unweighted; order, the share of pairs in the order of their saliency; kept_share,
+        of prunable tokens after the last stage. mse, rank and order need a saliency. ``eval`` holds the same of the held-out
+        sequences under hard verdicts: ``EVAL_DRAWS`` replans of each, at the schedule's keep ratio and at the lowest of ``keeps``.
+
+    Raises
+    ------
+    ValueError
+        Where pruner, schedule, saliency, data and model do not fit together, and where ``out_dir`` holds a run of other settings.
     """
-    play = _Play(model, pruner, saliency, loss or PrunerLoss(), mask or MaskConfig())
-    settings: dict[str, Any] = {"model": pruner.identity.checksum, "data": digest(batches.sequences), "training": config.record()}
-    settings |= {"loss": asdict(play.loss), "mask": asdict(play.mask), "keeps": keeps, "held_out": sorted(held_out)}
-    settings["schedule"] = asdict(schedule)
-    _check(model, pruner, schedule, keeps)
-    _check_saliency(saliency, pruner, batches, play.loss)
+    _check(model, pruner, settings.schedule)
+    _check_saliency(data, pruner, settings.loss)
+    play = _Play(model, pruner, data.saliency, settings.loss, settings.mask)
+    stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), settings.patience)
+    told = hooks or Hooks()
+    if data.held_out:
+        told = stopping.hooks(told, lambda _: play.evaluate(data.evaluation, settings.judged))
+    depends_on = {"model": pruner.identity.checksum, "data": digest(data.batches.sequences), "held_out": sorted(data.held_out)}
 
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
-        return play.step(batch, schedule if keeps is None else schedule.with_keep(_draw(*keeps)))
+        return play.step(batch, settings.draw())
 
-    judged = [schedule] if keeps is None else [schedule.with_keep(keeps[0]), schedule]
-    stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), patience)
-    told = hooks or Hooks()
-    if held_out:
-        told = stopping.hooks(
-            told, lambda _: play.evaluate(Batches(batches.sequences, batches.token_budget, only=held_out), judged)
-        )
-    loop = TrainLoop(pruner, step, batches, config, Path(out_dir), resume, told, settings)
+    loop = TrainLoop(pruner, step, data.batches, settings.config, Path(out_dir), told, {**depends_on, **settings.record()})
     stopping.resume(loop.log.records)
     with frozen(model):
         records = loop.run()
@@ -91,7 +165,7 @@ def train_pruner(
 
 @dataclass(frozen=True)
 class _Play:
-    """Replans of episodes under masks, and what is logged of them."""
+    """Replans of episodes under masks, and their metrics."""
 
     model: PreTrainedModel
     pruner: TokenPruner
@@ -100,7 +174,7 @@ class _Play:
     mask: MaskConfig
 
     def step(self, batch: Batch, schedule: PruneSchedule) -> tuple[Tensor, Metrics]:
-        """The loss that is differentiated, and (sum, count) of each metric."""
+        """Compute the loss that is differentiated, and (sum, count) of each metric."""
         replans = draw_replans(batch, self.loss.targets)
         forward = soft_forward(self.model, self.pruner, replans, schedule, self.mask)
         terms = {"lm": lm_loss(self.model, forward, replans.batch)}
@@ -113,7 +187,7 @@ class _Play:
 
     @torch.no_grad()
     def evaluate(self, batches: Batches, schedules: Iterable[PruneSchedule]) -> dict[str, float]:
-        """Means over ``batches`` and ``schedules`` under hard verdicts without noise, with the same draws at each call."""
+        """Average over ``batches`` and ``schedules`` under hard verdicts without noise; the draws are the same at each call."""
         sums, hard = MetricSums(), replace(self, mask=replace(self.mask, noise=False, straight_through=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -124,28 +198,14 @@ class _Play:
         return sums.means()
 
 
-def _draw(lowest: float, highest: float) -> float:
-    return lowest + (highest - lowest) * float(torch.rand(()))
-
-
-def _check(
-    model: PreTrainedModel,
-    pruner: TokenPruner,
-    schedule: PruneSchedule,
-    keeps: tuple[float, float] | None,
-) -> None:
+def _check(model: PreTrainedModel, pruner: TokenPruner, schedule: PruneSchedule) -> None:
     pruner.check_model(identify(model))
-    if keeps is not None and not 0 < keeps[0] <= keeps[1] <= 1:
-        raise ValueError(f"keep ratios from {keeps[0]} to {keeps[1]}: give 0 < lowest <= highest <= 1")
-    if schedule.rule != "top_k":
-        raise ValueError(
-            f"soft masks are those of the rule 'top_k', not of {schedule.rule!r}: train by top_k; the scorers serve all"
-        )
     if schedule.layers != pruner.stages:
         raise ValueError(f"stages differ: schedule {schedule.layers}, pruner {pruner.stages}: make them the same")
 
 
-def _check_saliency(saliency: SaliencySet | None, pruner: TokenPruner, batches: Batches, loss: PrunerLoss) -> None:
+def _check_saliency(data: PrunerData, pruner: TokenPruner, loss: PrunerLoss) -> None:
+    saliency, sequences = data.saliency, data.batches.sequences
     if saliency is None and loss.needs_saliency:
         raise ValueError(
             f"loss weights mse={loss.mse} rank={loss.rank} are of terms that compare with a saliency, and there is none: collect "
@@ -155,9 +215,9 @@ def _check_saliency(saliency: SaliencySet | None, pruner: TokenPruner, batches: 
         return
     if saliency.stages != pruner.stages:
         raise ValueError(f"stages differ: pruner {pruner.stages}, saliency {saliency.stages}: make them the same")
-    data = digest(batches.sequences)
-    if saliency.data != data:
+    checksum = digest(sequences)
+    if saliency.data != checksum:
         raise ValueError(
-            f"the saliency is of other episodes (checksum {saliency.data}, {len(saliency)} of them) than these (checksum {data}, "
-            f"{len(batches.sequences)}): give the same data, number, length and seed as for the saliency, or collect it again"
+            f"the saliency is of other episodes (checksum {saliency.data}, {len(saliency)} of them) than these (checksum "
+            f"{checksum}, {len(sequences)}): give the same data, number, length and seed as for the saliency, or collect it again"
         )

@@ -1,7 +1,7 @@
-"""What the pruner is trained for: the terms of its loss.
+"""The terms of the pruner's loss.
 
 Seed method (SDTP, arXiv 2504.04514): loss = lm * LM loss under soft masks + mse * squared error to the normalised saliency +
-rank * logistic ranking loss over sampled pairs. The default leaves the last two out: in closed loop they made the bundled planner's
+rank * logistic ranking loss over sampled pairs. By default the last two weigh 0: in closed loop they made the bundled planner's
 pruner worse (docs/pruning.md).
 """
 
@@ -13,46 +13,74 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from erecap.training.data import Batch
+from erecap.training.batches import Batch
 from erecap.training.loss import weighted_loss
 from erecap.training.sequences import Float32
 from erecap.training.soft_forward import PrunerForward
-from erecap.training.softmask import Targets
+
+TARGETS = ("plan", "all")
+"""Which tokens of a replan the LM loss predicts: those of its plan, or all up to the plan's end (as the seed does)."""
 
 _SALIENCY_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
 class PrunerLoss:
-    """Weights of the loss terms, how many pairs per scored token the ranking loss samples (memory is linear in length), and which
-    tokens of an episode the LM loss is of: those of the drawn replan's plan, or all up to its end (the seed's)."""
+    """The weights of the loss terms and their settings.
+
+    Attributes
+    ----------
+    lm, mse, rank
+        Weights of the LM loss, of the squared error to saliency, and of the ranking loss.
+    pairs_per_token
+        Pairs that the ranking loss samples per scored token; memory grows linearly with it.
+    targets
+        Which tokens the LM loss predicts, one of ``TARGETS``.
+
+    Raises
+    ------
+    ValueError
+        For negative weights or all 0, for no pairs, and for unknown targets.
+    """
 
     lm: float = 1.0
     mse: float = 0.0
     rank: float = 0.0
     pairs_per_token: int = 4
-    targets: Targets = "plan"
+    targets: str = "plan"
 
     def __post_init__(self) -> None:
         if min(self.lm, self.mse, self.rank) < 0 or self.lm + self.mse + self.rank == 0:
             raise ValueError(f"loss weights lm={self.lm} mse={self.mse} rank={self.rank} must not be negative, and not all 0")
         if self.pairs_per_token < 1:
             raise ValueError(f"pairs_per_token={self.pairs_per_token} must be at least 1")
+        if self.targets not in TARGETS:
+            raise ValueError(f"targets={self.targets!r} are not known: choose from {', '.join(TARGETS)}")
 
     @property
     def weights(self) -> dict[str, float]:
-        """Those of the terms that count."""
+        """The weight of each term that counts, by name."""
         return {name: weight for name, weight in (("lm", self.lm), ("mse", self.mse), ("rank", self.rank)) if weight}
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether a term compares with a saliency."""
+        """Whether a term that counts compares scores with saliency."""
         return self.mse + self.rank > 0
 
 
 @dataclass(frozen=True)
 class SaliencyLoss:
-    """How scores compare with saliency, each a mean: squared error, ranking loss, and the share of pairs in the right order."""
+    """How far scores agree with saliency: scalars, each a mean.
+
+    Attributes
+    ----------
+    mse
+        Squared error to the normalised saliency.
+    rank
+        Ranking loss of the sampled pairs.
+    order
+        Share of the pairs that are in the order of their saliency.
+    """
 
     mse: Tensor
     rank: Tensor
@@ -60,16 +88,26 @@ class SaliencyLoss:
 
 
 def lm_loss(model: PreTrainedModel, forward: PrunerForward, batch: Batch) -> Tensor:
-    """Mean cross entropy of the replans' targets; 0 where a batch has none."""
+    """Compute the mean cross entropy of the replans' targets, in nats; 0 where a batch has none."""
     if not batch.weights.any():
         return forward.hidden.new_zeros(())
     return weighted_loss(forward.hidden, model.get_output_embeddings().weight, batch).loss  # type: ignore[no-untyped-call]
 
 
 def normalised(saliency: Tensor) -> Tensor:
-    """Logarithm, then zero mean and unit variance over the tokens that have saliency: float32 [stages, length], NaN elsewhere.
+    """Take the logarithm of saliency, then scale it to zero mean and unit variance over the tokens that have some.
 
-    Saliency spans orders of magnitude; without the logarithm a handful of tokens would be the whole squared error. Order is kept.
+    Saliency spans orders of magnitude: without the logarithm, a handful of tokens would make up the whole squared error.
+
+    Parameters
+    ----------
+    saliency
+        float32 ``(stages, length)``, NaN where there is none.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(stages, length)``, in the same order; NaN where there is no saliency.
     """
     logs = (saliency + _SALIENCY_FLOOR).log()
     mean = logs.nanmean(-1, keepdim=True)
@@ -78,9 +116,19 @@ def normalised(saliency: Tensor) -> Tensor:
 
 
 def saliency_losses(scores: Tensor, target: Tensor, pairs_per_token: int) -> SaliencyLoss:
-    """Those of one row at one stage; ``scores`` and ``target`` are float32 [tokens].
+    """Compare the scores of one row at one stage with its saliency.
 
-    Ranking: pairs sampled uniformly, softplus(score of the less salient - score of the more salient).
+    The ranking loss of a pair is softplus(score of the less salient token - score of the more salient one); pairs are sampled
+    uniformly.
+
+    Parameters
+    ----------
+    scores
+        float32 ``(tokens,)``.
+    target
+        Normalised saliency, float32 ``(tokens,)``.
+    pairs_per_token
+        How many pairs to sample per token.
     """
     mse = functional.mse_loss(scores, target)
     first, second = torch.randint(len(target), (2, pairs_per_token * len(target))).to(target.device)
@@ -92,7 +140,17 @@ def saliency_losses(scores: Tensor, target: Tensor, pairs_per_token: int) -> Sal
 
 
 def pruner_losses(forward: PrunerForward, saliency: Sequence[Float32], pairs_per_token: int) -> SaliencyLoss:
-    """Means over rows and stages, over tokens that have saliency."""
+    """Compare all scores with saliency: means over rows, stages and tokens that have saliency.
+
+    Parameters
+    ----------
+    forward
+        Scores of each row and stage.
+    saliency
+        Per row float32 ``(stages, tokens)``, NaN where there is none.
+    pairs_per_token
+        How many pairs to sample per token.
+    """
     terms: list[Tensor] = []
     for row, values in enumerate(saliency):
         targets = normalised(torch.from_numpy(values)).to(forward.hidden.device)[:, : forward.hidden.shape[1]]

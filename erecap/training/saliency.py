@@ -1,21 +1,20 @@
-"""Saliency: which tokens of an episode mattered to the plans that came after them, from the unpruned, frozen model.
+"""Saliency: how much each token of an episode mattered to later plans, by the unpruned, frozen model.
 
 For a stage after layer l and a replan t, with L_t the mean cross entropy of plan t's tokens and h_i the residual stream that leaves
 layer l at token i:
 
     s_i = mean over sampled replans t later than token i's turn of | sum_d (dL_t / dh_i)_d * h_i,d |
 
-This is the gradient x hidden state of the seed and of SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan: in replan t the
-engine prunes what is older than the latest observation, so only those tokens are credited, and a plan's own tokens are not credited
-for predicting themselves. Tokens that no sampled replan follows have no saliency (NaN), as have protected tokens and padding.
+This is the gradient x hidden state of the seed and of SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan. In replan t the
+engine prunes what is older than the latest observation, so only those tokens are credited: a plan's own tokens are not credited for
+predicting themselves. Tokens that no sampled replan follows have no saliency (NaN); nor have protected tokens and padding.
 
-After the last layer but one it is 0 but for rounding: a token then goes on through one norm only, which sees no difference between
-x and 2x, so that the gradient stands at right angles to the hidden state. After the last layer nothing goes on at all.
+After the last layer but one, saliency is 0 but for rounding. From there a token goes through one norm only, which does not see the
+difference between x and 2x, so the gradient is orthogonal to the hidden state. After the last layer, no token reads another at all.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence as SequenceABC
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ from transformers import PreTrainedModel
 from erecap.engine.differentiable import frozen
 from erecap.models.device import dtype_name
 from erecap.models.identity import ModelIdentity, identify
+from erecap.training.batches import Batch, collate, later_plans
 from erecap.training.credits import make_credit
-from erecap.training.data import NO_REPLAN, Batch, SequenceSet, collate, digest, later_plans
 from erecap.training.saliency_file import (
-    FORMAT,
+    SALIENCY_FORMAT,
     SaliencySet,
     SalientSample,
     check_metadata,
@@ -39,54 +38,88 @@ from erecap.training.saliency_file import (
     remove_parts,
     write_samples,
 )
-
-__all__ = ["HORIZONS", "LOSS", "SaliencySet", "SalientSample", "collect_saliency", "saliency"]
+from erecap.training.sequences import NO_REPLAN, SequenceSet, digest
 
 LOSS = "cross entropy of plan tokens, mean per replan"
+"""What is differentiated, in words, for the file's metadata."""
 HORIZONS = ("all", "next")
-"""Which later plans credit a token: all sampled ones, as a verdict is made once, or the one after its turn alone."""
+"""Which later plans credit a token: all sampled ones, as a verdict that is made once serves them all; or only the next."""
+
+OnPart = Callable[[int, int], None]
+"""Called with (sequences done, sequences in all)."""
 
 
-def saliency(
-    model: PreTrainedModel,
-    batch: Batch,
-    stages: SequenceABC[int],
-    replans: int = 4,
-    seed: int = 0,
-    credit: str = "gradient",
-    horizon: str = "all",
-) -> Tensor:
-    """Saliency of every token of ``batch`` at each stage: float32 [stages, rows, length] on the CPU, NaN where there is none.
+@dataclass(frozen=True)
+class SaliencySettings:
+    """How saliency is taken.
 
-    ``replans`` replans are sampled per row (the last one always among them), seeded by the row's index in its set. Rows are
-    independent of one another and of padding. Products and sums are float32 whatever the model's dtype. ``credit`` names another
-    sense of what a plan needed than the gradient's (``credits.CREDITS``). With the ``horizon`` "next" a token is credited by the
-    plan that follows its turn only, and has saliency where that one is sampled. Raises ``ValueError`` for an unknown horizon or
-    credit, for no replans, for stages that are no layers of the model in rising order, and for gradients beyond the model's dtype.
+    Attributes
+    ----------
+    stages
+        Layers after which it is taken, in rising order.
+    replans
+        Replans sampled per episode. The last one is always among them.
+    seed
+        Seed of the sample; each episode draws by its number in the set.
+    credit
+        What "mattered" means: a name in ``CREDITS``.
+    horizon
+        Which later plans credit a token, one of ``HORIZONS``. With "next", only tokens whose next plan is sampled have saliency.
+
+    Raises
+    ------
+    ValueError
+        For an unknown horizon, and for no replans.
     """
-    if horizon not in HORIZONS:
-        raise ValueError(f"horizon {horizon!r} is not known: choose from {', '.join(HORIZONS)}")
-    if replans < 1:
-        raise ValueError(f"replans={replans} must be at least 1: saliency is taken from sampled replans")
-    total = torch.zeros(len(stages), *batch.input_ids.shape)
+
+    stages: tuple[int, ...]
+    replans: int = 4
+    seed: int = 0
+    credit: str = "gradient"
+    horizon: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.horizon not in HORIZONS:
+            raise ValueError(f"horizon {self.horizon!r} is not known: choose from {', '.join(HORIZONS)}")
+        if self.replans < 1:
+            raise ValueError(f"replans={self.replans} must be at least 1: saliency is taken from sampled replans")
+
+
+def compute_saliency(model: PreTrainedModel, batch: Batch, settings: SaliencySettings) -> Tensor:
+    """Compute the saliency of every token of ``batch`` at each stage.
+
+    Rows do not influence one another, nor does padding. Products and sums are float32 whatever the model's dtype.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(stages, rows, length)`` on the CPU, NaN where there is none.
+
+    Raises
+    ------
+    ValueError
+        For an unknown credit, for stages that are not layers of the model in rising order, and for gradients beyond the model's
+        dtype.
+    """
+    total = torch.zeros(len(settings.stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
     with frozen(model), torch.enable_grad():
-        needed = make_credit(credit, model, batch, stages)
-        for chosen in _sample_replans(batch, replans, seed):
-            first = chosen - 1 if horizon == "next" else torch.zeros_like(chosen)
+        needed = make_credit(settings.credit, model, batch, settings.stages)
+        for chosen in _sample_replans(batch, settings):
+            first = chosen - 1 if settings.horizon == "next" else torch.zeros_like(chosen)
             scored = ((batch.turns >= first.clamp_min(0)[:, None]) & (batch.turns < chosen[:, None])).cpu()
             total += needed.of(chosen).cpu() * scored
             count += scored
     return torch.where(count > 0, total / count.clamp_min(1), torch.nan)
 
 
-def _sample_replans(batch: Batch, replans: int, seed: int) -> list[Tensor]:
-    """Per pass one replan per row, int64 [rows], from turn 1 on and with plan targets; ``NO_REPLAN`` where a row has no more."""
+def _sample_replans(batch: Batch, settings: SaliencySettings) -> list[Tensor]:
+    """Draw one replan per row and pass, int64 ``(rows,)``: turns from 1 on with a plan, ``NO_REPLAN`` where a row has no more."""
     picks = []
     for turns, targets, index in zip(batch.turns, later_plans(batch), batch.indices, strict=True):
         later = torch.unique(turns[targets]).cpu().numpy()
-        rng = np.random.default_rng([seed, index])
-        earlier = rng.permutation(later[:-1])[: replans - 1]
+        rng = np.random.default_rng([settings.seed, index])
+        earlier = rng.permutation(later[:-1])[: settings.replans - 1]
         picks.append([*later[-1:].tolist(), *earlier.tolist()])
     passes = max(len(row) for row in picks)
     padded = [[*row, *[NO_REPLAN] * (passes - len(row))] for row in picks]
@@ -96,71 +129,85 @@ def _sample_replans(batch: Batch, replans: int, seed: int) -> list[Tensor]:
 def collect_saliency(
     model: PreTrainedModel,
     sequences: SequenceSet,
-    stages: SequenceABC[int],
+    settings: SaliencySettings,
     out: Path,
-    replans: int = 4,
-    seed: int = 0,
     part_size: int = 64,
-    on_part: Callable[[int, int], None] | None = None,
-    model_name: str | None = None,
-    credit: str = "gradient",
-    horizon: str = "all",
+    on_part: OnPart | None = None,
 ) -> SaliencySet:
-    """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out`` (see ``saliency_file``).
+    """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out``.
 
-    Until all are done, parts of ``part_size`` sequences lie in the directory ``out.parts``; a killed run goes on from them, and a
-    complete file is not made again. ``on_part(done, of)`` counts sequences. Raises ``ValueError`` for a file or parts of another
-    model, dtype, data, stages or setting, and where no sequence has a replan after its first, so that nothing has saliency.
+    Until all are done, parts lie in the directory ``out.parts``. A killed run goes on from them; a complete file is not made again.
+
+    Parameters
+    ----------
+    model
+        The unpruned model.
+    sequences
+        The episodes.
+    settings
+        How saliency is taken.
+    out
+        The file.
+    part_size
+        Sequences in a part.
+    on_part
+        Called after each part.
+
+    Raises
+    ------
+    ValueError
+        For a file or parts of another model, dtype, data or setting, and where no sequence has a replan after its first, so that
+        nothing has saliency.
     """
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
-    identity = identify(model, model_name)
-    drawn: dict[str, int | str] = {"replans": replans, "seed": seed, "credit": credit, "horizon": horizon}
-    settings = {**drawn, "dtype": dtype_name(model.dtype)}
-    metadata = _metadata(identity, stages, settings, sequences)
+    identity = identify(model)
+    job = _Job(model, sequences, settings, _metadata(identity, settings, dtype_name(model.dtype), sequences))
     if out.is_file():
-        check_metadata(out, metadata)
-        remove_parts(out)  # a kill may have come before they were
+        check_metadata(out, job.metadata)
+        remove_parts(out)  # a kill may have come before they were removed
         if on_part is not None:
             on_part(len(sequences), len(sequences))
     else:
-        merge(out, _collect_parts(model, sequences, out, metadata, part_size, on_part), metadata)
+        merge(out, _collect_parts(job, out, part_size, on_part), job.metadata)
     return SaliencySet(out, identity)
 
 
-def _collect_parts(
-    model: PreTrainedModel,
-    sequences: SequenceSet,
-    out: Path,
-    metadata: dict[str, Any],
-    part_size: int,
-    on_part: Callable[[int, int], None] | None,
-) -> list[Path]:
-    """The parts, in order; those that are there are not made again."""
-    parts = []
-    for first in range(0, len(sequences), part_size):
-        ids = range(first, min(first + part_size, len(sequences)))
+@dataclass(frozen=True)
+class _Job:
+    """Which saliency of which sequences; ``metadata`` says so in the file."""
+
+    model: PreTrainedModel
+    sequences: SequenceSet
+    settings: SaliencySettings
+    metadata: dict[str, Any]
+
+    def sample(self, index: int) -> SalientSample:
+        """Compute the saliency of one sequence."""
+        sequence = self.sequences[index]
+        batch = collate([sequence], [index])
+        values = compute_saliency(self.model, batch.to(self.model.device), self.settings)[:, 0].numpy()
+        return SalientSample(index, sequence.input_ids, sequence.turns, later_plans(batch)[0].numpy(), values)
+
+
+def _collect_parts(job: _Job, out: Path, part_size: int, on_part: OnPart | None) -> list[Path]:
+    """Make the parts that are not there yet; return all of them, in order."""
+    parts, count = [], len(job.sequences)
+    for first in range(0, count, part_size):
+        ids = range(first, min(first + part_size, count))
         parts.append(parts_dir(out) / f"part-{ids.start:06d}-{ids.stop:06d}.safetensors")
         if parts[-1].is_file():
-            check_metadata(parts[-1], metadata)
+            check_metadata(parts[-1], job.metadata)
         else:
-            write_samples(parts[-1], [_one(model, sequences, i, metadata) for i in ids], metadata)
+            write_samples(parts[-1], [job.sample(i) for i in ids], job.metadata)
         if on_part is not None:
-            on_part(ids.stop, len(sequences))
+            on_part(ids.stop, count)
     return parts
 
 
-def _one(model: PreTrainedModel, sequences: SequenceSet, index: int, metadata: dict[str, Any]) -> SalientSample:
-    batch, settings = collate([sequences[index]], [index]), metadata["settings"]
-    moved, drawn = batch.to(model.device), [settings[name] for name in ("replans", "seed", "credit", "horizon")]
-    values = saliency(model, moved, metadata["stages"], *drawn)[:, 0].numpy()
-    return SalientSample(index, sequences[index].input_ids, sequences[index].turns, later_plans(batch)[0].numpy(), values)
-
-
-def _metadata(
-    identity: ModelIdentity, stages: SequenceABC[int], settings: dict[str, int | str], sequences: SequenceSet
-) -> dict[str, Any]:
+def _metadata(identity: ModelIdentity, settings: SaliencySettings, dtype: str, sequences: SequenceSet) -> dict[str, Any]:
+    drawn = {name: value for name, value in asdict(settings).items() if name != "stages"}
     model, data = asdict(identity) | {"name": ""}, {"data": digest(sequences), "samples": len(sequences)}
-    described = {"format": FORMAT, "name": identity.name, "model": model, "stages": list(stages), "loss": LOSS}
-    return {**described, **data, "settings": settings}
+    described = {"format": SALIENCY_FORMAT, "name": identity.name, "model": model, "stages": list(settings.stages), "loss": LOSS}
+    return {**described, **data, "settings": {**drawn, "dtype": dtype}}

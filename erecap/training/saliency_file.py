@@ -1,14 +1,13 @@
-"""Collected saliency on disk: one safetensors file, and the parts that lie beside it until all samples are done.
+"""Collected saliency on disk: one safetensors file, and the parts beside it until all samples are done.
 
-Tensors: ``saliency`` float32 [stages, tokens of all samples]; ``input_ids`` int32, ``turns`` int32 and ``plans`` bool [tokens], so
-that the file can be looked at without the data; ``ids`` int64 [samples], numbers in the data; ``lengths`` int64 [samples] and
-``offsets`` int64 [samples + 1]. Metadata, JSON each: ``format``, ``name`` and ``model`` (the identity), ``stages``, ``loss``,
-``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
+Tensors, with the samples end to end: ``saliency`` float32 ``(stages, tokens)``; ``input_ids`` int32, ``turns`` int32 and ``plans``
+bool, each ``(tokens,)``, which show the file's tokens without the data; ``ids`` int64 ``(samples,)``, numbers in the data;
+``lengths`` int64 ``(samples,)`` and ``offsets`` int64 ``(samples + 1,)``. Metadata, all JSON: ``format``, ``name`` and ``model``
+(the identity), ``stages``, ``loss``, ``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as SequenceABC
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,29 @@ from safetensors.numpy import save_file
 
 from erecap.models.files import fill_atomically
 from erecap.models.identity import ModelIdentity
-from erecap.training.checkpoint import differences
+from erecap.training.checkpoint import describe_differences
 from erecap.training.sequences import Float32, Int32
 
-FORMAT = "erecap-saliency-3"
+SALIENCY_FORMAT = "erecap-saliency-3"
+"""The format that a file names in its metadata."""
 _PER_TOKEN = ("input_ids", "turns", "plans")
 
 
 @dataclass(frozen=True)
 class SalientSample:
-    """One sequence and its saliency, float32 [stages, n]: ``index`` is its number in the data, ``plans`` bool [n] marks the plans
-    to imitate that follow an earlier turn, ``input_ids`` and ``turns`` are those of its ``Sequence``."""
+    """One sequence and its saliency.
+
+    Attributes
+    ----------
+    index
+        The sequence's number in the data.
+    input_ids, turns
+        int32 ``(n,)``, as in ``TokenSequence``.
+    plans
+        bool ``(n,)``: tokens of plans to imitate, from the second turn on.
+    saliency
+        float32 ``(stages, n)``, NaN for tokens without.
+    """
 
     index: int
     input_ids: Int32
@@ -40,12 +51,12 @@ class SalientSample:
 
 
 def parts_dir(out: Path) -> Path:
-    """Where the parts of an unfinished ``out`` lie."""
+    """Return the directory of the parts of an unfinished ``out``."""
     return out.with_name(out.name + ".parts")
 
 
-def write_samples(path: Path, samples: SequenceABC[SalientSample], metadata: Mapping[str, Any]) -> None:
-    """Write ``samples`` to one file. Atomic: it appears under its name only when it is complete."""
+def write_samples(path: Path, samples: Sequence[SalientSample], metadata: Mapping[str, Any]) -> None:
+    """Write ``samples`` to one file, which appears under its name only when it is complete."""
     lengths = np.array([len(s.input_ids) for s in samples], dtype=np.int64)
     tensors: dict[str, npt.NDArray[Any]] = {
         "saliency": np.ascontiguousarray(np.concatenate([s.saliency for s in samples], axis=1)),
@@ -58,8 +69,8 @@ def write_samples(path: Path, samples: SequenceABC[SalientSample], metadata: Map
     fill_atomically(path, lambda partial: save_file(tensors, partial, metadata=described))
 
 
-def read_samples(path: Path) -> list[SalientSample]:
-    """What ``write_samples`` wrote."""
+def read_salient(path: Path) -> list[SalientSample]:
+    """Read what ``write_samples`` wrote."""
     file = safe_open(path, framework="numpy")
     tensors = {name: file.get_tensor(name) for name in ("saliency", "offsets", "ids", *_PER_TOKEN)}  # type: ignore[no-untyped-call]
     found = []
@@ -71,33 +82,33 @@ def read_samples(path: Path) -> list[SalientSample]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a file or part. Raises ``ValueError`` for a file of another kind."""
+    """Read the metadata of a file or part. Raises ``ValueError`` for a file of another kind."""
     try:
         stored = safe_open(path, framework="numpy").metadata() or {}  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error}): give a file made by `erecap saliency`") from error
     found = json.loads(stored["format"]) if "data" in stored else stored.get("format")
-    if found != FORMAT:
-        raise ValueError(f"{path} has the format {found!r}, not {FORMAT!r}: make it again with `erecap saliency`")
+    if found != SALIENCY_FORMAT:
+        raise ValueError(f"{path} has the format {found!r}, not {SALIENCY_FORMAT!r}: make it again with `erecap saliency`")
     return {key: json.loads(value) for key, value in stored.items()}
 
 
 def check_metadata(path: Path, wanted: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless the file or part at ``path`` was made as ``wanted`` says."""
+    """Raise ``ValueError`` unless the file or part at ``path`` has the metadata ``wanted``; the model's name may differ."""
     there, here = ({key: value for key, value in m.items() if key != "name"} for m in (read_metadata(path), wanted))
-    both = differences(there, here)
+    both = describe_differences(there, here)
     if both:
         raise ValueError(f"{path} is of another run ({both}): name another file, or delete it")
 
 
-def merge(out: Path, parts: SequenceABC[Path], metadata: Mapping[str, Any]) -> None:
-    """Put the parts' samples into the one file ``out``, then remove the parts."""
-    write_samples(out, [sample for part in parts for sample in read_samples(part)], metadata)
+def merge(out: Path, parts: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+    """Write the samples of all parts to the one file ``out``, then remove the parts."""
+    write_samples(out, [sample for part in parts for sample in read_salient(part)], metadata)
     remove_parts(out)
 
 
 def remove_parts(out: Path) -> None:
-    """Remove the parts beside ``out`` and their directory, where there are any."""
+    """Remove the parts beside ``out`` and their directory, if there are any."""
     directory = parts_dir(out)
     for part in directory.glob("part-*"):
         part.unlink()
@@ -106,14 +117,35 @@ def remove_parts(out: Path) -> None:
 
 
 class SaliencySet:
-    """Collected saliency in memory: the file at ``path``; with ``stages`` given, at these of its stages only.
+    """Collected saliency in memory.
 
-    ``stages`` are layers, ``data`` the checksum of the sequences it was computed from, ``loss`` what was differentiated. Raises
-    ``ValueError`` for a file that is not there, not complete, of another kind or model, without these stages, or in which no token
-    has saliency.
+    Parameters
+    ----------
+    path
+        The file.
+    model
+        The model that it must be of.
+    stages
+        Layers to read; all that the file has by default.
+
+    Attributes
+    ----------
+    stages
+        The layers, in order.
+    data
+        Checksum of the sequences that it was computed from.
+    loss
+        In words, what was differentiated.
+    settings
+        How it was collected.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, unfinished, of another kind or model, or without these stages; and where no token has saliency.
     """
 
-    def __init__(self, path: Path, model: ModelIdentity, stages: SequenceABC[int] | None = None) -> None:
+    def __init__(self, path: Path, model: ModelIdentity, stages: Sequence[int] | None = None) -> None:
         _check_complete(Path(path))
         metadata = read_metadata(Path(path))
         saved = ModelIdentity(**metadata["model"] | {"name": metadata["name"]})
@@ -126,26 +158,26 @@ class SaliencySet:
         self.data, self.loss, self.settings = metadata["data"], metadata["loss"], metadata["settings"]
         rows = _rows(path, metadata["stages"], self.stages)
         self._samples = {
-            s.index: SalientSample(s.index, s.input_ids, s.turns, s.plans, s.saliency[rows]) for s in read_samples(Path(path))
+            s.index: SalientSample(s.index, s.input_ids, s.turns, s.plans, s.saliency[rows]) for s in read_salient(Path(path))
         }
         if all(np.isnan(sample.saliency).all() for sample in self._samples.values()):
             raise ValueError("no token has saliency: give episodes with at least two replans, the later of which have plan targets")
 
     def __getitem__(self, index: int) -> Float32:
-        """float32 [stages, tokens] of sequence ``index``."""
+        """Return the saliency of sequence ``index``, float32 ``(stages, tokens)``."""
         return self._samples[index].saliency
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def sample(self, index: int) -> SalientSample:
-        """Sequence ``index`` with its saliency. Raises ``ValueError`` for a number that is not there."""
+        """Return sequence ``index`` with its saliency. Raises ``ValueError`` for a number that is not there."""
         if index not in self._samples:
             raise ValueError(f"sample={index} is not there: the samples are 0..{len(self) - 1}")
         return self._samples[index]
 
     def samples(self) -> Iterable[SalientSample]:
-        """All of them, in the order of their numbers."""
+        """Go through all samples, in the order of their numbers."""
         return (self._samples[index] for index in sorted(self._samples))
 
 
@@ -157,7 +189,7 @@ def _check_complete(path: Path) -> None:
     raise ValueError(f"{path} is no file: make one with `erecap saliency --out {path.name}`")
 
 
-def _rows(path: Path, there: SequenceABC[int], wanted: SequenceABC[int]) -> list[int]:
+def _rows(path: Path, there: Sequence[int], wanted: Sequence[int]) -> list[int]:
     missing = [stage for stage in wanted if stage not in there]
     if missing or not wanted:
         raise ValueError(f"{path} has saliency after layers {list(there)}, not {missing}: choose among these, or collect it there")

@@ -1,14 +1,13 @@
-"""Training sequences: one episode as token ids with a target and a weight per token, and their files.
+"""Training sequences and their files: one episode as token ids, with a target and a weight per token.
 
-Weights belong to TARGETS: ``weights[i]`` weighs the prediction of ``targets[i]`` from the tokens before place i; the first token is
-predicted from nothing and its weight is never used. A target is the token itself, but for a token that should have been another.
-The planner's own tokens weigh ``PLAN_WEIGHT``, all others less, so that the weight also tells the two apart.
+Weights belong to targets: ``weights[i]`` weighs the prediction of ``targets[i]`` from the tokens before place ``i``. Nothing comes
+before the first token, so its weight is never used. A target is the token itself, except where the token was a mistake. Tokens of
+plans to imitate weigh ``PLAN_WEIGHT``, all others less, so the weight also marks the plans.
 """
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable
-from collections.abc import Sequence as SequenceABC
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +20,13 @@ from safetensors.numpy import save_file
 from erecap.models.files import fill_atomically
 
 PLAN_WEIGHT = 1.0
+"""The weight of a token of a plan to imitate."""
 ALWAYS_KEPT = -1
+"""The turn of a token that may never be pruned."""
 NO_REPLAN = -2
-"""The turn of a replan that a row does not have."""
-FORMAT = "erecap-sequences-2"
+"""Stands for the turn of the replan in rows of a batch that have no replan."""
+SEQUENCES_FORMAT = "erecap-sequences-2"
+"""The format that a shard names in its metadata."""
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -32,12 +34,25 @@ Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """One episode.
+class TokenSequence:
+    """One episode as tokens.
 
-    ``input_ids`` int32 [n]; ``weights`` float32 [n], of the target tokens; ``turns`` int32 [n]: the number of the replan that a
-    token is read for first (a turn is observation + plan), or ``ALWAYS_KEPT`` for tokens that may never be pruned; ``corrected``
-    int32 [n]: the targets, ``None`` where they are the tokens themselves.
+    Attributes
+    ----------
+    input_ids
+        int32 ``(n,)``.
+    weights
+        float32 ``(n,)``, weights of the target tokens.
+    turns
+        int32 ``(n,)``: number of the first replan that reads the token, or ``ALWAYS_KEPT``. A turn is an observation and the plan
+        that answers it.
+    corrected
+        int32 ``(n,)``, the targets; ``None`` where they are the tokens themselves.
+
+    Raises
+    ------
+    ValueError
+        For arrays of different lengths, and for fewer than 2 tokens.
     """
 
     input_ids: Int32
@@ -57,19 +72,22 @@ class Sequence:
 
     @property
     def targets(self) -> Int32:
-        """int32 [n]: what is to be predicted at each place."""
+        """int32 ``(n,)``: what is to be predicted at each place."""
         return self.input_ids if self.corrected is None else self.corrected
 
-    def cut(self, length: int) -> "Sequence":
-        """Its first ``length`` tokens."""
+    def cut(self, length: int) -> "TokenSequence":
+        """Return the first ``length`` tokens."""
         corrected = None if self.corrected is None else self.corrected[:length]
-        return Sequence(self.input_ids[:length], self.weights[:length], self.turns[:length], corrected)
+        return TokenSequence(self.input_ids[:length], self.weights[:length], self.turns[:length], corrected)
 
 
-def cut_after_plan(sequence: Sequence, length: int) -> Sequence | None:
-    """``sequence`` if it has at most ``length`` tokens, else what comes up to the end of the last plan that is whole within them.
+def cut_after_plan(sequence: TokenSequence, length: int) -> TokenSequence | None:
+    """Cut a sequence of more than ``length`` tokens after the last plan that ends within them.
 
-    ``None`` where no plan is.
+    Returns
+    -------
+    TokenSequence or None
+        ``sequence`` itself where it is short enough; ``None`` where no plan ends within ``length`` tokens.
     """
     if len(sequence) <= length:
         return sequence
@@ -83,29 +101,33 @@ class SequenceSet(Protocol):
     """A random-access collection of sequences whose lengths are known without reading them."""
 
     @property
-    def lengths(self) -> Int64: ...
+    def lengths(self) -> Int64:
+        """int64 ``(sequences,)``, in tokens."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Sequence: ...
+    def __getitem__(self, index: int, /) -> TokenSequence: ...
 
 
 class SequenceList:
     """A ``SequenceSet`` in memory."""
 
-    def __init__(self, sequences: Iterable[Sequence]) -> None:
+    def __init__(self, sequences: Iterable[TokenSequence]) -> None:
         self._sequences = list(sequences)
         self.lengths: Int64 = np.array([len(s) for s in self._sequences], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._sequences)
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> TokenSequence:
         return self._sequences[index]
 
 
 def digest(sequences: SequenceSet) -> str:
-    """A checksum of every token, target, weight and turn: what was computed from one set is not used with another."""
+    """Compute a checksum of all tokens, targets, weights and turns: 16 hex digits.
+
+    It keeps what was computed from one set from being used with another.
+    """
     checksum = hashlib.sha256()
     for index in range(len(sequences)):
         sequence = sequences[index]
@@ -114,10 +136,16 @@ def digest(sequences: SequenceSet) -> str:
     return checksum.hexdigest()[:16]
 
 
-def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
-    """Write sequences to one safetensors file: flat ``ids``, ``targets``, ``weights``, ``turns`` and ``offsets`` int64 [len + 1].
+def write_shard(path: Path, sequences: Sequence[TokenSequence]) -> None:
+    """Write sequences to one safetensors file, which appears under its name only when it is complete.
 
-    Atomic: the file appears under its name only when it is complete. Raises ``ValueError`` for an empty shard.
+    It holds the sequences end to end as ``ids``, ``targets``, ``weights`` and ``turns``, and ``offsets``, int64
+    ``(sequences + 1,)``.
+
+    Raises
+    ------
+    ValueError
+        For an empty shard.
     """
     if not sequences:
         raise ValueError(f"no sequences to write to {path}: a shard holds at least one")
@@ -129,11 +157,17 @@ def write_shard(path: Path, sequences: SequenceABC[Sequence]) -> None:
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
         "offsets": offsets,
     }
-    fill_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": FORMAT}))
+    fill_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": SEQUENCES_FORMAT}))
 
 
 class ShardedSequences:
-    """A ``SequenceSet`` over shard files, in the order given; token data is read on demand through a memory map."""
+    """A ``SequenceSet`` over shard files, in the order given. Tokens are read on demand through a memory map.
+
+    Raises
+    ------
+    ValueError
+        For no files, and for a file of another format.
+    """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = [Path(p) for p in paths]
@@ -147,19 +181,19 @@ class ShardedSequences:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> TokenSequence:
         if not 0 <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")
         shard = bisect_right(self._starts, index) - 1
         row = index - int(self._starts[shard])
         start, end = (int(x) for x in self._offsets[shard][row : row + 2])
         file = self._files[shard]
-        return Sequence(*(file.get_slice(name)[start:end] for name in ("ids", "weights", "turns", "targets")))
+        return TokenSequence(*(file.get_slice(name)[start:end] for name in ("ids", "weights", "turns", "targets")))
 
 
 def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle
     file = safe_open(path, framework="numpy")
     found = (file.metadata() or {}).get("format")  # type: ignore[no-untyped-call]
-    if found != FORMAT:
-        raise ValueError(f"{path} has format {found!r}, not {FORMAT!r}: write it again with write_shard")
+    if found != SEQUENCES_FORMAT:
+        raise ValueError(f"{path} has format {found!r}, not {SEQUENCES_FORMAT!r}: write it again with write_shard")
     return file

@@ -1,4 +1,4 @@
-"""A frozen decoder under soft masks: what a schedule would do to it, differentiable in the pruner's scores."""
+"""A frozen decoder under soft masks: the effect of a schedule, differentiable in the pruner's scores."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,23 @@ from erecap.engine.differentiable import layer_forward
 from erecap.models.architecture import decoder_parts
 from erecap.models.masks import attention_mask
 from erecap.models.pruner import TokenPruner
-from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule import PruneSchedule
 from erecap.training.softmask import MaskConfig, Replans, SoftMask
 
 
 @dataclass(frozen=True)
 class PrunerForward:
-    """``hidden``: final normalised hidden state under the soft masks; ``scores[s]`` [rows, length] of each stage, with gradient."""
+    """The result of a forward pass under soft masks.
+
+    Attributes
+    ----------
+    hidden
+        Final normalised hidden state, ``(rows, length, width)``.
+    scores
+        Per stage ``(rows, length)``, with gradient.
+    mask
+        The verdicts of the last stage.
+    """
 
     hidden: Tensor
     scores: tuple[Tensor, ...]
@@ -27,10 +37,28 @@ class PrunerForward:
 def soft_forward(
     model: PreTrainedModel, pruner: TokenPruner, replans: Replans, schedule: PruneSchedule, config: MaskConfig
 ) -> PrunerForward:
-    """Run a frozen model with soft verdicts after each stage; gradients reach the pruner through the attention bias only.
+    """Run a frozen model with soft verdicts after each stage. Gradients reach the pruner through the attention bias only.
 
-    A stage scores the detached stream, so that a later stage's loss does not train an earlier stage's scorer. Layers after the
-    first stage are recomputed in the backward pass, which keeps one layer's attention weights in memory at a time.
+    A stage scores the detached stream, so a later stage's loss does not train an earlier stage's scorer. The backward pass
+    recomputes the layers after the first stage, which keeps one layer's attention weights in memory at a time.
+
+    Parameters
+    ----------
+    model
+        The language model, with sdpa or eager attention.
+    pruner
+        Scores the tokens, with one scorer per stage of ``schedule``.
+    replans
+        One replan per row.
+    schedule
+        Stages and keep ratios.
+    config
+        How soft the verdicts are.
+
+    Raises
+    ------
+    ValueError
+        For an attention implementation that takes no mask.
     """
     parts, batch = decoder_parts(model), replans.batch
     if parts.attention not in ("sdpa", "eager"):

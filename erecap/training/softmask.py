@@ -1,15 +1,14 @@
 """Pruning made differentiable: soft verdicts on tokens as a bias on attention logits.
 
-Hard pruning takes dropped tokens away as KEYS of later layers. Softly: a token that is kept with probability m gets log(m) added to
-its attention logits in the layers after the stage (0 for 1, -inf for 0); the residual stream is never scaled.
+Hard pruning removes dropped tokens from the keys of later layers. Soft pruning adds log(m) to the attention logits of a token that
+is kept with probability m, in the layers after the stage: 0 for m = 1, -inf for m = 0. The residual stream is not scaled.
 
-One replan per episode is played at a time, as the engine plays it: its prompt, what the schedule guards in it, as many kept at each
-stage as the engine keeps. What the replan drops is dropped for every query of the deeper layers, earlier turns' tokens included.
-The verdict compares a token's noisy score with the value that the stage's count leaves above it.
+One replan per episode is played at a time, as the engine would prefill it: the same prompt, the same guarded tokens, as many kept
+tokens at each stage. A dropped token is dropped for every query of the deeper layers, those of earlier turns included. The
+verdict compares a token's noisy score with a threshold, which as many scores exceed as the stage keeps.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,17 +16,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from erecap.schedule import PruneSchedule, forced_stages, stage_counts
-from erecap.training.data import ALWAYS_KEPT, NO_REPLAN, Batch, later_plans
+from erecap.training.batches import Batch, later_plans
+from erecap.training.sequences import ALWAYS_KEPT, NO_REPLAN
 
 _FORBIDDEN = -1e9
-Targets = Literal["plan", "all"]
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Gumbel-softmax over {keep, drop}. Logits are ``sharpness`` x score, so that noise does not drown scores of unit variance, as
-    the squared error to saliency asks for them; without it they find their own scale. ``temperature`` divides logits and noise.
-    ``straight_through``: the forward pass uses the hard verdict."""
+    """Gumbel-softmax over {keep, drop}: how soft the verdicts are.
+
+    Attributes
+    ----------
+    temperature
+        Divides logits and noise.
+    sharpness
+        Logits are ``sharpness`` x score. Without it, noise would drown scores of unit variance, at which the squared error to
+        saliency aims.
+    noise
+        Whether to add Gumbel noise.
+    straight_through
+        Whether the forward pass uses the hard verdict; the backward pass uses the soft one.
+
+    Raises
+    ------
+    ValueError
+        For a temperature or sharpness that is not positive.
+    """
 
     temperature: float = 1.0
     sharpness: float = 4.0
@@ -41,10 +56,16 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class Replans:
-    """One replan per row. ``batch`` ends with the longest replan's plan and its weights are 1 on targets and 0 elsewhere;
-    ``prompts``, int64 [rows], are the lengths of the prompts that the plans answer, ``turns``, int64 [rows], their turns.
+    """One replan per row. A row without a replan that could drop something has no targets.
 
-    A row without a replan that could drop something has no plan tokens, and ``NO_REPLAN``.
+    Attributes
+    ----------
+    batch
+        The rows, cut after the end of the longest replan. Weights are 1 on targets and 0 elsewhere.
+    prompts
+        int64 ``(rows,)``: length of the prompt that the plan answers, in tokens.
+    turns
+        int64 ``(rows,)``: the replan's turn, or ``NO_REPLAN``.
     """
 
     batch: Batch
@@ -52,10 +73,15 @@ class Replans:
     turns: Tensor
 
 
-def draw_replans(batch: Batch, targets: Targets = "plan") -> Replans:
-    """Draw one replan per row from its turns after the first that have a plan to imitate, by torch's global generator.
+def draw_replans(batch: Batch, targets: str = "plan") -> Replans:
+    """Draw one replan per row with torch's global generator.
 
-    ``targets``: the tokens of its plan, or all tokens up to its end, as a language model is trained.
+    Parameters
+    ----------
+    batch
+        Whole episodes. Replans are drawn from the turns after the first that have a plan to imitate.
+    targets
+        "plan" makes the plan's tokens the targets, "all" every token up to its end, as in training a language model.
     """
     spans = [_draw_span(row, turns) for row, turns in zip(later_plans(batch).cpu(), batch.turns.cpu(), strict=True)]
     longest, device = max(end for _, end, _ in spans), batch.turns.device
@@ -69,7 +95,7 @@ def draw_replans(batch: Batch, targets: Targets = "plan") -> Replans:
 
 
 def _draw_span(targets: Tensor, turns: Tensor) -> tuple[int, int, int]:
-    """(first token, one past the last, turn) of one row's drawn plan."""
+    """Draw a plan of one row: (first token, one past the last, turn)."""
     found = torch.unique(turns[targets])
     if not len(found):
         return 1, 1, NO_REPLAN
@@ -81,7 +107,26 @@ def _draw_span(targets: Tensor, turns: Tensor) -> tuple[int, int, int]:
 
 
 class SoftMask:
-    """The verdicts of one batch of replans, stage by stage."""
+    """The verdicts on the tokens of one batch of replans, stage by stage.
+
+    Parameters
+    ----------
+    replans
+        One replan per row.
+    schedule
+        Says which tokens no stage may drop, and how many each stage keeps.
+    config
+        How soft the verdicts are.
+
+    Attributes
+    ----------
+    alive
+        bool ``(rows, length)``: prompt tokens that no stage so far has dropped, by the hard verdict.
+    prunable
+        bool ``(rows, length)``: tokens that some stage may drop.
+    log_keep
+        float32 ``(rows, length)``: log of the probability that no stage so far has dropped the token.
+    """
 
     def __init__(self, replans: Replans, schedule: PruneSchedule, config: MaskConfig) -> None:
         self.config, shape, device = config, replans.batch.turns.shape, replans.batch.turns.device
@@ -98,12 +143,12 @@ class SoftMask:
         self.log_keep = torch.zeros(shape, device=device)
 
     def apply(self, scores: Tensor, stage: int) -> None:
-        """Take the scores of the ``stage``-th stage, float [rows, length]."""
+        """Judge the tokens at the ``stage``-th stage by their scores, float ``(rows, length)``."""
         candidates = self.alive & (self.forced <= stage)
         quota = self.kept[:, stage] - (self.alive & ~candidates).sum(-1)
         logits = self._noisy(scores * self.config.sharpness)
         margin = (logits - _threshold(logits.detach(), candidates, quota)) / self.config.temperature
-        # clamped: below this a key is as good as gone, and gradients stay finite
+        # below this a key has no effect; clamped, so that gradients stay finite
         verdict = functional.logsigmoid(margin).clamp_min(-30.0)
         if self.config.straight_through:
             hard = torch.where(margin > 0, 0.0, -30.0)
@@ -112,19 +157,19 @@ class SoftMask:
         self.alive = self.alive & ~(candidates & (margin.detach() <= 0))
 
     def bias(self) -> Tensor:
-        """float [rows, 1, length, length]: log keep probability of each key, and no look ahead."""
+        """Make the attention bias: each key's log keep probability, causal, float32 ``(rows, 1, length, length)``."""
         length = self.log_keep.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=self.log_keep.device).triu(1)
         return self.log_keep[:, None, None, :].masked_fill(future, _FORBIDDEN)
 
     def kept_share(self) -> tuple[Tensor, Tensor]:
-        """(sum, count) over replans that could drop something: share of their prunable tokens that are alive."""
+        """Return (sum, count) over replans with prunable tokens of the share of these that is alive."""
         total = self.prunable.sum(-1)
         share = (self.prunable & self.alive).sum(-1)[total > 0] / total[total > 0]
         return share.sum(), (total > 0).sum()
 
     def _noisy(self, logits: Tensor) -> Tensor:
-        """Plus the difference of two Gumbel variables, which is logistic; drawn on the CPU, so that a seed means one thing."""
+        """Add the difference of two Gumbel variables, which is logistic. Drawn on the CPU: the same on every device."""
         if not self.config.noise:
             return logits
         uniform = torch.rand(logits.shape).clamp(1e-6, 1 - 1e-6)
@@ -132,7 +177,7 @@ class SoftMask:
 
 
 def _threshold(logits: Tensor, candidates: Tensor, quota: Tensor) -> Tensor:
-    """float [rows, 1]: the value that ``quota`` of the candidates exceed, midway between the last in and the first out."""
+    """Find the value that ``quota`` of the candidates exceed, midway between the last kept and the first dropped: ``(rows, 1)``."""
     ordered = logits.masked_fill(~candidates, -torch.inf).sort(-1, descending=True).values
     last_in = ordered.gather(-1, (quota - 1).clamp_min(0)[..., None])
     first_out = ordered.gather(-1, quota.clamp_max(ordered.shape[-1] - 1)[..., None])

@@ -1,7 +1,7 @@
-"""Other people's texts as training sequences: instructions as in Dolly-15k, chats, plain text.
+"""Texts from elsewhere as training sequences: instructions as in Dolly-15k, chats, plain text.
 
-In an agent's episode the latest observation is never pruned. Here nothing is protected but what the schedule guards, as in
-``erecap.pruned``: an answer is a turn of its own, and all that stands before it may be dropped when it is given.
+In an agent's episode the latest observation is never pruned. Here only the tokens that the schedule guards are safe, as in
+``erecap.pruned``: each answer is a turn of its own, and all that comes before it may be dropped.
 """
 
 import json
@@ -13,18 +13,28 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from erecap.training.data import Message, encode_episode
-from erecap.training.sequences import PLAN_WEIGHT, Sequence
+from erecap.training.encoding import TrainingMessage, encode_episode
+from erecap.training.sequences import PLAN_WEIGHT, TokenSequence
 
 TEXT_SUFFIXES = (".jsonl", ".txt")
 ROLES = ("system", "user", "assistant")
 CONTINUATION = 0.25
-"""Share of a piece of plain text that is to be predicted from the rest."""
+"""Share of a piece of plain text that serves as the answer to the rest."""
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that is no sample, and why."""
+    """A line that is no sample.
+
+    Attributes
+    ----------
+    path
+        The file or data set.
+    line
+        Its number, from 1.
+    reason
+        What is wrong with it.
+    """
 
     path: str
     line: int
@@ -35,7 +45,7 @@ class BadLine:
 
 
 class TextDataError(ValueError):
-    """A file of texts that cannot be read as such."""
+    """A file that cannot be read as texts."""
 
 
 OnBad = Callable[[BadLine], None]
@@ -46,15 +56,29 @@ def refuse(bad: BadLine) -> None:
     raise TextDataError(f"{bad}. Mend the line, or leave such lines out with --skip-bad")
 
 
-def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad: OnBad = refuse) -> Iterator[Sequence]:
-    """The sequences of a ``.jsonl`` file (an instruction or a chat per line) or of a ``.txt`` file (one document).
+def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad: OnBad = refuse) -> Iterator[TokenSequence]:
+    """Read the sequences of a ``.jsonl`` file (an instruction or a chat per line) or of a ``.txt`` file (one document).
 
-    Chats that are longer than ``max_length`` tokens are left to the caller; plain text is cut into pieces of that length.
+    Parameters
+    ----------
+    path
+        The file, in UTF-8.
+    tokenizer
+        A fast tokenizer with a chat template.
+    max_length
+        Plain text is cut into pieces of this many tokens. Longer chats are not cut.
+    on_bad
+        Called with each line that is no sample; raises by default.
+
+    Raises
+    ------
+    TextDataError
+        For a bad line (by default), and for a ``.txt`` file that is not in UTF-8.
     """
     if path.suffix == ".txt":
         yield from _pieces(_whole(path), tokenizer, max_length)
         return
-    with path.open("rb") as lines:  # decoded one by one, so that the line at fault is known
+    with path.open("rb") as lines:  # decoded line by line, to name the one at fault
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -73,15 +97,18 @@ def _whole(path: Path) -> str:
         raise TextDataError(f"{path} is no text in UTF-8 ({error}): convert it") from error
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: list[Message]) -> Sequence:
-    """A chat whose answers are to be learned from, each a turn of its own."""
+def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: list[TrainingMessage]) -> TokenSequence:
+    """Encode a chat; its answers are plans to imitate, each a turn of its own."""
     return encode_episode(tokenizer, chat, answers_begin_turns=True)
 
 
-def chat_of(record: Any) -> list[Message]:
-    """Chat messages of one record: ``messages``, or Dolly's ``instruction``, ``context`` and ``response``.
+def chat_of(record: Any) -> list[TrainingMessage]:
+    """Read the chat messages of one record: ``messages``, or Dolly's ``instruction``, ``context`` and ``response``.
 
-    Raises ``ValueError`` for anything else, and for a chat without an answer.
+    Raises
+    ------
+    ValueError
+        For anything else, and for a chat without an answer.
     """
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__}, not an object")
@@ -95,10 +122,10 @@ def chat_of(record: Any) -> list[Message]:
     return _checked([{"role": "user", "content": question}, {"role": "assistant", "content": _text(record["response"])}])
 
 
-def _checked(messages: Any) -> list[Message]:
+def _checked(messages: Any) -> list[TrainingMessage]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("'messages' is not a list of objects")
-    found: list[Message] = []
+    found: list[TrainingMessage] = []
     for index, message in enumerate(messages):
         role, content = message.get("role"), _text(message.get("content"))
         if role not in ROLES:
@@ -115,11 +142,11 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Sequence]:
-    """Pieces of at most ``max_length`` tokens, the last quarter of each being the answer to the rest; none of under 8 tokens."""
+def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[TokenSequence]:
+    """Cut a text into pieces of 8 to ``max_length`` tokens; the last quarter of each is the answer to the rest."""
     ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
     for start in range(0, len(ids), max_length):
         piece = ids[start : start + max_length]
         if len(piece) >= 8:
             answer = np.arange(len(piece)) >= len(piece) - round(len(piece) * CONTINUATION)
-            yield Sequence(piece, (answer * PLAN_WEIGHT).astype(np.float32), answer.astype(np.int32))
+            yield TokenSequence(piece, (answer * PLAN_WEIGHT).astype(np.float32), answer.astype(np.int32))

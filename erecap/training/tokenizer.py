@@ -1,9 +1,9 @@
 """The small planner's tokenizer: byte-level BPE, trained on the texts that the planner reads and writes.
 
-It follows Qwen2's (same pre-tokenizer, special tokens and ChatML template), so that the planner takes the same path as a Qwen2
-model. Two deviations: no default system message, and no Unicode normalisation, so that decoding gives back any text exactly.
-(``AutoTokenizer`` reads whatever lies beside a Qwen2 model as a ``Qwen2Tokenizer``, which puts Qwen2's NFC in front: the ids of
-text in NFC are the same.) It knows nothing of prompts, plans or models.
+It follows Qwen2's (same pre-tokenizer, special tokens and ChatML template), so the planner takes the same path as a Qwen2 model.
+Two things differ: there is no default system message, and no Unicode normalisation, so that decoding gives back any text exactly.
+(``AutoTokenizer`` reads a tokenizer beside a Qwen2 model as a ``Qwen2Tokenizer``, which normalises to NFC first; text that is
+already in NFC gets the same ids.) Knows nothing of prompts, plans or models.
 """
 
 import re
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
-# Qwen2's pattern. ``\p{N}`` without ``+`` splits numbers into digits.
+# Qwen2's pattern; ``\p{N}`` without ``+`` splits numbers into digits
 PRETOKENIZE_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -41,12 +41,26 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on ``texts``.
 
-    ``vocab_size`` is an upper bound: merging stops as soon as every word that occurs ``min_frequency`` times is one token.
-    ``texts`` may be message texts or rendered chats; the names of the roles become tokens in either case.
-    ``phrases`` become single tokens on top of that, such as " red ball": what a small model has to look up is then one token, and
-    what follows it the next.
-    Every text round-trips exactly. Ends of sequence are ``<|im_end|>``, padding is ``<|endoftext|>``. ``save_pretrained`` writes
-    it, ``AutoTokenizer.from_pretrained`` reads it. Raises ``ValueError`` for a vocabulary without room for the 256 bytes.
+    Every text round-trips exactly. The end of a sequence is ``<|im_end|>``, padding is ``<|endoftext|>``.
+
+    Parameters
+    ----------
+    texts
+        Message texts or rendered chats. The names of the roles become tokens in either case.
+    vocab_size
+        Upper bound of the vocabulary, without ``phrases``.
+    min_frequency
+        Pairs that occur less often are not merged.
+    max_length
+        The tokenizer's ``model_max_length``, in tokens.
+    phrases
+        Texts that become single tokens as well, such as " red ball". What a small model has to look up is then one token, and what
+        follows it the next.
+
+    Raises
+    ------
+    ValueError
+        For a vocabulary without room for the 256 bytes.
     """
     if vocab_size < MIN_VOCAB:
         raise ValueError(f"vocab_size={vocab_size} must be at least {MIN_VOCAB} (256 bytes and 3 special tokens): raise it")
@@ -82,7 +96,7 @@ def _trainer(vocab_size: int, min_frequency: int) -> trainers.BpeTrainer:
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """The texts without special tokens, which no merge may span, and role names often enough to be merged first."""
+    """Split the texts at special tokens, which no merge may span. Role names come first, often enough to be merged first."""
     for _ in range(_ROLE_COUNT):
         yield _ROLES
     for text in texts:

@@ -18,10 +18,29 @@ RUNNERS: dict[str, Callable[..., SkillRun]] = {
     "explore": explore.run,
     "done": done.run,
 }
+"""What carries out each skill: takes the belief and the skill's arguments."""
 
 
 def start_skill(belief: Belief, call: SkillCall) -> SkillRun:
-    """The skill as a generator of environment actions. Raises ``ValueError`` for an unknown skill."""
+    """Begin a skill.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen; the caller keeps it up to date between two actions.
+    call
+        The skill with its arguments.
+
+    Returns
+    -------
+    SkillRun
+        A generator that yields environment actions and returns the outcome.
+
+    Raises
+    ------
+    ValueError
+        For an unknown skill.
+    """
     if call.name not in RUNNERS:
         raise ValueError(f"skill {call.name!r} is unknown: choose from {', '.join(RUNNERS)}")
     extra = (call.joint,) if call.joint else ()

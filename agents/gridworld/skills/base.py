@@ -1,7 +1,7 @@
-"""What all skills share: their outcome, what stops a way, and where things may be left.
+"""What all skills share: their outcome, what blocks a way, and where a thing may be left.
 
-A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It acts on the
-belief alone.
+A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It knows only the
+belief.
 """
 
 from collections import deque
@@ -14,10 +14,11 @@ from agents.world import Outcome, failed
 from envs.observation.names import DOOR, THINGS
 
 SkillRun = Generator[int, None, Outcome]
+"""Yields environment actions and returns the outcome."""
 
 
 def no_way(belief: Belief, targets: set[Cell]) -> Outcome:
-    """Why none of the target cells can be reached: a locked door, or something that lies in the way."""
+    """Return the failure to reach any of the target cells, with the locked door or the thing that blocks the way."""
     obstacle = first_obstacle(belief, targets)
     if obstacle is None:
         return failed("no way known")
@@ -27,14 +28,29 @@ def no_way(belief: Belief, targets: set[Cell]) -> Outcome:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A locked door or a loose thing that stops the way, and the room from which the agent can get at it."""
+    """A locked door or a loose thing that blocks the way."""
 
     thing: Thing
+    """The door or thing."""
     side: str
+    """Name of the room from which the agent can walk up to it."""
 
 
 def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
-    """The first thing on the way to the targets that passes the fewest locked doors and loose things; ``None`` if there is none."""
+    """Find what blocks the way to some cells.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    targets
+        The cells to reach, any of them.
+
+    Returns
+    -------
+    Obstacle or None
+        The first obstacle on the way with the fewest of them; ``None`` where no way is known or nothing blocks it.
+    """
     before = search_through(belief, targets)
     goal = next((cell for cell in before if cell in targets), None)
     if goal is None:
@@ -48,7 +64,20 @@ def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
 
 
 def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None]:
-    """``search`` over what is known, locked doors and loose things passable at a price: fewest obstacles first (0-1 search)."""
+    """Search for cells that can be walked to if obstacles are cleared, those behind the fewest obstacles first (0-1 search).
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    targets
+        Cells that count as passable whatever is on them.
+
+    Returns
+    -------
+    dict
+        The cells in order, each with the cell before it (``None`` for the start).
+    """
     before: dict[Cell, Cell | None] = {}
     queue: deque[tuple[Cell, Cell | None]] = deque([(belief.cell, None)])
     later: deque[tuple[Cell, Cell | None]] = deque()
@@ -68,7 +97,7 @@ def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None
 
 
 def is_safe_spot(belief: Belief, cell: Cell) -> bool:
-    """Whether a thing left on this free cell of this room blocks neither a door nor a way, and shuts in nothing."""
+    """Tell whether a thing on this free cell of the agent's room would block neither a door nor the way to anything else."""
     if int(belief.room[cell]) != belief.here or not belief.passable(cell):
         return False
     if any(belief.is_door(near) or (int(belief.room[near]) < 0 and belief.passable(near)) for near in neighbors(cell)):

@@ -1,4 +1,4 @@
-"""``done``: the planner says that the task is finished. It ends the episode; the environment alone decides whether it was."""
+"""``done``: say that the task is finished. It ends the episode; the environment decides whether it was a success."""
 
 from minigrid.core.actions import Actions
 
@@ -8,6 +8,6 @@ from agents.world import OK
 
 
 def run(belief: Belief) -> SkillRun:
-    """One ``done`` action."""
+    """Yield one ``done`` action."""
     yield int(Actions.done)
     return OK

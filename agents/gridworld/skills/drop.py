@@ -1,4 +1,4 @@
-"""``drop``: put the held thing down in this room, where it blocks no way."""
+"""``drop``: put down the held thing in this room, where it blocks no way."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from agents.world import OK, failed
 
 
 def run(belief: Belief) -> SkillRun:
-    """Fails with empty hands, without a free place, and where the drop slips."""
+    """Drop the held thing. Fails with an empty hand, without a free place, and where the grip slips."""
     if belief.held is None:
         return failed("holding nothing")
     spots = drop_spots(belief, is_safe_spot) or drop_spots(belief, _is_free)
@@ -21,7 +21,20 @@ def run(belief: Belief) -> SkillRun:
 
 
 def drop_spots(belief: Belief, fits: Callable[[Belief, Cell], bool]) -> dict[Cell, Cell]:
-    """Cells of this room to stand on, each with an adjacent cell that ``fits`` a thing; the nearest standing cell only."""
+    """Find the nearest place to drop a thing in this room.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    fits
+        Whether a thing may lie on a cell.
+
+    Returns
+    -------
+    dict
+        The cell to stand on with the adjacent cell for the thing; empty where there is none.
+    """
     for stand in search(belief):
         if int(belief.room[stand]) != belief.here:
             continue
@@ -32,13 +45,16 @@ def drop_spots(belief: Belief, fits: Callable[[Belief, Cell], bool]) -> dict[Cel
 
 
 def _around(belief: Belief, stand: Cell) -> list[Cell]:
-    """Cells next to ``stand``, the one that the agent faces first."""
+    """List the cells next to ``stand``, beginning with the one that the agent would face."""
     near = neighbors(stand)
     return near[belief.direction :] + near[: belief.direction]
 
 
 def place_at(belief: Belief, spots: dict[Cell, Cell]) -> SkillRun:
-    """Walk to the nearest standing cell and drop onto its spot."""
+    """Walk to the nearest of the cells to stand on, and drop the held thing onto its spot.
+
+    ``spots`` maps each cell to stand on to the cell for the thing.
+    """
     reached = yield from walk_to(belief, spots)
     if not reached:
         return failed("no way to a free place")

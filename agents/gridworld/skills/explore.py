@@ -1,6 +1,6 @@
 """``explore``: look over one room.
 
-That is the rest of this one, else the nearest room with something unseen, else the one last seen longest ago.
+It is the agent's room while some of it is unseen, else the nearest room with something unseen, else the room not seen for longest.
 """
 
 from agents.gridworld.belief import Belief, Cell
@@ -10,10 +10,11 @@ from agents.world import OK, failed
 from envs.observation.names import UNSEEN, WALL
 
 MAX_LOOKS = 60
+"""How many cells to look at before the skill gives up."""
 
 
 def run(belief: Belief) -> SkillRun:
-    """Ends when the whole room has been seen. Fails only where there is nowhere to go."""
+    """Look over one room. Fails where some of it still is unseen after ``MAX_LOOKS`` looks."""
     frontier = next_frontier(belief, belief.here)
     if frontier is None:
         return (yield from _look_again(belief))
@@ -28,13 +29,13 @@ def run(belief: Belief) -> SkillRun:
 
 
 def next_frontier(belief: Belief, room: int) -> Cell | None:
-    """The nearest reachable cell next to something unseen; cells of ``room`` come before all others."""
+    """Return the nearest reachable cell next to something unseen, in ``room`` (an index) if possible; ``None`` without any."""
     cells = [cell for cell in search(belief) if is_frontier(belief, cell)]
     return next((cell for cell in cells if int(belief.room[cell]) == room), cells[0] if cells else None)
 
 
 def _look_again(belief: Belief) -> SkillRun:
-    """Go to the reachable room that was last seen longest ago and see all of it afresh."""
+    """Walk to the reachable room that was not seen for longest, and look over it again."""
     reach = search(belief)
     last = {r: _last_look(belief, r) for r in {int(belief.room[cell]) for cell in reach} - {-1, belief.here}}
     room = min(last, key=lambda r: last[r]) if last else belief.here
@@ -54,7 +55,7 @@ def _last_look(belief: Belief, room: int) -> int:
 
 
 def _look_at(belief: Belief, cell: Cell, since: int) -> SkillRun:
-    """Walk towards the frontier cell until what lies behind it is seen, and turn to it if need be."""
+    """Walk towards a cell until the unseen cells beside it are seen; on arrival turn to those that are not."""
     yield from walk_to(belief, {cell}) if belief.is_door(cell) else _approach(belief, cell, since)
     for near in neighbors(cell):
         if belief.cell == cell and belief.kind[near] != WALL and (belief.kind[near] == UNSEEN or belief.seen_at[near] < since):
@@ -65,7 +66,7 @@ def _look_at(belief: Belief, cell: Cell, since: int) -> SkillRun:
 
 
 def _approach(belief: Belief, cell: Cell, since: int) -> SkillRun:
-    """One walk to the cell, given up as soon as it is no frontier any more."""
+    """Walk to the cell, and stop as soon as everything beside it is seen."""
     walk = walk_to(belief, {cell})
     for action in walk:
         yield action
@@ -75,7 +76,7 @@ def _approach(belief: Belief, cell: Cell, since: int) -> SkillRun:
 
 
 def _walk_through(belief: Belief) -> SkillRun:
-    """From a doorway step on into the room behind it."""
+    """Step out of a doorway into the room ahead."""
     ahead = neighbors(belief.cell)[belief.direction]
     if belief.passable(ahead):
         yield from walk_to(belief, {ahead})

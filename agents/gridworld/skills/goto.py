@@ -8,7 +8,7 @@ from agents.world import OK, Outcome, failed
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails for what was never seen there, and where there is no way."""
+    """Walk to the room or thing of that name. Fails where it was never seen, is gone or cannot be reached."""
     if name in belief.room_names:
         return (yield from to_room(belief, name))
     thing = yield from locate(belief, name)

@@ -1,7 +1,7 @@
-"""How the names in a plan are grounded: ``red ball in kitchen`` is a thing and its room; without a room, this one is meant.
+"""Grounding: which thing a name in a plan means.
 
-Where a thing is, is for the planner to say: a name without its room is not looked up anywhere else, and one with the wrong room
-costs the way there.
+``red ball in kitchen`` is a thing and its room; a name without a room means a thing in the agent's room. Only the named room is
+searched: a plan that names the wrong room costs the way there.
 """
 
 from collections.abc import Generator
@@ -14,15 +14,15 @@ from envs.observation.names import DOOR
 
 
 def split_place(belief: Belief, name: str) -> tuple[str, str]:
-    """The description and the room of a name; the room is empty where none is named."""
+    """Split a name into the thing's description and its room; the room is empty where none is named."""
     description, found, room = name.rpartition(" in ")
     return (description, room) if found and room in belief.room_names else (name, "")
 
 
 def ground(belief: Belief, name: str) -> Thing | None:
-    """The thing that fits the name in its room: one that stands in front of or behind a doorway first, then the nearest.
+    """Return the thing that fits the name in its room, or ``None``.
 
-    Of several that share a name, the one in the way is meant; where none is, any of them will do.
+    Of several things of one name, one next to a doorway comes first, since it may block the way; then the nearest.
     """
     description, place = split_place(belief, name)
     room = belief.room_names.index(place) if place else belief.here
@@ -31,13 +31,28 @@ def ground(belief: Belief, name: str) -> Thing | None:
 
 
 def boxed(belief: Belief, name: str) -> Thing | None:
-    """The open box of the room in which a thing of this name is seen."""
+    """Return the open box of the named room that holds a thing of this name, or ``None``."""
     description, place = split_place(belief, name)
     return next(iter(belief.boxed(description, belief.room_names.index(place) if place else belief.here)), None)
 
 
 def locate(belief: Belief, name: str, in_boxes: bool = False) -> Generator[int, None, Thing | Outcome]:
-    """The thing of that name. Where none is known in the room that it names, go there and look; a failure if that does not help."""
+    """Find the thing of that name; where none is known, walk into the room that the name gives and look again.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    name
+        A name as the plan writes it.
+    in_boxes
+        Whether a thing inside an open box counts; the box is returned for it.
+
+    Returns
+    -------
+    Thing or Outcome
+        The thing, or the failure to find it.
+    """
     description, place = split_place(belief, name)
     for _ in range(2):
         thing = ground(belief, name) or (boxed(belief, name) if in_boxes else None)
@@ -52,7 +67,7 @@ def locate(belief: Belief, name: str, in_boxes: bool = False) -> Generator[int, 
 
 
 def to_room(belief: Belief, name: str) -> SkillRun:
-    """Walk into a room of which something was seen."""
+    """Walk into the room of that name. Fails where it was never seen or cannot be reached."""
     index = belief.room_names.index(name)
     if index not in belief.known_rooms():
         return failed(f"{name} was never seen")

@@ -1,4 +1,4 @@
-"""``open X``: open a door or a box. What stands open already is closed and opened again."""
+"""``open X``: open a door or a box; one that is already open is closed and opened again."""
 
 from minigrid.core.actions import Actions
 
@@ -12,7 +12,7 @@ from envs.observation.names import BOX, CLOSED, DOOR, LOCKED
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails for what is not there, cannot be opened, or is locked, and where the grip slips."""
+    """Open the door or box of that name. Fails where it is not there, cannot be opened or is locked, and where the grip slips."""
     thing = yield from locate(belief, name)
     if isinstance(thing, Outcome):
         return thing

@@ -11,7 +11,7 @@ from envs.observation.names import BOX, DOOR
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails with full hands, for what is not there, and where the grip slips."""
+    """Pick up the thing of that name. Fails with a full hand, where the thing is not there, and where the grip slips."""
     if belief.held is not None:
         return failed(f"already holding {belief.held_name}")
     thing = yield from locate(belief, name, in_boxes=True)

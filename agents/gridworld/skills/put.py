@@ -13,7 +13,21 @@ from envs.observation.names import BOX
 
 
 def run(belief: Belief, name: str, target: str, joint: str) -> SkillRun:
-    """The thing must be in the agent's hand. Fails where it is not, where the target is not there, full, or out of reach."""
+    """Put the held thing next to the target or into it.
+
+    Fails where the agent does not hold the thing, where the target is not there, full or out of reach, and where the grip slips.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    name
+        The held thing.
+    target
+        The other thing, or the box.
+    joint
+        ``next to`` or ``in``.
+    """
     description, _ = split_place(belief, name)
     if belief.held is None or not matches(Thing(*belief.held, 0, belief.cell, ("left", "right", "front", "behind")), description):
         return failed(f"not holding {description}")
@@ -43,7 +57,7 @@ def _is_free(belief: Belief, cell: Cell) -> bool:
 def _into(belief: Belief, box: Thing) -> SkillRun:
     if box.kind != BOX:
         return failed(f"{box.name} is no box")
-    if not belief.unique_names:  # a BabyAI level, whose boxes vanish when they are opened
+    if not belief.unique_names:  # BabyAI's boxes vanish when they are opened
         return failed(f"{box.name} cannot be filled")
     reached = yield from walk_beside(belief, box.cell)
     if not reached:

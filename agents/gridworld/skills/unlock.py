@@ -1,4 +1,4 @@
-"""``unlock X``: unlock a door with the key of its colour in hand; the door then stands open."""
+"""``unlock X``: unlock a door with the key of its colour; the door then stands open."""
 
 from minigrid.core.actions import Actions
 
@@ -11,7 +11,7 @@ from envs.observation.names import KEY, LOCKED, thing_name
 
 
 def run(belief: Belief, name: str) -> SkillRun:
-    """Fails without the key, for what is not there, no door or not locked, and where the grip slips."""
+    """Unlock the door of that name. Fails without its key in hand, where no locked door is there, and where the grip slips."""
     thing = yield from locate(belief, name)
     if isinstance(thing, Outcome):
         return thing

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,40 @@ or `erecap run --backend baseline --suite household-small`. Prompts have the for
 """
 
 
-def write_card(
-    out: Path,
-    recipe: Recipe,
-    config: Any,
-    parameters: int,
-    log: Sequence[Mapping[str, Any]],
-    scores: Sequence[SuiteScore],
-    machine: str,
-) -> None:
-    """Write ``README.md`` and ``loss.png`` next to the model. ``log``: the training records with their ``round``."""
-    table = ["| suite | episodes | success | SPL | expert | of the expert's |", "|---|---|---|---|---|---|", *map(_row, scores)]
-    last = {record["round"]: record for record in log}
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells of a trained planner.
+
+    Attributes
+    ----------
+    recipe
+        How it was made.
+    config
+        The model's configuration, of transformers.
+    parameters
+        Number of its parameters.
+    log
+        The records of all rounds, each with its ``round``.
+    scores
+        Closed loop on held-out seeds, per suite.
+    machine
+        In words, the machine that trained it.
+    """
+
+    recipe: Recipe
+    config: Any
+    parameters: int
+    log: Sequence[Mapping[str, Any]]
+    scores: Sequence[SuiteScore]
+    machine: str
+
+
+def write_card(out: Path, facts: CardFacts) -> None:
+    """Write ``README.md`` and ``loss.png`` into the model's directory, ``out``."""
+    head = ["| suite | episodes | success | SPL | expert | of the expert's |", "|---|---|---|---|---|---|"]
+    recipe, config, last = facts.recipe, facts.config, {record["round"]: record for record in facts.log}
     text = _CARD.format(
-        parameters=parameters / 1e6,
+        parameters=facts.parameters / 1e6,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         heads=config.num_attention_heads,
@@ -65,15 +86,15 @@ def write_card(
         head_dim=config.head_dim,
         vocabulary=config.vocab_size,
         rounds=len(recipe.student_rounds),
-        scores="\n".join(table),
+        scores="\n".join([*head, *map(_row, facts.scores)]),
         tokens=sum(r["tokens"] for r in last.values()) / 1e6,
         hours=sum(r["elapsed_s"] for r in last.values()) / 3600,
-        machine=machine,
+        machine=facts.machine,
         max_tokens=recipe.max_tokens,
         recipe=recipe.model_dump_json(exclude={"expert_sources", "student_rounds"}),
     )
     write_atomically(out / "README.md", text)
-    write_atomically(out / "loss.png", loss_plot(log))
+    write_atomically(out / "loss.png", loss_plot(facts.log))
 
 
 def _row(score: SuiteScore) -> str:
@@ -84,7 +105,7 @@ def _row(score: SuiteScore) -> str:
 
 
 def loss_plot(log: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss on plan tokens and on all others against tokens seen, rounds one after the other, as a PNG."""
+    """Plot the loss on plan tokens and on all others against tokens seen, rounds one after the other, as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     base, position = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Collecting demonstrations, in chunks over worker processes. A chunk that is on disk is not played again."""
+"""Demonstrations, played in chunks by worker processes. A chunk that is on disk is not played again."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,33 +12,81 @@ import numpy as np
 from agents.demonstrations import Labeller, Sample, demonstrate
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
+from agents.runner import MakeBackend
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
-from planner import Entry, PlannerBackend
+from benchmarks.recipes.seeds import SEEDS_PER_ROUND
+from planner import Entry
 
 MAX_REPLANS = 40
-"""An episode that has not ended by then teaches nothing new."""
-SEEDS_PER_ROUND = 50_000
-"""The recipe's seeds lie below 500,000 (``suites.RECORDED``): round r uses those from r times this number."""
+"""Replans after which an episode is cut off: longer ones teach nothing new."""
+
+
+@dataclass(frozen=True)
+class RoundPlay:
+    """How the episodes of a round are played.
+
+    Attributes
+    ----------
+    number
+        The round, from 0.
+    noise
+        Share of the expert's replans that play a disturbed plan instead.
+    corrections
+        How many of an episode's corrections become samples, at most.
+    student
+        Backend spec of the student; empty where only the expert plays.
+    share
+        Share of the replans that the student plays.
+    """
+
+    number: int
+    noise: float
+    corrections: int
+    student: str = ""
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Episodes of one source that one worker plays in a row."""
+    """Episodes of one source that one worker plays in a row.
+
+    Attributes
+    ----------
+    source
+        The environment.
+    first_seed
+        Seed of the first episode; each next one has the next seed.
+    episodes
+        How many.
+    how
+        How they are played.
+    path
+        Where the samples go.
+    """
 
     source: Source
     first_seed: int
     episodes: int
-    noise: float
-    corrections: int
-    student: str
-    share: float
+    how: RoundPlay
     path: Path
 
 
 @dataclass(frozen=True)
 class ChunkStats:
-    """What came of a chunk."""
+    """The outcome of a chunk.
+
+    Attributes
+    ----------
+    env_id
+        The environment.
+    episodes, successes
+        Episodes played, and those that succeeded.
+    plans, agreed
+        Plans played, and those that were the expert's.
+    samples
+        Samples written.
+    """
 
     env_id: str
     episodes: int
@@ -48,31 +96,43 @@ class ChunkStats:
     samples: int
 
 
-MakeBackend = Callable[[str], PlannerBackend]
+def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
+    """Divide one round into chunks. Every source has seeds of its own, below those of recordings and suites.
 
-
-def chunks(
-    sources: Sequence[Source], out: Path, *, round_: int, noise: float, corrections: int, student: str, share: float
-) -> list[Chunk]:
-    """The chunks of one round: every source has seeds of its own, below those of the suites.
-
-    Raises ``ValueError`` for a source with more episodes than it has seeds.
+    Raises
+    ------
+    ValueError
+        For a source with more episodes than it has seeds.
     """
     found: list[Chunk] = []
     seeds = SEEDS_PER_ROUND // max(len(sources), 1)
     for number, source in enumerate(sources):
         if source.episodes > seeds:
             raise ValueError(f"{source.episodes} episodes of {source.env_id} exceed its {seeds} seeds of a round: ask for fewer")
-        base = round_ * SEEDS_PER_ROUND + number * seeds
+        base = how.number * SEEDS_PER_ROUND + number * seeds
         for start in range(0, source.episodes, source.chunk):
             name = f"{source.env_id.replace('/', '-')}-{source.verbosity}-{base + start}.jsonl"
             count = min(source.chunk, source.episodes - start)
-            found.append(Chunk(source, base + start, count, noise, corrections, student, share, out / name))
+            found.append(Chunk(source, base + start, count, how, out / name))
     return found
 
 
-def collect(todo: Sequence[Chunk], make_backend: MakeBackend, workers: int, on_chunk: Callable[[Chunk, ChunkStats], None]) -> None:
-    """Play the chunks that are not on disk yet in ``workers`` processes; ``on_chunk`` is called for each one as it is finished."""
+def play_chunks(
+    todo: Sequence[Chunk], make_backend: MakeBackend, workers: int, on_chunk: Callable[[Chunk, ChunkStats], None]
+) -> None:
+    """Play the chunks that are not on disk yet.
+
+    Parameters
+    ----------
+    todo
+        All chunks of a round.
+    make_backend
+        Makes the student from its spec, in the worker.
+    workers
+        How many processes play.
+    on_chunk
+        Called for each chunk as it is finished; first for those that are on disk.
+    """
     missing = [chunk for chunk in todo if not chunk.path.exists()]
     for chunk in todo:
         if chunk not in missing:
@@ -91,15 +151,16 @@ def collect(todo: Sequence[Chunk], make_backend: MakeBackend, workers: int, on_c
 
 def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
     """Play a chunk and write its samples: one JSON line each, the statistics last."""
-    student = make_backend(chunk.student) if chunk.student else None
+    how = chunk.how
+    student = make_backend(how.student) if how.student else None
     lines: list[str] = []
     episodes = successes = plans = agreed = 0
     for seed in range(chunk.first_seed, chunk.first_seed + chunk.episodes):
         rng = np.random.default_rng((seed, 1))
-        labeller = Labeller(rng, student, chunk.share, chunk.noise)
-        job = EpisodeJob(chunk.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity)
+        labeller = Labeller(rng, student, how.share, how.noise)
+        job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity)
         made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
-        lines += [_dump(sample) for sample in _chosen(made.samples, rng, chunk.corrections)]
+        lines += [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
         episodes, successes = episodes + 1, successes + int(made.episode.success)
         plans, agreed = plans + made.plans, agreed + made.agreed
     stats = ChunkStats(chunk.source.env_id, episodes, successes, plans, agreed, len(lines))
@@ -108,7 +169,7 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
 
 
 def _chosen(samples: Sequence[Sample], rng: np.random.Generator, corrections: int) -> list[Sample]:
-    """The whole episode, and at most so many of its corrections."""
+    """Choose the whole episode, and at most ``corrections`` of its corrections."""
     extra = list(samples[1:])
     picked = rng.permutation(len(extra))[:corrections]
     return [*samples[:1], *(extra[i] for i in picked)]
@@ -118,8 +179,8 @@ def _dump(sample: Sample) -> str:
     return json.dumps({"entries": [[e.kind, e.text] for e in sample.entries], "labels": list(sample.labels)})
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
-    """The samples of a chunk."""
+def read_demonstrations(path: Path) -> Iterator[Sample]:
+    """Read the samples of a chunk."""
     for line in path.read_text().splitlines():
         record = json.loads(line)
         if "entries" in record:
@@ -127,5 +188,5 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def read_stats(path: Path) -> ChunkStats:
-    """The statistics of a chunk."""
+    """Read the statistics of a chunk."""
     return ChunkStats(**json.loads(path.read_text().splitlines()[-1])["stats"])

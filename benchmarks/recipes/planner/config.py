@@ -1,12 +1,25 @@
-"""What the recipe is made of. Every number that decides the result stands here."""
+"""The configuration of the planner's recipe. Every number that decides the result is here."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmarks.recipes.seeds import MAX_ROUNDS
 from envs import LEVELS, Verbosity
 
 
 class Source(BaseModel):
-    """So many episodes of one environment, ``chunk`` of which one worker plays in a row."""
+    """Episodes of one environment.
+
+    Attributes
+    ----------
+    env_id
+        The environment's gymnasium id.
+    episodes
+        How many.
+    verbosity
+        How much an observation tells.
+    chunk
+        How many of them one worker plays in a row.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,10 +45,20 @@ EXPERT_SOURCES = (
 
 
 class Round(BaseModel):
-    """What is played, how many of the expert's other plans per episode become samples of their own, for how long is trained.
+    """One round of playing and training.
 
-    ``in_place``: where the student's plan parts from the expert's, its whole episode teaches the expert's token at that place. One
-    sequence so corrects every plan of an episode, where a sample of its own corrects one; but only the plan's first wrong token.
+    Attributes
+    ----------
+    sources
+        What is played.
+    corrections
+        How many of an episode's corrections become samples, at most. A correction is the episode up to a plan that was not the
+        expert's, with the expert's in its place.
+    in_place
+        Whether the whole episode also teaches the expert's token where a plan first differs from the expert's. So one sequence
+        corrects every plan of an episode, but only its first wrong token; a correction corrects one plan in full.
+    minutes
+        How long to train, in minutes of wall time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,8 +73,8 @@ def _level(name: str, chunk: int = 40) -> Source:
     return Source(env_id=LEVELS[name], episodes=40, chunk=chunk)
 
 
-# The first round shows where the student is caught: in long households, before a full box or a locked door. The second stays there,
-# and so does the third, which corrects every plan. The fourth brings such states by the dozen, in houses where much goes wrong.
+# The first round shows where the student gets stuck: in long households, before a full box or a locked door. The second and the
+# third stay there; the third corrects every plan. The fourth has many such states, in houses where much goes wrong.
 STUDENT_ROUNDS = (
     Round(
         sources=(
@@ -95,17 +118,46 @@ STUDENT_ROUNDS = (
 
 
 class Recipe(BaseModel):
-    """The bundled planner's recipe. Minutes are wall time on the machine that trains.
+    """The bundled planner's recipe.
 
-    ``noise``: share of the expert's replans that play a disturbed plan instead; ``corrections``: how many plans per episode that
-    the expert would have made otherwise become samples of their own. In DAgger rounds the student plays ``student_share`` of the
-    replans, and every ``rehearsal``-th chunk of the expert's episodes is trained on again.
+    Attributes
+    ----------
+    expert_sources
+        What the expert plays, in round 0.
+    student_rounds
+        The rounds after it (DAgger): the student plays, the expert labels.
+    lessons
+        Number of lessons, which round 0 is trained on as well.
+    noise
+        Share of the expert's replans that play a disturbed plan instead.
+    student_share
+        Share of the replans that the student plays in its rounds.
+    corrections
+        As in ``Round``, of round 0.
+    rehearsal
+        Every so many chunks of the expert's, one is trained on again in each of the student's rounds.
+    train_minutes
+        Minutes of training in round 0, wall time.
+    learning_rate, dagger_learning_rate
+        Peak learning rates of round 0 and of the student's rounds.
+    token_budget
+        Largest batch in tokens.
+    max_tokens
+        Longest sequence in tokens; longer episodes are cut.
+    shortest
+        Longest sequence at the start of round 0, in tokens.
+    vocabulary
+        Upper bound of the tokenizer's vocabulary.
+    seed
+        Seed of weights, order and lessons.
+    held_out_episodes
+        Held-out episodes per suite to evaluate on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
-    student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=9)
+    student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
     lessons: int = Field(5000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
@@ -123,6 +175,6 @@ class Recipe(BaseModel):
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """The expert's round, which is round 0, then the student's (DAgger)."""
+        """The expert's round, which is round 0, then the student's."""
         expert = Round(sources=self.expert_sources, corrections=self.corrections, minutes=self.train_minutes)
         return expert, *self.student_rounds

@@ -1,4 +1,4 @@
-"""Closed loop on held-out seeds: the only measure of a planner that counts. Token accuracy says little over twenty plans."""
+"""Closed loop on held-out seeds: the measure of a planner. Token accuracy says little about twenty plans in a row."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,25 @@ SUITE_NAMES = ("household-small", "babyai", "household-recall", "household-long"
 
 
 class SuiteScore(BaseModel):
-    """How the planner and the expert do on one suite."""
+    """The success of the planner and of the expert on one suite.
+
+    Attributes
+    ----------
+    suite
+        Its name.
+    episodes
+        Episodes that both played.
+    success, success_ci95
+        The planner's share of successes (0..1) and its 95% Wilson interval.
+    spl
+        The planner's success weighted by the expert's steps over the steps taken, 0..1.
+    expert_success
+        The expert's share of successes, 0..1.
+    of_expert
+        ``success / expert_success``.
+    parse_errors
+        The planner's answers that could not be parsed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,11 +50,27 @@ class SuiteScore(BaseModel):
 
 
 def evaluate_suite(
-    suite: str, model: Path, episodes: int, out: Path, workers: int, on_episode: Callable[[EpisodeRecord], None], seed: int = 0
+    suite: str, model: Path, episodes: int, out: Path, workers: int, on_episode: Callable[[EpisodeRecord], None]
 ) -> SuiteScore:
-    """Play ``episodes`` held-out episodes of the suite with the unpruned planner and with the expert."""
+    """Play held-out episodes of a suite with the unpruned planner and with the expert.
+
+    Parameters
+    ----------
+    suite
+        Its name.
+    model
+        Directory of the planner.
+    episodes
+        How many episodes each plays.
+    out
+        Directory of the runs; episodes that are there are not played again.
+    workers
+        How many processes play.
+    on_episode
+        Called after each episode.
+    """
     spec = f"baseline?model={model}"
-    loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed, AgentConfig())
+    loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed=0, config=AgentConfig())
     play(loop, BackendFactory(1 if workers > 1 else None), out / suite, workers, on_episode)
     played = read_episodes(out / suite / STEPS_FILE)
     both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]

@@ -1,28 +1,43 @@
-"""Lessons: what a planner must be able to do with its context, without the walking in between.
+"""Lessons: short exercises in what a planner does with its context.
 
-A lesson is a conversation of short observations and plans over an imagined house: things are seen, move and vanish, and each
-goal asks for what was seen turns ago. It uses the sentences of ``envs.observation``. In an episode a plan comes once in a hundred
-tokens, in a lesson twice as often, so that copying and looking up are learned sooner.
+A lesson is a conversation of short observations and plans about an imagined house. Things are seen, move and vanish, and each goal
+asks for something seen turns ago. It uses the sentences of ``envs.observation``. An episode has one plan per hundred tokens, a
+lesson twice as many, so copying and looking up are learned sooner.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
 
 from envs.observation.names import ROOM_NAMES
+from erecap.training.encoding import TrainingMessage
 
 KINDS = ("ball", "key", "box")
 BRIEF = 0.7
-"""Share of lessons in which observations say the least that a plan needs."""
+"""Share of lessons whose observations hold only what a plan needs."""
 Turn = tuple[str, str]
+"""An observation and the plan that answers it."""
 
 
 @dataclass
 class Lesson:
-    """An imagined house under way: where things were seen, what is held, where the agent is."""
+    """The state of an imagined house.
+
+    Attributes
+    ----------
+    rng
+        Draws everything.
+    place
+        The room in which each thing was last seen.
+    held
+        The thing in the agent's hand; empty for none.
+    here
+        The room that the agent is in.
+    brief
+        Whether observations hold only what a plan needs.
+    """
 
     rng: np.random.Generator
     place: dict[str, str] = field(default_factory=dict)
@@ -31,7 +46,7 @@ class Lesson:
     brief: bool = False
 
     def turns(self, count: int) -> Iterator[Turn]:
-        """Observation and plan, ``count`` times."""
+        """Write ``count`` observations with their plans."""
         self.here = self._room()
         outcomes: list[str] = []
         goal = self._goal()
@@ -51,12 +66,12 @@ class Lesson:
         return f"{COLOR_NAMES[int(self.rng.integers(len(COLOR_NAMES)))]} {KINDS[int(self.rng.integers(len(KINDS)))]}"
 
     def _some(self) -> str:
-        """A thing that was seen, as a rule."""
+        """Draw a thing; mostly one that was seen."""
         names = list(self.place)
         return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < 0.85 else self._thing()
 
     def _news(self, most: int) -> list[str]:
-        """Things seen, perhaps somewhere else than before, and things found gone."""
+        """Draw things that are seen, perhaps in another room than before, and one that is gone."""
         count = most if most > 4 else int(self.rng.integers(0, 2 if self.brief else 5))
         seen = {name: self._room() for name in (self._thing() for _ in range(count)) if name != self.held}
         self.place |= seen
@@ -100,7 +115,7 @@ class Lesson:
         return [*(["drop"] if self.held else []), f"pickup {name} in {self.place[name]}"]
 
     def _after(self, goal: str, plan: list[str]) -> str:
-        """Follow the plan; the same goal again where it only explored or did not get to the end."""
+        """Follow the plan and return the next goal: the same one while it is not reached, most of the time."""
         for line in plan:
             self._do(line)
         reached = plan != ["explore"] and not (goal.startswith("put ") and not plan[-1].startswith("put "))
@@ -123,9 +138,9 @@ class Lesson:
             self.here = self._room()
 
 
-def lesson(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """One lesson as chat messages, in the form that ``encode_episode`` takes."""
-    messages: list[dict[str, Any]] = []
+def lesson(rng: np.random.Generator) -> list[TrainingMessage]:
+    """Write one lesson as chat messages, as ``encode_episode`` reads them."""
+    messages: list[TrainingMessage] = []
     brief = bool(rng.random() < BRIEF)
     for observation, plan in Lesson(rng, brief=brief).turns(int(rng.integers(8, 16) if brief else rng.integers(4, 14))):
         messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]

@@ -1,4 +1,4 @@
-"""The whole recipe, from nothing to a planner with its card."""
+"""The whole recipe of the planner, from nothing to a model with its card."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.output.files import checksum
-from benchmarks.recipes.planner.card import write_card
+from benchmarks.recipes.planner.card import CardFacts, write_card
 from benchmarks.recipes.planner.config import Recipe
 from benchmarks.recipes.planner.evaluation import SUITE_NAMES, SuiteScore, evaluate_suite
 from benchmarks.recipes.planner.stages import Reporter, Stages, training_log
@@ -17,37 +17,60 @@ from erecap.models.loading import bundled_planner_dir
 
 
 def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: bool, reporter: Reporter) -> dict[str, Any]:
-    """Train, evaluate on ``episodes`` held-out episodes a suite, write the card; the scores and where things are.
+    """Train, evaluate in closed loop, write the card.
 
-    Raises ``ValueError`` for a directory that holds a run of another recipe.
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    out
+        Directory of the run; a run that was stopped goes on.
+    workers
+        How many processes play episodes.
+    episodes
+        Held-out episodes per suite to evaluate on; 0 for no evaluation.
+    install
+        Whether to make the result the bundled planner.
+    reporter
+        Told of the progress.
+
+    Returns
+    -------
+    dict
+        ``planner``, the model's directory, and ``scores``, one per suite.
+
+    Raises
+    ------
+    ValueError
+        For a directory that holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     _claim(recipe, out)
     trained = Stages(recipe, out, workers, reporter).run()
-    scores = [score(suite, trained, episodes, out, workers, reporter) for suite in SUITE_NAMES] if episodes else []
-    planner = finish(recipe, trained, out, scores)
+    scores = [_score(suite, trained, episodes, out, workers, reporter) for suite in SUITE_NAMES] if episodes else []
+    planner = _finish(recipe, trained, out, scores)
     if install:
         shutil.copytree(planner, bundled_planner_dir(), dirs_exist_ok=True)
     return {"planner": str(bundled_planner_dir() if install else planner), "scores": [s.model_dump() for s in scores]}
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
-    """One directory, one recipe."""
+    """Write the recipe into ``out``. Raises ``ValueError`` where another one is there."""
     path = out / "recipe.json"
     if path.exists() and Recipe.model_validate_json(path.read_text()) != recipe:
         raise ValueError(f"{out} holds a run of another recipe: use another --out, or the recipe in {path}")
     path.write_text(recipe.model_dump_json(indent=2) + "\n")
 
 
-def score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
-    """Closed loop on one suite."""
+def _score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
+    """Evaluate on one suite."""
     reporter.begin(f"evaluate: {suite}", 2 * episodes)
-    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores belong to weights, not to a path
+    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores belong to the weights, wherever they lie
     return evaluate_suite(suite, model, episodes, played, workers, lambda episode: reporter.advance())
 
 
-def finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -> Path:
-    """The planner as it ships, in ``out/planner``: weights in bfloat16, tokenizer, card."""
+def _finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -> Path:
+    """Write the planner as it ships to ``out/planner``: weights in bfloat16, tokenizer, card."""
     model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.bfloat16)
     planner = out / "planner"
     model.save_pretrained(planner)
@@ -55,5 +78,6 @@ def finish(recipe: Recipe, trained: Path, out: Path, scores: list[SuiteScore]) -
         if (trained / name).exists():
             shutil.copy(trained / name, planner / name)
     parameters = sum(p.numel() for p in model.parameters())
-    write_card(planner, recipe, model.config, parameters, training_log(out, len(recipe.student_rounds)), scores, machine().cpu)
+    log = training_log(out, len(recipe.student_rounds))
+    write_card(planner, CardFacts(recipe, model.config, parameters, log, scores, machine().cpu))
     return planner

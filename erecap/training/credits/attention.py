@@ -1,4 +1,4 @@
-"""Attention that the plan pays, as cache compression scores tokens (SnapKV, arXiv 2404.14469), but by the plan itself."""
+"""Attention from the plan's own tokens. SnapKV (arXiv 2404.14469) scores tokens alike, by the attention from the prompt's end."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from erecap.engine.differentiable import stage_hidden
 from erecap.models.architecture import decoder_parts
 from erecap.selectors.attention import attention_weights
 from erecap.selectors.projections import Projections
+from erecap.training.batches import Batch
 from erecap.training.credits.base import plan_places
-from erecap.training.data import Batch
 
 
 class AttentionCredit:
-    """Attention from the tokens that predict the plan, mean over them, sum over heads and over the layers after the stage."""
+    """Attention from the tokens that predict the plan: the mean over them, summed over heads and the layers after the stage."""
 
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
         parts = decoder_parts(model)
@@ -26,13 +26,13 @@ class AttentionCredit:
 
     @torch.no_grad()
     def of(self, chosen: Tensor) -> Tensor:
-        """See ``Credit.of``."""
+        """Sum the attention from the plan of turn ``chosen``, as ``Credit.of`` describes."""
         rows = [self._row(row, turn) for row, turn in enumerate(chosen.tolist())]
         received = torch.stack(rows, 1)
         return torch.stack([received[layer:].sum(0) for layer in self._stages])
 
     def _row(self, row: int, turn: int) -> Tensor:
-        """Attention that each token receives in each layer but the first, float32 [layers - 1, length]."""
+        """Compute the attention that each token gets in each layer but the first, float32 ``(layers - 1, length)``."""
         length, places = self._batch.input_ids.shape[1], plan_places(self._batch, row, turn) - 1
         if not len(places):
             return torch.zeros(self._depth - 1, length, device=self._batch.input_ids.device)

@@ -1,24 +1,32 @@
-"""What a credit is, and the parts of a batch that credits look at."""
+"""The credit protocol, and where a plan's tokens stand in a batch."""
 
 from typing import Protocol
 
 from torch import Tensor
 
-from erecap.training.data import PLAN_WEIGHT, Batch
+from erecap.training.batches import Batch
+from erecap.training.sequences import PLAN_WEIGHT
 
 
 class Credit(Protocol):
-    """Made for a batch, whose unpruned forward it may keep; asked for one replan of each row at a time."""
+    """How much plans needed the tokens before them. Made for one batch, whose unpruned forward it may keep."""
 
     def of(self, chosen: Tensor) -> Tensor:
-        """How much the plan of turn ``chosen``, int64 [rows], needed each token at each stage: float32 [stages, rows, length].
+        """Say how much one plan of each row needed each token.
 
-        Not negative; what it says of tokens that are not older than the turn is not used. A row without a replan
-        (``NO_REPLAN``) gets anything finite.
+        Parameters
+        ----------
+        chosen
+            int64 ``(rows,)``: the plan's turn, or ``NO_REPLAN`` for a row without.
+
+        Returns
+        -------
+        Tensor
+            float32 ``(stages, rows, length)``, not negative. Values of tokens that are not older than the turn are not used; a row
+            without a plan may hold anything finite.
         """
-        ...
 
 
 def plan_places(batch: Batch, row: int, turn: int) -> Tensor:
-    """Where the tokens of the turn's plan stand, int64 [plan tokens]."""
+    """Find the tokens of the turn's plan: int64 ``(plan tokens,)``."""
     return ((batch.turns[row] == turn) & (batch.weights[row] >= PLAN_WEIGHT)).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""How much worse a plan becomes when a step of the episode is taken away, whole."""
+"""How much worse a plan becomes when a whole turn of the episode is removed."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from erecap.engine.differentiable import layer_forward, stage_hidden
 from erecap.models.architecture import decoder_parts
 from erecap.models.masks import attention_mask, causal
+from erecap.training.batches import Batch
 from erecap.training.credits.base import plan_places
-from erecap.training.data import Batch
 
 _AT_ONCE = 8
 
@@ -19,7 +19,7 @@ _AT_ONCE = 8
 class RemovalCredit:
     """The rise of the plan's mean cross entropy (0 where it falls) when no layer after the stage looks at a turn's tokens.
 
-    All tokens of a turn get the same. Slow: the layers after each stage are run once for every older turn.
+    All tokens of a turn get the same value. Slow: the layers after each stage are run once for every older turn.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
@@ -31,12 +31,12 @@ class RemovalCredit:
 
     @torch.no_grad()
     def of(self, chosen: Tensor) -> Tensor:
-        """See ``Credit.of``."""
+        """Remove each turn before ``chosen`` and measure the plan's loss, as ``Credit.of`` describes."""
         rows = [self._row(row, turn) for row, turn in enumerate(chosen.tolist())]
         return torch.stack(rows, 1)
 
     def _row(self, row: int, turn: int) -> Tensor:
-        """float32 [stages, length]."""
+        """Credit the tokens of one row, float32 ``(stages, length)``."""
         found = torch.zeros(len(self._stages), self._batch.input_ids.shape[1], device=self._batch.input_ids.device)
         plan = plan_places(self._batch, row, turn)
         if not len(plan):
@@ -51,7 +51,7 @@ class RemovalCredit:
         return found
 
     def _without(self, row: int, layer: int, turns: Tensor, removed: Tensor) -> Tensor:
-        """The last layer's output, [removed, tokens, width], where layers after ``layer`` do not look at one turn each."""
+        """Run the layers after ``layer`` without the keys of one turn each: last output, ``(removed, tokens, width)``."""
         count = len(turns)
         there = (turns != removed[:, None])[:, None, None, :]
         itself = torch.eye(count, dtype=torch.bool, device=turns.device)
@@ -63,7 +63,7 @@ class RemovalCredit:
         return stream
 
     def _losses(self, row: int, plan: Tensor, last: Tensor) -> Tensor:
-        """Mean cross entropy of the plan behind each of ``last``, [several, tokens, width]: float32 [several]."""
+        """Compute the plan's mean cross entropy from each of ``last``, ``(several, tokens, width)``: float32 ``(several,)``."""
         logits = self._parts.head(self._parts.norm(last[:, plan - 1])).float()
         wanted = self._batch.targets[row, plan].expand(len(last), -1)
         return cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(last), -1).mean(1)

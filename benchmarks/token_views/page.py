@@ -1,15 +1,27 @@
-"""Tokens laid out as lines of a page in a monospace type: where each piece of a token's text stands. Draws nothing."""
+"""The page: the tokens of a prompt laid out on lines of monospace type. Says where each piece of text stands; draws nothing."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+"""The mark in place of a line break."""
 HEAD_SHARE = 0.3
+"""Share of the tokens on the page that come from the beginning of a prompt that is too long for it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of one token on one line, from column ``column`` on; ``token`` is -1 for what belongs to none."""
+    """Text of one token on one line.
+
+    Attributes
+    ----------
+    token
+        The token's number in the prompt; -1 for a note.
+    line, column
+        Where the text begins, from 0.
+    text
+        The characters.
+    """
 
     token: int
     line: int
@@ -19,7 +31,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Page:
-    """Pieces in reading order; ``left_out`` counts the tokens that are not on it."""
+    """The pieces of a page.
+
+    Attributes
+    ----------
+    pieces
+        In reading order.
+    lines, columns
+        Its size in characters.
+    left_out
+        How many tokens are not on it.
+    """
 
     pieces: tuple[Piece, ...]
     lines: int
@@ -27,10 +49,22 @@ class Page:
     left_out: int
 
 
-def lay_out(texts: Sequence[str], columns: int, max_tokens: int) -> Page:
-    """Lay out at most ``max_tokens`` tokens on lines of ``columns`` characters; line breaks are kept, with a mark in their place.
+def lay_out_page(texts: Sequence[str], columns: int, max_tokens: int) -> Page:
+    """Lay out tokens on lines. Line breaks are kept and marked.
 
-    Of longer prompts the middle is left out, with a note: the newest part gets most of the room.
+    Parameters
+    ----------
+    texts
+        What each token adds to the text.
+    columns
+        Characters of a line.
+    max_tokens
+        Of longer prompts the middle is left out, with a note; most of the room goes to the end, which is newest.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 20 columns or 2 tokens.
     """
     if columns < 20 or max_tokens < 2:
         raise ValueError(f"columns={columns}, max_tokens={max_tokens}: give at least 20 columns and 2 tokens")
@@ -46,7 +80,7 @@ def lay_out(texts: Sequence[str], columns: int, max_tokens: int) -> Page:
 
 
 def _shown(tokens: int, max_tokens: int) -> tuple[int, int]:
-    """(one past the last of the head, first of the tail)."""
+    """Choose the tokens on the page: (one past the last of the head, first of the tail)."""
     if tokens <= max_tokens:
         return tokens, tokens
     head = round(max_tokens * HEAD_SHARE)
@@ -54,18 +88,18 @@ def _shown(tokens: int, max_tokens: int) -> tuple[int, int]:
 
 
 class _Pen:
-    """Where the next character goes."""
+    """The place of the next character."""
 
     def __init__(self, columns: int) -> None:
         self._columns, self._line, self._column = columns, 0, 0
 
     @property
     def fresh(self) -> bool:
-        """Whether the line is still empty."""
+        """Whether the line is empty."""
         return self._column == 0
 
     def write(self, tokens: Iterable[tuple[int, str]]) -> Iterator[Piece]:
-        """The pieces of ``tokens`` (number, text)."""
+        """Write ``tokens``, each (number, text)."""
         for token, text in tokens:
             for number, part in enumerate(text.split("\n")):
                 if number:
@@ -74,7 +108,7 @@ class _Pen:
                 yield from self._wrapped(token, part.replace("\t", "    ").replace("\r", ""))
 
     def note(self, text: str, begun: bool) -> Piece:
-        """A line of its own."""
+        """Write a note on a line of its own; ``begun`` says whether the current line must be ended first."""
         if begun:
             self._break()
         piece = self._put(-1, text)

@@ -1,0 +1,37 @@
+"""Figures as text for people: times, sizes, shares, ratios, and Markdown tables."""
+
+from collections.abc import Iterable, Sequence
+
+NONE = "-"
+"""Stands where there is no figure."""
+
+
+def seconds(value: float) -> str:
+    """Format a time in seconds, in ms below one second; 0 means that there is none."""
+    return NONE if value == 0 else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
+
+
+def mebibytes(value: float) -> str:
+    """Format a size in bytes; 0 means that there is none."""
+    return NONE if value == 0 else f"{value / 2**20:.1f} MiB"
+
+
+def percent(value: float | None) -> str:
+    """Format a share, 0 to 1."""
+    return NONE if value is None else f"{100 * value:.0f}%"
+
+
+def times(value: float | None) -> str:
+    """Format a ratio."""
+    return NONE if value is None else f"{value:.2f}x"
+
+
+def points(value: float, interval: tuple[float, float]) -> str:
+    """Format a difference of shares with its interval, in percentage points."""
+    return f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+
+
+def pipes(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table; all columns but the first are aligned to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,30 @@
+"""The report of a comparison: ``table.md`` and the plots, beside its ``summary.json``."""
+
+from pathlib import Path
+
+from benchmarks.backends.registry import EXPERT
+from benchmarks.comparison.run import Results
+from benchmarks.output.files import write_atomically
+from benchmarks.reports.plots import write_plots
+from benchmarks.reports.table import summary_markdown
+
+TABLE_FILE = "table.md"
+
+
+def write_report(results: Results) -> list[Path]:
+    """Write the table and the plots of a comparison into its run directory, also for one that was interrupted.
+
+    Parameters
+    ----------
+    results : Results
+        What the comparison found.
+
+    Returns
+    -------
+    list of Path
+        The files. A plot without points is left out.
+    """
+    table = results.out / TABLE_FILE
+    write_atomically(table, summary_markdown(results.summary))
+    calls = {backend: played.calls for backend, played in results.played.items() if backend != EXPERT}
+    return [table, *write_plots(calls, results.rows, results.out)]

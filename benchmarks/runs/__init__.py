@@ -1,0 +1,1 @@
+"""Runs: what is played, how far it is, what it recorded, and where it was made."""

@@ -1,0 +1,160 @@
+"""The records of a run, read from ``steps.jsonl`` once: what summaries, replays, plots, recipes and token views work on."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
+from typing import Self
+
+from agents.episode_log import read_records
+from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from agents.replay import RecordedPrompt, rebuild_prompts
+from benchmarks.runs.suites import Case
+from planner import Entry
+
+
+@dataclass(frozen=True)
+class BackendRecords:
+    """What one backend did in the finished episodes of a run.
+
+    Attributes
+    ----------
+    episodes : dict of Case to EpisodeRecord
+        The episodes, in the order in which they ended.
+    calls : list of PlannerCall
+        The replans of all episodes, in the order of the file.
+    transcripts : dict of Case to tuple of Entry
+        The whole history of each episode, oldest entry first.
+    """
+
+    episodes: dict[Case, EpisodeRecord] = field(default_factory=dict)
+    calls: list[PlannerCall] = field(default_factory=list)
+    transcripts: dict[Case, tuple[Entry, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def prompts(self) -> list[RecordedPrompt]:
+        """The prompts of all replans, episode by episode. They are rebuilt from the transcripts on first use."""
+        calls: dict[Case, list[PlannerCall]] = defaultdict(list)
+        for call in self.calls:
+            calls[Case(call.env_id, call.seed)].append(call)
+        return [
+            prompt
+            for case, episode in self.episodes.items()
+            for prompt in rebuild_prompts(episode, self.transcripts.get(case, ()), calls[case])
+        ]
+
+    def of_cases(self, cases: Collection[Case]) -> "BackendRecords":
+        """Return the records of these episodes only; the order is kept."""
+        wanted = set(cases)
+        return BackendRecords(
+            {case: episode for case, episode in self.episodes.items() if case in wanted},
+            [call for call in self.calls if Case(call.env_id, call.seed) in wanted],
+            {case: entries for case, entries in self.transcripts.items() if case in wanted},
+        )
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of all finished episodes of a run.
+
+    Attributes
+    ----------
+    path : Path
+        The ``steps.jsonl`` that they were read from.
+    backends : mapping of str to BackendRecords
+        The records by the backend's spec string, in the order of the file.
+    """
+
+    path: Path
+    backends: Mapping[str, BackendRecords]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a ``steps.jsonl``.
+
+        Parameters
+        ----------
+        path : Path
+            The file. A file that does not exist has no records.
+
+        Returns
+        -------
+        RunRecords
+            Its records.
+
+        Raises
+        ------
+        ValueError
+            For a malformed line; the message names it.
+        """
+        backends: dict[str, BackendRecords] = defaultdict(BackendRecords)
+        transcript: list[TranscriptRecord] = []
+        for record in read_records(path):  # episode by episode, its EpisodeRecord last
+            if isinstance(record, TranscriptRecord):
+                transcript.append(record)
+            elif isinstance(record, PlannerCall):
+                backends[record.backend].calls.append(record)
+            elif isinstance(record, EpisodeRecord):
+                case, played = Case(record.env_id, record.seed), backends[record.backend]
+                played.episodes[case] = record
+                played.transcripts[case] = _entries(transcript)
+                transcript = []
+        return cls(path, dict(backends))
+
+    def select(self, backends: Sequence[str], cases: Collection[Case]) -> dict[str, BackendRecords]:
+        """Return the records of some backends in some episodes.
+
+        Parameters
+        ----------
+        backends : sequence of str
+            Spec strings. A backend without a finished episode among ``cases`` is left out.
+        cases : collection of Case
+            The episodes.
+
+        Returns
+        -------
+        dict of str to BackendRecords
+            Records by spec string, in the order of ``backends``.
+        """
+        chosen = {backend: self.backends[backend].of_cases(cases) for backend in backends if backend in self.backends}
+        return {backend: records for backend, records in chosen.items() if records.episodes}
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of all episodes, in the order of the file, backend by backend."""
+        return [case.seed for played in self.backends.values() for case in played.episodes]
+
+    def transcripts(self, backend: str) -> list[tuple[Entry, ...]]:
+        """Return the transcripts of one backend's episodes; empty for a backend that did not play."""
+        return list(self.backends[backend].transcripts.values()) if backend in self.backends else []
+
+    def prompts(self, backend: str) -> list[RecordedPrompt]:
+        """Rebuild all prompts of one backend.
+
+        Parameters
+        ----------
+        backend : str
+            Spec string of the backend.
+
+        Returns
+        -------
+        list of RecordedPrompt
+            One per replan, in the order of the file.
+
+        Raises
+        ------
+        ValueError
+            Where the run has no replan of ``backend``.
+        """
+        prompts = self.backends[backend].prompts if backend in self.backends else []
+        if not prompts:
+            raise ValueError(
+                f"{self.path} holds no planner call of backend {backend!r}: name a backend that the run has episodes of"
+            )
+        return prompts
+
+
+def _entries(transcript: Sequence[TranscriptRecord]) -> tuple[Entry, ...]:
+    return tuple(Entry(record.entry, record.text) for record in sorted(transcript, key=attrgetter("index")))

@@ -1,0 +1,62 @@
+"""What a result file says of the machine it was made on."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import numpy
+import torch
+import transformers
+from transformers import PretrainedConfig
+
+from erecap.models.device import device_name, dtype_name
+
+_GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.sm", "power.limit", "temperature.gpu")
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Return the device, its driver and the versions of what runs on it."""
+    facts: dict[str, Any] = {
+        "device": str(device),
+        "device_name": device_name(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        cudnn: Any = torch.backends.cudnn  # untyped
+        facts |= {"cuda": torch.version.cuda, "cudnn": cudnn.version(), "gpu": _gpu_facts(device)}
+    return facts
+
+
+def _gpu_facts(device: torch.device) -> dict[str, Any]:
+    known = torch.cuda.get_device_properties(device)
+    command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        answer = f"nvidia-smi does not answer: {error}"
+    read = dict(zip(_GPU_FIELDS, (part.strip() for part in answer.split(",")), strict=False))
+    return {"total_bytes": known.total_memory, "multiprocessors": known.multi_processor_count, **read}
+
+
+def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attention: str) -> dict[str, Any]:
+    """Return the model's name, dtype, attention function and sizes."""
+    keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    return {
+        "model_id": name,
+        "dtype": dtype_name(dtype),
+        "attention": attention,
+        **{key: getattr(config, key) for key in keys},
+    }
+
+
+def command_line() -> str:
+    """Return the command that made the file, as one would type it."""
+    return shlex.join(["python", "-m", "erecap.profiling", *sys.argv[1:]])

@@ -1,0 +1,201 @@
+"""Prefill and a fixed number of decoded tokens: time to the first token, time per further token, and what bounds it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.prefill import PrefillResult, prefill
+from erecap.models.device import synchronize
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.profiling.graph_decode import GraphDecoder
+from erecap.profiling.prefill_profile import Variants
+from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.shapes import make_random_prompt, read_bytes_per_token
+from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
+
+DECODERS = ("eager", "graph-flash", "graph-split")
+"""Ways to decode: the engine's, and one captured step with either attention of ``graph_decode``."""
+
+Decoder = Callable[[PrefillResult], Iterator[int]]
+
+
+@dataclass(frozen=True)
+class GeneratePlan:
+    """What to measure: prompt lengths and decoded tokens, rounds, decoders by name, and the seconds that the whole may take.
+
+    ``capture`` records graphs; without it the graph's step runs as it is, which checks it where there is no GPU.
+    """
+
+    lengths: Sequence[int]
+    new_tokens: int
+    rounds: int
+    decoders: Sequence[str]
+    seconds: float
+    capture: bool
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One generation: seconds from the prompt to each token, and the tokens."""
+
+    token_s: list[float]
+    tokens: list[int]
+
+    @property
+    def ttft_s(self) -> float:
+        return self.token_s[0]
+
+    @property
+    def gaps_s(self) -> list[float]:
+        return [after - before for before, after in zip(self.token_s, self.token_s[1:], strict=False)]
+
+
+def profile_generate(model: PreTrainedModel, variants: Variants, plan: GeneratePlan, copy_rate: float, file: ResultFile) -> None:
+    """Measure every decoder at every length for every variant and add one point each to ``file``.
+
+    A decoder that fails, or runs out of memory, is a point that says so. ``copy_rate`` is the machine's, in bytes/s.
+    """
+    end = perf_counter() + plan.seconds
+    for length in plan.lengths:
+        prompt = make_random_prompt(model, length)
+        reference: dict[float, list[int]] = {}
+        for name in plan.decoders:
+            if perf_counter() > end:
+                file.add({"prompt_tokens": length, "decoder": name, "status": "left out: --seconds is over"})
+                continue
+            try:
+                points = _measure(model, prompt, variants, name, plan, copy_rate, reference)
+            except RuntimeError as error:  # a kernel that refuses, a capture that fails, or torch.OutOfMemoryError
+                points = [{"prompt_tokens": length, "decoder": name, "status": f"failed: {str(error)[:300]}"}]
+                _empty_cache()
+            for point in points:
+                file.add(point)
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _measure(
+    model: PreTrainedModel,
+    prompt: TokenizedPrompt,
+    variants: Variants,
+    name: str,
+    plan: GeneratePlan,
+    copy_rate: float,
+    reference: dict[float, list[int]],
+) -> list[Row]:
+    makers = {keep: _Maker(model, name, plan) for keep in variants}
+    calls = {keep: partial(_run, model, prompt, variants[keep], makers[keep]) for keep in variants}
+    take_turns(calls, 1)
+    runs = take_turns(calls, plan.rounds)
+    points = []
+    for keep, own in runs.items():
+        reference.setdefault(keep, own[0].tokens)
+        point = {"prompt_tokens": len(prompt), "keep": keep, "decoder": name, "status": "ok", "rounds": plan.rounds}
+        point |= _figures(own, len(prompt)) | _floor(model, own, copy_rate) | makers[keep].facts()
+        point["tokens_like_first_decoder"] = _common_prefix(own[0].tokens, reference[keep])
+        if 1.0 in runs:
+            point |= ratio_quartiles("speedup", [run.token_s[-1] for run in runs[1.0]], [run.token_s[-1] for run in own])
+        points.append(point)
+    return points
+
+
+class _Maker:
+    """Turns a prefill into a stream of tokens; a graph is captured for each prefill, and the time that takes is kept."""
+
+    def __init__(self, model: PreTrainedModel, name: str, plan: GeneratePlan) -> None:
+        self._model, self._name, self._plan = model, name, plan
+        self._capture_s: list[float] = []
+
+    def __call__(self, start: PrefillResult) -> Iterator[int]:
+        if self._name == "eager":
+            options = DecodeOptions(self._plan.new_tokens, ignore_eos=True)
+            return (int(row[0] or 0) for row in decode(self._model, start, options))
+        began = perf_counter()
+        decoder = GraphDecoder(self._model, start, self._plan.new_tokens, self._name.removeprefix("graph-"))
+        if self._plan.capture:
+            decoder.capture()
+        synchronize(self._model.device)
+        self._capture_s.append(perf_counter() - began)
+        return decoder.decode()
+
+    def facts(self) -> Row:
+        """How long a graph took to make, at the median; empty for the engine's own decode."""
+        if not self._capture_s:
+            return {}
+        return {"capture_s": sorted(self._capture_s)[len(self._capture_s) // 2], "captured": self._plan.capture}
+
+
+def _run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: tuple[Any, Any], make: _Maker) -> _Run:
+    """Generate once. The making of a graph stands between the first token and the second and is left out of the times."""
+    synchronize(model.device)
+    start_s = perf_counter()
+    start = prefill(model, prompt, *variant)
+    start.logits.argmax(-1).tolist()
+    first_s = perf_counter() - start_s
+    stream = make(start)
+    began = perf_counter()
+    tokens, times = [next(stream)], [first_s]
+    for token in stream:
+        tokens.append(token)
+        times.append(first_s + perf_counter() - began)
+    return _Run(times, tokens)
+
+
+def _figures(runs: Sequence[_Run], prompt_tokens: int) -> Row:
+    new = len(runs[0].tokens)
+    per_token = [(run.token_s[-1] - run.ttft_s) / max(1, new - 1) for run in runs]
+    whole = [run.token_s[-1] for run in runs]
+    return {
+        "output_tokens": new,
+        **quantiles_ms("ttft", [run.ttft_s for run in runs]),
+        **quantiles_ms("tpot", per_token),
+        **quantiles_ms("itl", [gap for run in runs for gap in run.gaps_s] or [0.0]),
+        **quantiles_ms("e2el", whole),
+        "output_throughput": new * len(runs) / sum(whole),
+        "total_token_throughput": (prompt_tokens + new) * len(runs) / sum(whole),
+        "prefill_share": sum(run.ttft_s for run in runs) / sum(whole),
+    }
+
+
+def _floor(model: PreTrainedModel, runs: Sequence[_Run], copy_rate: float) -> Row:
+    """Time to read the weights once at the rate of a copy, and its share of a token's time."""
+    floor_ms = read_bytes_per_token(model) / copy_rate * 1e3
+    tpot_ms = _figures(runs, 0)["median_tpot_ms"]
+    return {"weight_read_bytes": read_bytes_per_token(model), "floor_tpot_ms": floor_ms, "share_of_floor": floor_ms / tpot_ms}
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    same = [a == b for a, b in zip(left, right, strict=True)]
+    return same.index(False) if False in same else len(same)
+
+
+def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what a terminal shows of each point."""
+    return [_summary(point) for point in points]
+
+
+def _summary(point: Row) -> dict[str, Any]:
+    short = {"tokens": point["prompt_tokens"], "keep": point.get("keep", ""), "decoder": point["decoder"]}
+    if point["status"] != "ok":
+        return short | {"status": point["status"]}
+    return short | {
+        "ttft ms": f"{point['median_ttft_ms']:.1f}",
+        "tpot ms": f"{point['median_tpot_ms']:.2f}",
+        "p99 itl": f"{point['p99_itl_ms']:.2f}",
+        "e2e ms": f"{point['median_e2el_ms']:.1f}",
+        "speedup": f"{point.get('speedup', 1.0):.2f}",
+        "prefill": f"{point['prefill_share']:.1%}",
+        "floor ms": f"{point['floor_tpot_ms']:.2f}",
+        "of floor": f"{point['share_of_floor']:.1%}",
+        "same": f"{point['tokens_like_first_decoder']}/{point['output_tokens']}",
+        "status": "ok",
+    }

@@ -1,0 +1,142 @@
+"""Models of published shapes with random weights, made on the device: a profile needs the work of a model, not its knowledge."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from erecap.calibration.flops import layer_cost
+from erecap.models.identity import identify
+from erecap.models.pruner import TokenPruner
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule import PruneSchedule
+
+POSITIONS = 1 << 20
+"""Positions of every shape: far beyond the published ones, so that memory ends a sweep over lengths and the config does not."""
+
+_QWEN2: dict[str, Any] = {
+    "model_type": "qwen2",
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+_LARGE_QWEN2 = _QWEN2 | {"vocab_size": 152064, "tie_word_embeddings": False}
+_LLAMA3: dict[str, Any] = {
+    "model_type": "llama", "rope_theta": 5e5, "rms_norm_eps": 1e-5, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def _sizes(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+    }
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2-0.5b": _QWEN2 | _sizes(24, 896, 4864, 14, 2),
+    "qwen2-1.5b": _QWEN2 | _sizes(28, 1536, 8960, 12, 2),
+    "qwen2-7b": _LARGE_QWEN2 | _sizes(28, 3584, 18944, 28, 4),
+    "qwen2-72b": _LARGE_QWEN2 | _sizes(80, 8192, 29568, 64, 8),
+    "llama3-8b": _LLAMA3 | _sizes(32, 4096, 14336, 32, 8),
+    "nano": _QWEN2 | _sizes(8, 128, 512, 4, 1) | {"head_dim": 64, "vocab_size": 1024},
+}
+"""Architectures by name, as published. ``nano`` has the bundled planner's."""
+
+
+def shape_config(name: str) -> PretrainedConfig:
+    """Return the configuration of the shape called ``name``.
+
+    Weights are drawn with a deviation of ``1 / sqrt(hidden_size)``: activations stay finite through all layers and attention is
+    far from uniform.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in ``SHAPES``.
+    """
+    if name not in SHAPES:
+        raise ValueError(f"shape {name!r} is not known: the shapes are {', '.join(SHAPES)}")
+    fields = dict(SHAPES[name])
+    theta, kind = fields.pop("rope_theta"), fields.pop("model_type")
+    make = Qwen2Config if kind == "qwen2" else LlamaConfig
+    return make(
+        **fields,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        max_position_embeddings=POSITIONS,
+        initializer_range=fields["hidden_size"] ** -0.5,
+    )
+
+
+def shape_bytes(name: str, dtype: torch.dtype) -> int:
+    """Return the bytes that the weights of shape ``name`` take in ``dtype``; biases and norms, a thousandth of them, left out."""
+    config = shape_config(name)
+    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
+    return int(config.num_hidden_layers * layer_cost(config).linear_per_token // 2 + tables) * dtype.itemsize
+
+
+def make_random_model(
+    config: PretrainedConfig, device: torch.device, dtype: torch.dtype, attention: str = "sdpa", seed: int = 0
+) -> PreTrainedModel:
+    """Make a model of ``config`` with random weights, directly on ``device`` and in ``dtype``, ready for inference.
+
+    Rotary frequencies are computed by the model itself and stay float32.
+    """
+    model: Any  # transformers' modules are untyped
+    make: Any = Qwen2ForCausalLM if config.model_type == "qwen2" else LlamaForCausalLM
+    config._attn_implementation = attention
+    before = torch.get_default_dtype()
+    torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = make(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.to(device)
+    check_made(model, device, dtype)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]  # nn.Module.requires_grad_ is untyped here
+
+
+def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ``RuntimeError`` unless all weights of ``model`` are on ``device`` in ``dtype`` and its rotary table is float32."""
+    wrong = [name for name, weight in model.named_parameters() if weight.device.type != device.type or weight.dtype != dtype]
+    parts: Any = model
+    rotary = parts.get_decoder().rotary_emb.inv_freq
+    if wrong or rotary.dtype != torch.float32 or rotary.device.type != device.type:
+        raise RuntimeError(
+            f"the random model was not made on {device} in {dtype}: {wrong[:3] or 'rotary frequencies'} are elsewhere"
+        )
+
+
+def make_random_pruner(model: PreTrainedModel, schedule: PruneSchedule) -> TokenPruner:
+    """Make an untrained pruner for the stages of ``schedule``, in the model's device and dtype: as slow as a trained one."""
+    with torch.device(model.device):
+        pruner = TokenPruner(identify(model, "random"), [stage.after_layer for stage in schedule.stages])
+    return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
+
+
+def make_random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
+    """Make a prompt of ``length`` random tokens, the same at every call; none is protected."""
+    return TokenizedPrompt.from_ids(np.random.default_rng(length).integers(0, model.config.vocab_size, length))
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes of all weights; tied ones count once."""
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def read_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of the weights that one decoded token reads: all but the embedding table, of which it reads one row.
+
+    A table that is also the output matrix (tied) is read whole.
+    """
+    parts: Any = model
+    table = parts.get_input_embeddings().weight
+    tied = parts.get_output_embeddings().weight is table
+    return weight_bytes(model) - (0 if tied else int(table.nbytes))

@@ -1,0 +1,52 @@
+"""Clocks, turns and quantiles: how every figure of a profile is taken."""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from erecap.models.device import synchronize
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Time one call, with ``device`` idle before and after."""
+    synchronize(device)
+    start = perf_counter()
+    call()
+    synchronize(device)
+    return perf_counter() - start
+
+
+def take_turns(calls: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
+    """Return what each call gave in each of ``rounds``; the order turns from round to round, so that none is always first."""
+    results: dict[Key, list[Result]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in range(rounds):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            results[name].append(calls[name]())
+    return results
+
+
+def quantiles_ms(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    """Return mean, standard deviation, median, quartiles and 99th percentile in milliseconds, with the keys of ``vllm bench``."""
+    milliseconds = np.asarray(seconds) * 1e3
+    return {
+        f"mean_{name}_ms": float(milliseconds.mean()),
+        f"std_{name}_ms": float(milliseconds.std()),
+        **{f"{key}_{name}_ms": float(np.percentile(milliseconds, share)) for key, share in _PERCENTILES.items()},
+    }
+
+
+_PERCENTILES = {"median": 50, "p25": 25, "p75": 75, "p99": 99}
+
+
+def ratio_quartiles(name: str, above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Return median and quartiles of the ratios taken round by round, as ``name``, ``p25_name`` and ``p75_name``."""
+    ratios = np.asarray(above) / np.asarray(below)
+    return {name: float(np.median(ratios)), **{f"p{share}_{name}": float(np.percentile(ratios, share)) for share in (25, 75)}}

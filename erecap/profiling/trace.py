@@ -1,0 +1,176 @@
+"""Where a prefill's time goes: a torch.profiler trace of one, added up by part of the model and by kernel."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+from transformers import PreTrainedModel
+
+from erecap.engine.prefill import prefill
+from erecap.models.device import synchronize
+from erecap.profiling.prefill_profile import Variants
+from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.shapes import make_random_prompt
+from erecap.profiling.timing import seconds_of
+from erecap.selectors import Selector
+
+PARTS = (
+    "attention",
+    "linear",
+    "norm",
+    "elementwise",
+    "rope and cache",
+    "scorer",
+    "select",
+    "gather",
+    "lm_head",
+    "embedding",
+    "other",
+)
+"""What time is added up by. ``linear`` is every matrix of the layers, ``elementwise`` the activation and the residual sums."""
+
+_PREFIX = "part:"
+_ATTENTION = ("aten::scaled_dot_product", "aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention")
+_GATHER = ("aten::index_select",)
+_SELECT = ("aten::sort", "aten::argsort", "aten::topk", "aten::gather", "aten::masked_fill", "aten::nan_to_num", "aten::gt")
+
+
+def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file: ResultFile) -> None:
+    """Trace one prefill of ``length`` tokens for every variant and add a point each to ``file``."""
+    prompt = make_random_prompt(model, length)
+    for keep, (schedule, selector) in variants.items():
+        run = partial(prefill, model, prompt, schedule, selector)
+        run()
+        plain_ms = min(seconds_of(run, model.device) for _ in range(3)) * 1e3
+        ranged = None if selector is None else _RangedSelector(selector)
+        events = _trace(model, partial(prefill, model, prompt, schedule, ranged))
+        file.add(
+            {"prompt_tokens": length, "keep": keep, "status": "ok", "untraced_ms": plain_ms, **summarise(events, model.device)}
+        )
+
+
+def _trace(model: PreTrainedModel, run: Any) -> Sequence[FunctionEvent]:
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])
+    with torch.inference_mode(), _ranges(model):
+        with profile(activities=activities):  # the first trace of a process pays for the profiler itself
+            synchronize(model.device)
+        with profile(activities=activities) as taken:
+            run()
+            synchronize(model.device)
+    return taken.events() or []
+
+
+class _RangedSelector:
+    """A selector whose scoring is a range of the trace."""
+
+    def __init__(self, selector: Selector) -> None:
+        self._selector = selector
+
+    def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
+        """See ``Selector.score``."""
+        with record_function(_PREFIX + "scorer"):
+            return self._selector.score(hidden, positions, stage_index, lengths)
+
+
+@contextmanager
+def _ranges(model: PreTrainedModel) -> Iterator[None]:
+    """Make every module of interest a range of the trace; an inner range takes its time out of the outer one."""
+    with ExitStack() as stack:
+        for module, part in _modules(model):
+            open_ranges: list[Any] = []
+            before = module.register_forward_pre_hook(partial(_enter, part, open_ranges))
+            after = module.register_forward_hook(partial(_leave, open_ranges))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        yield
+
+
+def _enter(part: str, open_ranges: list[Any], *_: Any) -> None:
+    open_ranges.append(record_function(_PREFIX + part))
+    open_ranges[-1].__enter__()
+
+
+def _leave(open_ranges: list[Any], *_: Any) -> None:
+    open_ranges.pop().__exit__(None, None, None)
+
+
+def _modules(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
+    parts: Any = model  # transformers' accessors are untyped
+    decoder = parts.get_decoder()
+    yield decoder.embed_tokens, "embedding"
+    yield decoder.rotary_emb, "rope and cache"
+    yield decoder.norm, "norm"
+    yield parts.get_output_embeddings(), "lm_head"
+    for layer in decoder.layers:
+        yield layer, "elementwise"
+        yield layer.self_attn, "rope and cache"
+        yield from ((module, "norm") for module in (layer.input_layernorm, layer.post_attention_layernorm))
+        yield from ((module, "linear") for module in layer.modules() if isinstance(module, nn.Linear))
+
+
+def summarise(events: Sequence[FunctionEvent], device: torch.device) -> Row:
+    """Add up the time of ``events``: ``parts_ms`` by part, ``kernels`` the longest by name, ``device_ms`` the sum.
+
+    On a GPU the time is its kernels', on a CPU the operations' own.
+    """
+    parts, kernels, counts = dict.fromkeys(PARTS, 0.0), defaultdict[str, float](float), defaultdict[str, int](int)
+    for event in events:
+        if event.name.startswith(_PREFIX):
+            continue
+        part = _part_of(event)
+        for name, microseconds in _costs(event, device):
+            parts[part] += microseconds / 1e3
+            kernels[name] += microseconds / 1e3
+            counts[name] += 1
+    longest = sorted(kernels, key=lambda name: -kernels[name])[:25]
+    total = sum(parts.values())
+    return {
+        "device_ms": total,
+        "parts_ms": parts,
+        "parts_share": {part: spent / total if total else 0.0 for part, spent in parts.items()},
+        "kernel_count": sum(counts.values()),
+        "kernels": [{"name": name[:160], "ms": kernels[name], "count": counts[name]} for name in longest],
+    }
+
+
+def _costs(event: FunctionEvent, device: torch.device) -> Iterator[tuple[str, float]]:
+    """Names and microseconds of the work that ``event`` itself, and none below it, gave the device."""
+    if device.type == "cuda":
+        yield from ((kernel.name, kernel.duration) for kernel in event.kernels if not kernel.name.startswith(_PREFIX))
+    elif event.self_cpu_time_total > 0:
+        yield event.name, event.self_cpu_time_total
+
+
+def _part_of(event: FunctionEvent) -> str:
+    """Name the part that ``event`` belongs to: attention by its operation, else the nearest range, else what lies between layers."""
+    names = [event.name]
+    above = event.cpu_parent
+    while above is not None:
+        names.append(above.name)
+        above = above.cpu_parent
+    if any(name.startswith(_ATTENTION) for name in names):
+        return "attention"
+    ranges = [name for name in names if name.startswith(_PREFIX)]
+    if ranges:
+        return ranges[0].removeprefix(_PREFIX)
+    if any(name.startswith(_GATHER) for name in names):
+        return "gather"
+    return "select" if any(name.startswith(_SELECT) for name in names) else "other"
+
+
+def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what a terminal shows of each point: milliseconds and shares by part, one row per part."""
+    rows = []
+    for part in PARTS:
+        row: dict[str, Any] = {"part": part}
+        for point in points:
+            row[f"keep {point['keep']} ms"] = f"{point['parts_ms'][part]:.2f}"
+            row[f"keep {point['keep']} share"] = f"{point['parts_share'][part]:.1%}"
+        rows.append(row)
+    return rows

@@ -1,0 +1,208 @@
+"""Batches of training sequences: similar lengths together, padded on the right."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Int64, SequenceSet, TokenSequence
+
+Curriculum = Callable[[float], int]
+"""From the training progress (0..1) to the longest sequence allowed, in tokens."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences padded on the right. Padding has weight 0 and turn ``ALWAYS_KEPT``.
+
+    Attributes
+    ----------
+    input_ids
+        int64 ``(rows, length)``.
+    weights
+        float32 ``(rows, length)``, weights of the targets.
+    turns
+        int64 ``(rows, length)``.
+    targets
+        int64 ``(rows, length)``.
+    lengths
+        int64 ``(rows,)``, in tokens without padding.
+    indices
+        The rows' numbers in the set.
+    """
+
+    input_ids: torch.Tensor
+    weights: torch.Tensor
+    turns: torch.Tensor
+    targets: torch.Tensor
+    lengths: torch.Tensor
+    indices: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, padding excluded."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy the batch to ``device``."""
+        names = ("input_ids", "weights", "turns", "targets", "lengths")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def later_plans(batch: Batch) -> torch.Tensor:
+    """Mark the tokens of plans to imitate from the second turn on: bool ``(rows, length)``.
+
+    The first turn's plan is left out: its prompt has nothing to prune.
+    """
+    return (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
+
+
+def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0) -> Batch:
+    """Pad sequences on the right to the longest one. Causal attention never looks right, so padding changes no real token.
+
+    Parameters
+    ----------
+    sequences
+        The rows.
+    indices
+        The rows' numbers in their set; 0, 1, ... by default.
+    pad_id
+        The token id of the padding.
+    """
+    lengths = torch.tensor([len(s) for s in sequences])
+    shape = (len(sequences), int(lengths.max()))
+    ids, targets = (torch.full(shape, pad_id, dtype=torch.int64) for _ in range(2))
+    weights, turns = torch.zeros(shape), torch.full(shape, ALWAYS_KEPT, dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.from_numpy(sequence.input_ids.astype(np.int64))
+        targets[row, : len(sequence)] = torch.from_numpy(sequence.targets.astype(np.int64))
+        weights[row, : len(sequence)] = torch.from_numpy(sequence.weights)
+        turns[row, : len(sequence)] = torch.from_numpy(sequence.turns.astype(np.int64))
+    return Batch(ids, weights, turns, targets, lengths, tuple(indices) or tuple(range(len(sequences))))
+
+
+def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curriculum:
+    """Let the longest allowed sequence grow geometrically with the training progress.
+
+    Parameters
+    ----------
+    shortest, longest
+        Tokens allowed at the start, and from ``full_at`` on.
+    full_at
+        The progress (0..1) at which ``longest`` is reached.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    if not 0 < shortest <= longest or not 0 < full_at <= 1:
+        raise ValueError(f"curriculum {shortest}..{longest} by {full_at}: give 0 < shortest <= longest and 0 < full_at <= 1")
+
+    def limit(progress: float) -> int:
+        share = min(1.0, progress / full_at)
+        return round(shortest * math.pow(longest / shortest, share))
+
+    return limit
+
+
+class Batches:
+    """An endless, deterministic stream of batches.
+
+    Each epoch groups the sequences anew into batches of similar length, and shuffles the batches. The position in the stream is
+    saved by ``state_dict``.
+
+    Parameters
+    ----------
+    sequences
+        The set to take from.
+    token_budget
+        Largest padded size of a batch in tokens. A longer sequence is alone in its batch.
+    seed
+        Seed of grouping and order.
+    curriculum
+        Longest sequence allowed at a training progress; batches with longer ones are skipped until then. ``None`` allows all.
+    only
+        Numbers of the sequences to use; all by default.
+
+    Raises
+    ------
+    ValueError
+        For no sequences, and for a budget below 1 token.
+    """
+
+    def __init__(
+        self,
+        sequences: SequenceSet,
+        token_budget: int = 4096,
+        seed: int = 0,
+        curriculum: Curriculum | None = None,
+        only: Sequence[int] | None = None,
+    ) -> None:
+        self._rows = np.arange(len(sequences)) if only is None else np.asarray(only, dtype=np.int64)
+        if not len(self._rows) or token_budget < 1:
+            raise ValueError(f"{len(self._rows)} sequences in batches of {token_budget} tokens: give at least one of each")
+        self.sequences, self.token_budget, self.seed = sequences, token_budget, seed
+        self.curriculum = curriculum
+        self.epoch = self.position = 0
+        self._batches = self._grouped(0)
+
+    def next(self, progress: float = 0.0) -> Batch:
+        """Return the next batch that the curriculum allows at ``progress`` (0..1)."""
+        limit = self._limit(progress)
+        while True:
+            if self.position >= len(self._batches):
+                self.epoch, self.position = self.epoch + 1, 0
+                self._batches = self._grouped(self.epoch)
+            rows = self._batches[self.position]
+            self.position += 1
+            if self.sequences.lengths[rows].max() <= limit:
+                return self._batch(rows)
+
+    def once(self) -> Iterator[Batch]:
+        """Go through each sequence once, in the order of the first epoch. The position in the stream does not move."""
+        return (self._batch(rows) for rows in self._grouped(0))
+
+    def _batch(self, rows: Int64) -> Batch:
+        return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows])
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the stream, and what identifies the stream."""
+        return {"epoch": self.epoch, "position": self.position, "sequences": len(self._rows), "seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved position. Raises ``ValueError`` where it belongs to another set or seed."""
+        mine = self.state_dict()
+        for key in ("sequences", "seed"):
+            if state[key] != mine[key]:
+                raise ValueError(f"saved batches have {key}={state[key]}, these {mine[key]}: resume with the same data and seed")
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._batches = self._grouped(self.epoch)
+
+    def _limit(self, progress: float) -> int:
+        longest = int(self.sequences.lengths[self._rows].max())
+        limit = longest if self.curriculum is None else self.curriculum(progress)
+        # at least one batch must be allowed: the one whose longest sequence is shortest
+        return max(limit, min(int(self.sequences.lengths[rows].max()) for rows in self._batches))
+
+    def _grouped(self, epoch: int) -> list[Int64]:
+        rng = np.random.default_rng([self.seed, epoch])
+        lengths = self.sequences.lengths
+        # jitter: a sequence has other neighbours in each epoch
+        order = self._rows[np.argsort(lengths[self._rows] * rng.uniform(0.95, 1.05, len(self._rows)), kind="stable")]
+        groups = _group(order, lengths, self.token_budget)
+        return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _group(order: Int64, lengths: Int64, budget: int) -> list[Int64]:
+    """Cut ``order`` into groups whose padded size (rows x longest) fits the budget."""
+    groups, start, longest = [], 0, 0
+    for end, index in enumerate(order):
+        longest = max(longest, int(lengths[index]))
+        if end > start and (end - start + 1) * longest > budget:
+            groups.append(order[start:end])
+            start, longest = end, int(lengths[index])
+    groups.append(order[start:])
+    return groups

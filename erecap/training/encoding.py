@@ -1,0 +1,115 @@
+"""From chat messages to a training sequence.
+
+The tokens of the sequence are exactly what the chat template renders, so every inference prompt of the episode is a prefix of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, Int32, Int64, TokenSequence
+
+TrainingMessage = Mapping[str, Any]
+"""A chat message, with ``role`` and ``content`` as for a chat template, and optional keys:
+
+- ``train``, of assistant messages: whether to imitate the plan (default true);
+- ``label``, of assistant messages: the plan that should have been written;
+- ``protected``: whether the message is never pruned (by default only system messages are);
+- ``same_turn``: whether the message stays in the turn of the plan before it, rather than begin a new one (default false).
+"""
+
+OTHER_WEIGHT = 0.3
+"""The weight of a token that belongs to no plan."""
+
+
+def encode_episode(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[TrainingMessage], answers_begin_turns: bool = False
+) -> TokenSequence:
+    """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
+
+    Assistant messages weigh ``PLAN_WEIGHT``, the closing ``<|im_end|>`` included. Those with ``train: False`` are wrong plans that
+    stay in the context: they weigh 0. All else weighs ``OTHER_WEIGHT``. A wrong plan with a ``label`` is trained up to the first
+    token that differs from the label, and the target there is the label's token.
+
+    Parameters
+    ----------
+    tokenizer
+        A fast tokenizer with a chat template.
+    messages
+        The episode, in order.
+    answers_begin_turns
+        Whether each assistant message begins a turn. Then everything before an answer may be pruned when it is given; otherwise the
+        message that it answers belongs to its turn.
+
+    Raises
+    ------
+    ValueError
+        Where the template changes a message's text, or where a plan begins inside a token.
+    """
+    text, heads, spans = _render(tokenizer, messages)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.asarray(encoding["input_ids"], dtype=np.int32)
+    starts = np.asarray(encoding["offset_mapping"], dtype=np.int64)[:, 0]
+    weights = np.full(len(ids), OTHER_WEIGHT, dtype=np.float32)
+    turns, targets = np.zeros(len(ids), dtype=np.int32), ids.copy()
+    # a message begins at the special token before its role
+    begins = [0, *(int(np.searchsorted(starts, head)) - 1 for head in heads[1:])]
+    for message, begin, turn, span in zip(messages, begins, _turns(messages, answers_begin_turns), spans, strict=True):
+        turns[begin:] = turn
+        if message["role"] == "assistant":
+            plan = _plan_tokens(starts, *span)
+            weights[plan] = PLAN_WEIGHT if message.get("train", True) else 0.0
+            if "label" in message:
+                label = tokenizer(message["label"], add_special_tokens=False)["input_ids"]
+                _correct(targets[plan], weights[plan], [*label, ids[plan][-1]])
+    return TokenSequence(ids, weights, turns, targets)
+
+
+def _correct(targets: Int32, weights: Float32, label: Sequence[int]) -> None:
+    """Make the label's token the target at the first place where plan and label differ, and train the plan up to there.
+
+    Plan and label both end in the closing token, so neither is the beginning of the other.
+    """
+    parts = next((i for i, (played, wanted) in enumerate(zip(targets, label, strict=False)) if played != wanted), None)
+    if parts is not None:
+        targets[parts], weights[: parts + 1] = label[parts], PLAN_WEIGHT
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[TrainingMessage]
+) -> tuple[str, list[int], list[tuple[int, int]]]:
+    """Render the chat; return it with, per message, the place of its role and the character span of its content."""
+    chat = [{"role": m["role"], "content": m["content"]} for m in messages]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert isinstance(text, str)
+    heads, spans, position = [], [], 0
+    for index, message in enumerate(chat):
+        head = text.find(message["role"], position)
+        start = text.find(message["content"], head + len(message["role"]))
+        if head < 0 or start < 0:
+            raise ValueError(f"message {index} is not in the rendered chat as it stands: strip white space at its ends")
+        position = start + len(message["content"])
+        heads.append(head)
+        spans.append((start, position))
+    return text, heads, spans
+
+
+def _plan_tokens(starts: Int64, begin: int, end: int) -> slice:
+    """Find the tokens of the text at ``[begin, end)`` and the closing token that starts at ``end``."""
+    first, closing = (int(i) for i in np.searchsorted(starts, (begin, end)))
+    if first >= len(starts) or starts[first] != begin:
+        raise ValueError(f"the plan at character {begin} begins inside a token: strip white space at its start")
+    return slice(first, closing + 1)
+
+
+def _turns(messages: Sequence[TrainingMessage], answers_begin_turns: bool) -> list[int]:
+    turns, turn, answered = [], 0, False
+    for message in messages:
+        answers = message["role"] == "assistant"
+        if answers if answers_begin_turns else answered and not answers and not message.get("same_turn", False):
+            turn += 1
+        answered = answers
+        turns.append(ALWAYS_KEPT if message.get("protected", message["role"] == "system") else turn)
+    return turns
