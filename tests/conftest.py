@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import structlog
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from typer.testing import CliRunner
 
+from benchmarks import cli
 from erecap.training.sequences import TokenSequence
 
 CHATML = (
@@ -156,3 +159,9 @@ def players(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module ``players``: scripted and random planners, ``play`` for one episode, ``Tape`` for playing it back."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
     return importlib.import_module("players")
+
+
+@pytest.fixture
+def invoke() -> Callable[..., Any]:
+    """``invoke(*arguments)`` runs the command line in this process."""
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

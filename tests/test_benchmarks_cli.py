@@ -4,7 +4,6 @@ import json
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 from agents import episode_log
 from benchmarks import cli
@@ -14,12 +13,6 @@ from erecap.models.loading import bundled_pruner_dir
 from erecap.models.pruner import TokenPruner
 
 EXPERT = ["run", "--backend", "expert", "--suite", "smoke", "--episodes", "2"]
-
-
-@pytest.fixture
-def invoke():
-    runner = CliRunner()
-    return lambda *arguments: runner.invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def test_every_command_has_help(invoke):

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
+from agents.world import World
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.recipes.planner.collect import (
     Chunk,
@@ -88,9 +89,9 @@ def test_disturbed_plans_are_plans():
     seen: list[str] = []
 
     class Spy(Labeller):
-        def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-            seen.extend(disturbed_plan(np.random.default_rng(i), self._belief, "goto kitchen\ndrop") for i in range(20))
-            return super().generate(prompt, sampling, on_line)
+        def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+            seen.extend(disturbed_plan(np.random.default_rng(i), world.belief, "goto kitchen\ndrop") for i in range(20))
+            return super().plan(world, prompt, sampling, on_line)
 
     demonstrate(EpisodeJob("expert", SMALL, 1), Spy(np.random.default_rng(0)), AgentConfig(max_replans=5))
     assert len(set(seen)) > 5

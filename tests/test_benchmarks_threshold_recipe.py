@@ -17,18 +17,14 @@ from erecap.backend import make_backend
 from erecap.calibration.thresholds import read_calibration
 from erecap.models.loading import bundled_pruner_dir
 from erecap.models.tokenization import ChatTokenizer
-from planner import BackendSpec, History, Sampling, build_prompt
+from planner import BackendSpec, Generation, History, Sampling, build_prompt
 
 END = {
     "success": True, "subgoals_done": 1, "subgoals_total": 1, "env_steps": 2, "max_steps": 9, "replans": 2, "skills": 2,
     "parse_errors": 0, "reward": 1.0, "end": "success", "wall_s": 0.1,
 }  # fmt: skip
-CALL = {
-    "env_step": 0, "reason": "start", "prompt_tokens": 9, "stage_tokens": [], "layer_tokens": [], "kept_share": 1.0,
-    "dropped_tokens": 0, "reused_tokens": 0, "new_tokens": 1, "ttft_s": 0.1, "decode_s": 0.1, "tpot_s": 0.1, "first_skill_s": 0.1,
-    "backend_s": 0.1, "overhead_s": 0.1, "replan_s": 0.1, "kv_bytes": 1, "peak_memory_bytes": 1, "plan_text": "explore",
-    "parse_errors": 0,
-}  # fmt: skip
+ANSWER = Generation("explore", prompt_tokens=9, new_tokens=1, ttft_s=0.1, first_skill_s=0.1, decode_s=0.1, kv_bytes=1)
+CALL = {"env_step": 0, "reason": "start", "generation": ANSWER, "backend_s": 0.1, "overhead_s": 0.1, "replan_s": 0.1}
 Write = Callable[..., Path]
 
 

@@ -16,7 +16,7 @@ from erecap.profiling.results import ResultFile, read_result
 ROOT = Path(__file__).parents[1]
 BARE = """
 import sys
-for name in "gymnasium minigrid pydantic typer structlog rich PIL matplotlib accelerate jinja2 planner envs agents benchmarks".split():
+for name in "gymnasium minigrid pydantic typer structlog rich PIL matplotlib accelerate planner envs agents".split():
     sys.modules[name] = None
 from erecap.profiling.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -70,7 +70,7 @@ class BudgetChooser:
         self._make_selector = lru_cache(maxsize=256)(make_selector)
 
     def __call__(self, prompt: TokenizedPrompt) -> ChosenSchedule:
-        """Choose for ``prompt``. Takes well under a millisecond, which counts in TTFT."""
+        """Choose for ``prompt``. Takes about a millisecond, which counts in TTFT."""
         depth, price = self._cost.setting.model.num_layers, self._cost.late_replan_s
         choice = PruneSchedule.choose(depth, price, self._budget_s, prompt.protected, self._stages)
         return ChosenSchedule(choice.schedule, self._make_selector(choice.schedule), self._budget_s, choice.cost, choice.met)

@@ -107,7 +107,7 @@ def lay_out(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device:
     rows = [count_prompt(schedule, prompt.protected, prompt.segment_ends) for prompt in prompts]
     lengths = tuple(len(prompt) for prompt in prompts)
     ids = _padded([prompt.input_ids for prompt in prompts], 0)
-    forced = _padded([row.forced_stages for row in rows], 0)
+    forced = _padded([row.forced_stages() for row in rows], 0)
     sent_ids, sent_forced, sent_lengths = _sent(device, ids, forced, np.array(lengths, np.int64))
     return PrefillLayout(sent_ids, sent_forced, lengths, sent_lengths, _lay_out_stages(prompts, rows, schedule, device))
 

@@ -148,7 +148,7 @@ def _costs(event: FunctionEvent, device: torch.device) -> Iterator[tuple[str, fl
 
 
 def _part_of(event: FunctionEvent) -> str:
-    """Name the part that ``event`` belongs to: attention by its operation, else the nearest range, else what lies between layers."""
+    """Name the part of ``event``: attention by its operation, else the nearest range, else what lies between layers."""
     names = [event.name]
     above = event.cpu_parent
     while above is not None:

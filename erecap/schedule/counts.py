@@ -139,17 +139,27 @@ class PromptCounts:
         Counts at each stage; ``None`` by ``threshold``, where they depend on the scores.
     chunks
         Counts at each stage chunk by chunk; empty unless the rule is ``chunk_top_k``.
-    forced_stages
-        For each token the number of leading stages that must keep it, int64 ``(tokens,)``. A token is forced at stage ``s`` exactly
-        where its number exceeds ``s``. One number is enough because forced sets only shrink: head and protected tokens are forced
-        at every stage, a token of the tail from the first stage on for as long as the tail reaches back to it. By ``threshold``
-        the tail is left out, since the lengths that it depends on are not known.
+    num_stages
+        Number of stages.
     """
 
     guards: Guards
     stages: tuple[StageCount, ...] | None
     chunks: tuple[ChunkCount, ...]
-    forced_stages: NDArray[np.int64]
+    num_stages: int
+
+    def forced_stages(self) -> NDArray[np.int64]:
+        """Count for each token the leading stages that must keep it, int64 ``(tokens,)``.
+
+        A token is forced at stage ``s`` exactly where its number exceeds ``s``. One number is enough because forced sets only
+        shrink: head and protected tokens are forced at every stage, a token of the tail from the first stage on for as long as the
+        tail reaches back to it. By ``threshold`` the tail is left out, since the lengths that it depends on are not known.
+        """
+        through = np.where(self.guards.mask(0), self.num_stages, 0).astype(np.int64)
+        for index, count in enumerate(self.stages or ()):
+            last = through[len(through) - count.tail :]
+            np.maximum(last, index + 1, out=last)
+        return through
 
 
 def count_prompt(schedule: CountedSchedule, protected: NDArray[np.bool_], segment_ends: Sequence[int] = ()) -> PromptCounts:
@@ -169,8 +179,7 @@ def count_prompt(schedule: CountedSchedule, protected: NDArray[np.bool_], segmen
     stages = tuple(count.total() for count in chunks)
     if schedule.rule == "top_k":
         stages = _top_k_counts(schedule, guards, len(protected))
-    forced = _forced_stages(guards, len(schedule.stages), [count.tail for count in stages], len(protected))
-    return PromptCounts(guards, None if schedule.rule == "threshold" else stages, chunks, forced)
+    return PromptCounts(guards, None if schedule.rule == "threshold" else stages, chunks, len(schedule.stages))
 
 
 def stage_counts(
@@ -217,7 +226,7 @@ def chunk_numbers(length: int, segment_ends: Sequence[int]) -> NDArray[np.int64]
 
 def forced_stages(schedule: CountedSchedule, protected: NDArray[np.bool_], segment_ends: Sequence[int] = ()) -> NDArray[np.int64]:
     """Count for each token the leading stages that must keep it: ``PromptCounts.forced_stages``, int64 ``(tokens,)``."""
-    return count_prompt(schedule, protected, segment_ends).forced_stages
+    return count_prompt(schedule, protected, segment_ends).forced_stages()
 
 
 def layer_tokens(
@@ -257,11 +266,3 @@ def _top_k_counts(schedule: CountedSchedule, guards: Guards, current: int) -> tu
         counts.append(StageCount(current, guards.tail(current), forced, kept))
         current = kept
     return tuple(counts)
-
-
-def _forced_stages(guards: Guards, stages: int, tails: Sequence[int], length: int) -> NDArray[np.int64]:
-    through = np.where(guards.mask(0), stages, 0).astype(np.int64)
-    for index, tail in enumerate(tails):
-        last = through[length - tail :]
-        np.maximum(last, index + 1, out=last)
-    return through
