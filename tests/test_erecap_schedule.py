@@ -11,6 +11,7 @@ from transformers import Qwen2Config
 from erecap.calibration.flops import causal_pairs, ceiling, layer_cost
 from erecap.schedule import PruneSchedule, PruneStage, forced_stages, layer_tokens, parse_stages, stage_counts
 from erecap.schedule.counts import chunk_counts, share_of
+from erecap.schedule.stages import PRESETS
 
 QWEN2_7B = Qwen2Config(
     hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
@@ -21,8 +22,8 @@ def layers_of(schedule: PruneSchedule) -> list[int]:
     return [stage.after_layer for stage in schedule.stages]
 
 
-def tokens_of(keep: float, length: int) -> tuple[int, ...]:
-    return layer_tokens(PruneSchedule.for_depth(28, keep), 28, np.zeros(length, np.bool_))
+def tokens_of(preset: str, length: int) -> tuple[int, ...]:
+    return layer_tokens(PruneSchedule.preset(preset, 28), 28, np.zeros(length, np.bool_))
 
 
 def test_seed_depth_gives_seed_stages():
@@ -37,28 +38,28 @@ def test_other_depths_scale_the_seed(depth, expected):
     assert layers_of(PruneSchedule.for_depth(depth, 0.7)) == expected
 
 
-@given(st.integers(1, 100), st.sampled_from([0.7, 0.8, 0.9]))
-def test_every_depth_fits_its_model(depth, keep):
-    schedule = PruneSchedule.for_depth(depth, keep)
+@given(st.integers(1, 100), st.sampled_from(list(PRESETS)))
+def test_every_depth_fits_its_model(depth, preset):
+    schedule = PruneSchedule.preset(preset, depth)
     schedule.check_depth(depth)
-    assert {stage.keep for stage in schedule.stages} <= {keep}
+    assert {stage.keep for stage in schedule.stages} <= {PRESETS[preset]}
 
 
 # Qwen2-7B: keep ratio, m1, m2, and the ceilings at 1K, 4K and 32K.
 @pytest.mark.parametrize(
-    ("keep", "m1", "m2", "ceilings"),
+    ("preset", "m1", "m2", "ceilings"),
     [
-        (0.9, 0.712, 0.544, (1.41, 1.42, 1.52)),
-        (0.8, 0.529, 0.363, (1.90, 1.93, 2.11)),
-        (0.7, 0.412, 0.281, (2.44, 2.47, 2.72)),
+        ("keep09", 0.712, 0.544, (1.41, 1.42, 1.52)),
+        ("keep08", 0.529, 0.363, (1.90, 1.93, 2.11)),
+        ("keep07", 0.412, 0.281, (2.44, 2.47, 2.72)),
     ],
 )
-def test_audit_table_for_qwen2_7b(keep, m1, m2, ceilings):
-    entered = tokens_of(keep, 32768)
+def test_audit_table_for_qwen2_7b(preset, m1, m2, ceilings):
+    entered = tokens_of(preset, 32768)
     assert sum(entered) / (32768 * len(entered)) == pytest.approx(m1, abs=5e-4)
     assert sum(map(causal_pairs, entered)) / (causal_pairs(32768) * len(entered)) == pytest.approx(m2, abs=5e-4)
     for length, expected in zip((1024, 4096, 32768), ceilings, strict=True):
-        assert ceiling(QWEN2_7B, tokens_of(keep, length)) == pytest.approx(expected, abs=0.0051)
+        assert ceiling(QWEN2_7B, tokens_of(preset, length)) == pytest.approx(expected, abs=0.0051)
 
 
 def test_linear_work_of_qwen2_7b():
@@ -180,6 +181,7 @@ def test_stages_by_name_or_the_seeds():
         (lambda: PruneSchedule.for_depth(8, 0.5).by_rule("threshold", [0.0]), "1 taus for 6 stages"),
         (lambda: stage_counts(PruneSchedule(rule="threshold"), np.zeros(9, np.bool_)), "depends on the scores"),
         (lambda: PruneSchedule(rule="magic"), "the rules are top_k, chunk_top_k, threshold"),
+        (lambda: PruneSchedule.preset("keep01", 8), "keep09, keep08, keep07"),
         (lambda: PruneSchedule.for_depth(0, 0.5), "num_layers=0"),
         (lambda: PruneSchedule.for_depth(28, 0.5).check_depth(8), r"for_depth\(8, keep\)"),
     ],

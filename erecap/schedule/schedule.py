@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erecap.schedule.search import BudgetChoice, BudgetError, Cost, least_pruning
-from erecap.schedule.stages import PruneStage, Rule, check_depth, format_stages, parse_rule, parse_stages, seed_layers
+from erecap.schedule.stages import PRESETS, PruneStage, Rule, check_depth, format_stages, parse_rule, parse_stages, seed_layers
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,26 @@ class PruneSchedule:
     def layers(self) -> tuple[int, ...]:
         """Layers after which the stages come."""
         return tuple(stage.after_layer for stage in self.stages)
+
+    @classmethod
+    def preset(cls, name: str, num_layers: int) -> "PruneSchedule":
+        """Make one of the seed's presets.
+
+        Parameters
+        ----------
+        name
+            ``keep09``, ``keep08`` or ``keep07``.
+        num_layers
+            Depth of the model.
+
+        Raises
+        ------
+        ValueError
+            For another name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is not known: the presets are {', '.join(PRESETS)}")
+        return cls.for_depth(num_layers, PRESETS[name])
 
     def with_keep(self, keep: float) -> "PruneSchedule":
         """Return the same stages and guards with another keep ratio at every stage."""

@@ -13,6 +13,8 @@ Rule = Literal["top_k", "chunk_top_k", "threshold"]
 
 SEED_DEPTH = 28
 SEED_LAYERS = tuple(range(4, SEED_DEPTH - 2, 3))
+PRESETS = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}
+"""Keep ratios of the seed's presets."""
 
 
 @dataclass(frozen=True)
