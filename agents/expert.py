@@ -1,8 +1,11 @@
 """The expert as a planner backend: the plan that the world's own expert makes. The upper row of every table."""
 
 import time
+from contextlib import closing
 
+from agents.job import EpisodeJob
 from agents.world import World
+from agents.worlds import make_world
 from planner import Generation, LineCallback, Prompt, Sampling
 
 
@@ -42,3 +45,18 @@ class ExpertBackend:
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Refuse: a prompt alone says too little. Raises ``ValueError``."""
         raise ValueError("the expert plans from a world, not from a prompt: play it with agents.run_episode")
+
+
+def has_expert(job: EpisodeJob) -> bool:
+    """Tell whether the world of an episode has an expert. The world is made, reset and closed.
+
+    Raises
+    ------
+    ValueError
+        For an environment that is unknown or that no family can play.
+    """
+    world = make_world(job)
+    with closing(world):
+        world.reset(job.seed)
+        world.describe([])
+        return world.expert() is not None

@@ -4,6 +4,7 @@ One path for every backend and every world. What happens in the world depends on
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,9 +70,12 @@ class Episode:
 
     def __post_init__(self) -> None:
         self.world = make_world(self.job, render=self.frames is not None)
-        self.progress = self.world.reset(self.job.seed)
-        self._show()
-        self._append("task", self.progress.task)
+        with ExitStack() as on_error:
+            on_error.callback(self.world.close)
+            self.progress = self.world.reset(self.job.seed)
+            self._show()
+            self._append("task", self.progress.task)
+            on_error.pop_all()
 
     # ---- planning --------------------------------------------------------------------------------------------------------------
 

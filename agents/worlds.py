@@ -1,6 +1,7 @@
-"""Which worlds there are: one family per kind of environment, tried in order.
+"""Families of worlds: one per kind of environment, tried in order.
 
-A new family is a class that follows ``agents.world.World`` and a ``Family``, here or registered by a package of the user's own.
+To add a family, write a class that follows ``agents.world.World`` and a ``Family`` that makes it: a line in ``FAMILIES``, or
+``register_family`` from a package of the user's own.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from agents.job import EpisodeJob
 from agents.textworld.world import TextWorld
 from agents.world import World
 from envs import make_env
+from envs.observation.text_space import outline
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def register_family(name: str, family: Family) -> None:
-    """Add a family of the user's own, which is asked before those that are there.
+    """Add a family of the user's own. It is tried before the others.
 
     Parameters
     ----------
     name
-        The family's name. Registering the same one again replaces it.
+        The family's name. A family that already has this name is replaced.
     family
-        What it plays, and how a world is made.
+        What it plays, and how a world is made of it.
     """
     others = {known: there for known, there in FAMILIES.items() if known != name}
     FAMILIES.clear()
@@ -53,20 +55,23 @@ def make_world(job: EpisodeJob, render: bool = False) -> World:
     Parameters
     ----------
     job
-        Which environment, with which limit of steps and verbosity.
+        The environment, its step limit and the length of its observations.
     render
-        Whether ``frame`` will be asked for.
+        Whether the world must be able to draw itself, see ``World.frame``.
 
     Raises
     ------
     ValueError
-        For an environment that is unknown, or that no family can play.
+        For an environment that is unknown, that no family can play, or that cannot be drawn although ``render`` asks for it.
     """
-    env = make_env(job.env_id, render_mode="rgb_array" if render else None, max_steps=job.max_steps)
+    env = make_env(job.env_id, "rgb_array" if render else None, job.max_steps, any_kind=True)
     for family in FAMILIES.values():
         if family.plays(env):
             return family.make(env, job)
+    env.close()
     raise ValueError(
-        f"environment {job.env_id!r} is of no family that can be played ({', '.join(FAMILIES)}): register one for it with "
-        "agents.register_family"
+        f"environment {job.env_id!r} is of no family that can be played ({', '.join(FAMILIES)}): its observation space is "
+        f"{outline(env.observation_space)} and its action space {outline(env.action_space)}. A gridworld is a household or a "
+        "minigrid level on RoomGrid. A text world takes Text actions and observes a Text space or a Dict with a Text entry. For "
+        "anything else register a family with agents.register_family"
     )

@@ -12,7 +12,7 @@ from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates
 from envs.household.env import HouseholdEnv
 from envs.observation.describe import Verbosity
-from envs.observation.text_space import holds_text
+from envs.observation.text_space import holds_text, outline
 
 Env = gym.Env[Any, Any]
 
@@ -65,7 +65,9 @@ def register_all() -> None:
             gym.register(env_id, entry_point=_ENTRY, kwargs=parameters)
 
 
-def make_env(env_id: str, render_mode: str | None = None, max_steps: int | None = None, **parameters: Any) -> Env:
+def make_env(
+    env_id: str, render_mode: str | None = None, max_steps: int | None = None, any_kind: bool = False, **parameters: Any
+) -> Env:
     """Make an environment that an agent can play.
 
     These are the households, BabyAI's levels, any minigrid level on ``RoomGrid``, and any environment with text observations.
@@ -79,18 +81,21 @@ def make_env(env_id: str, render_mode: str | None = None, max_steps: int | None 
         As in ``gymnasium.make``.
     max_steps
         Environment steps after which an episode is truncated; ``None`` for the environment's own limit.
+    any_kind
+        Whether to return an environment of another kind too, for a world family of the user's own, instead of refusing it.
     **parameters
         Arguments of the environment's constructor.
 
     Returns
     -------
     gymnasium.Env
-        A household; a level as an ``EmbodiedLevel``; a text environment as ``gymnasium.make`` returns it.
+        A household; a level as an ``EmbodiedLevel``; any other environment as ``gymnasium.make`` returns it.
 
     Raises
     ------
     ValueError
-        For an unknown id, a package that cannot be imported, an environment that an agent cannot play, or a bad parameter.
+        For an unknown id, a package that cannot be imported, an environment that an agent cannot play, one that cannot be drawn in
+        this ``render_mode``, or a bad parameter.
     """
     register_all()
     if max_steps is not None and max_steps < 1:
@@ -100,14 +105,18 @@ def make_env(env_id: str, render_mode: str | None = None, max_steps: int | None 
     if max_steps is not None:
         parameters["max_steps" if on_grid else "max_episode_steps"] = max_steps
     if render_mode is not None:
+        _refuse_unless_drawn(name, render_mode, env_id)
         parameters["render_mode"] = render_mode
     # Gymnasium's checker watches the first steps of a user's environment; the gridworlds pass all its checks in our tests.
-    return _playable(gym.make(name, disable_env_checker=True if on_grid else None, **parameters), env_id)
+    env = gym.make(name, disable_env_checker=True if on_grid else None, **parameters)
+    if not any_kind:
+        _refuse_unless_playable(env, env_id)
+    return EmbodiedLevel(env) if _is_level(env) else env
 
 
 def verbosity_of(env_id: str) -> Verbosity:
     """Return the verbosity with which an environment was registered; ``terse`` where it has none."""
-    verbosity: Verbosity = HOUSEHOLDS.get(env_id, {}).get("verbosity", "terse")
+    verbosity: Verbosity = HOUSEHOLDS.get(env_id.rpartition(":")[2], {}).get("verbosity", "terse")
     return verbosity
 
 
@@ -138,32 +147,49 @@ def _import(module: str, env_id: str) -> ModuleType:
         ) from error
 
 
+def _creator(name: str) -> Any:
+    """Return what makes the environment: a class, or a function."""
+    creator: Any = gym.registry[name].entry_point
+    if not isinstance(creator, str):
+        return creator
+    module, _, attribute = creator.partition(":")
+    return getattr(_import(module, name), attribute)
+
+
 def _is_gridworld(name: str) -> bool:
     """Tell whether the id stands for one of minigrid's environments, whose step limit is a constructor's argument."""
-    creator: Any = gym.registry[name].entry_point
-    if isinstance(creator, str):
-        module, _, attribute = creator.partition(":")
-        creator = getattr(_import(module, name), attribute)
+    creator = _creator(name)
     return isinstance(creator, type) and issubclass(creator, MiniGridEnv)
 
 
-def _playable(env: Env, env_id: str) -> Env:
-    """Return the environment as an agent plays it; raise ``ValueError`` for one that it cannot play."""
+def _is_level(env: Env) -> bool:
+    """Tell whether the environment is a level of minigrid's with rooms: no household, and no text."""
     base = env.unwrapped
-    if isinstance(base, HouseholdEnv) or holds_text(env.observation_space):
-        return env
-    if isinstance(base, RoomGrid):
-        return EmbodiedLevel(env)
+    return isinstance(base, RoomGrid) and not isinstance(base, HouseholdEnv) and not holds_text(env.observation_space)
+
+
+def _refuse_unless_drawn(name: str, render_mode: str, env_id: str) -> None:
+    """Raise ``ValueError`` for an environment whose class does not list the mode; what a function makes is not known before."""
+    creator = _creator(name)
+    if not (isinstance(creator, type) and issubclass(creator, gym.Env)):
+        return
+    modes = creator.metadata.get("render_modes", [])
+    if render_mode not in modes:
+        raise ValueError(
+            f"environment {env_id!r} cannot be drawn as {render_mode!r}, its render modes are {modes}: list the mode in "
+            f"{creator.__name__}.metadata['render_modes'], take render_mode in the constructor and write render(); or play it "
+            "without pictures"
+        )
+
+
+def _refuse_unless_playable(env: Env, env_id: str) -> None:
+    """Close an environment that agents cannot play and raise ``ValueError``."""
+    base = env.unwrapped
+    if isinstance(base, RoomGrid) or holds_text(env.observation_space):
+        return
     env.close()
     raise ValueError(
-        f"environment {env_id!r} cannot be played: its observation space {_outline(env.observation_space)} holds no text, and "
+        f"environment {env_id!r} cannot be played: its observation space {outline(env.observation_space)} holds no text, and "
         f"{type(base).__name__} has no rooms: use a level that is built on minigrid's RoomGrid, an environment that observes a "
         f"Text space or a Dict with a Text entry, or one of {', '.join([*HOUSEHOLDS, *LEVELS])}"
     )
-
-
-def _outline(space: gym.Space[Any]) -> str:
-    """Name a space, and the entries of a ``Dict``."""
-    if not isinstance(space, gym.spaces.Dict):
-        return type(space).__name__
-    return f"Dict({', '.join(f'{key}: {type(entry).__name__}' for key, entry in space.items())})"

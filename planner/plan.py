@@ -16,6 +16,8 @@ _LABEL = re.compile(r"^\s*(?:plan|answer)\s*:\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+", re.IGNORECASE)
 _AROUND = " \"'`*.,;\u2018\u2019\u201c\u201d"
 """Straight and curly quotes, marks of emphasis, and closing punctuation."""
+_PAIRS = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
+"""Opening and closing quotes that may stand around a whole line."""
 _ALIASES = (
     (re.compile(r"^(?:go to|navigate to|walk to|go_to)\b"), "goto"),
     (re.compile(r"^(?:pick up|pick_up)\b"), "pickup"),
@@ -33,11 +35,13 @@ class PlanParseError(ValueError):
         The line.
     reason
         Why it cannot be read.
+    remedy
+        How to write a plan instead.
     """
 
-    def __init__(self, line: int, text: str, reason: str) -> None:
+    def __init__(self, line: int, text: str, reason: str, remedy: str = "write one skill per line, such as 'goto kitchen'") -> None:
         self.line, self.text, self.reason = line, text, reason
-        super().__init__(f"line {line} {text!r}: {reason}; write one skill per line, such as 'goto kitchen'")
+        super().__init__(f"line {line} {text!r}: {reason}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def parse_skill(line: str, number: int = 1) -> SkillCall:
     spec = SKILLS.get(name)
     if spec is None:
         raise PlanParseError(number, line, f"unknown skill {name!r}, the skills are {', '.join(SKILLS)}")
-    rest = " ".join(_ARTICLE.sub("", rest).split())
+    rest = without_articles(rest)
     if several := _SEVERAL.search(rest):
         raise PlanParseError(number, line, f"{several[0]!r} is in no name")
     if spec.arity == 2:
@@ -133,5 +137,24 @@ def plan_line(line: str) -> str:
     """Clean one line of an answer: lower case, no numbering, bullets, quotes, fences or closing punctuation; maybe empty."""
     if _FENCE.match(line):
         return ""
-    line = _QUOTES.sub(" ", _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line))))
+    line = _QUOTES.sub(" ", _unnumbered(line))
     return " ".join(line.lower().replace("(", " ").replace(")", " ").split()).strip(_AROUND)
+
+
+def spelled_line(line: str) -> str:
+    """Clean one line of an answer but keep its spelling: only what stands around it goes; maybe empty."""
+    if _FENCE.match(line):
+        return ""
+    line = _unnumbered(line).strip(" \t*`").rstrip(".,;")
+    quoted = len(line) > 1 and (line[0], line[-1]) in _PAIRS and line[0] not in line[1:-1]
+    return line[1:-1].strip() if quoted else line
+
+
+def without_articles(text: str) -> str:
+    """Leave out the words "the", "a" and "an"."""
+    return " ".join(_ARTICLE.sub("", text).split())
+
+
+def _unnumbered(line: str) -> str:
+    """Return the line without a number, a bullet, or a label such as ``Plan:`` in front."""
+    return _LABEL.sub("", _BULLET.sub("", _LABEL.sub("", line)))

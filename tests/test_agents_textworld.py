@@ -1,20 +1,36 @@
 """A second family of worlds: a text kitchen of a user's own package, through the loop, the command line, replay and report."""
 
+import importlib
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
-from agents.textworld.world import UNLIMITED, TextWorld
+from agents.textworld.actions import ActionList
+from agents.textworld.info import read_actions, read_disturbances, read_progress
+from agents.textworld.world import DEFAULT_MAX_STEPS, TextWorld
 from agents.worlds import FAMILIES, Family, make_world, register_family
 from planner import PlanParseError
 
 KITCHEN = "my_kitchen:Kitchen-v0"
 DOCS = Path(__file__).parent.parent / "docs" / "worlds.md"
+
+
+@pytest.fixture(autouse=True)
+def registry():
+    """Nothing that a test registers with gymnasium stays registered, and no module stays imported that registers something."""
+    before, modules = set(gym.registry), set(sys.modules)
+    yield
+    for env_id in set(gym.registry) - before:
+        gym.registry.pop(env_id)
+    for name in {"my_kitchen", "text_zoo"} - modules:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -75,7 +91,7 @@ def test_an_empty_answer_cannot_be_read(world):
 
 
 def test_an_action_keeps_the_worlds_own_spelling(world):
-    world.info = {**world.info, "valid_actions": ["Open Fridge"]}
+    world.actions = ActionList(["Open Fridge"])
     assert [action.text for action in world.parse("- open fridge\n- Look")] == ["Open Fridge", "look"]
 
 
@@ -109,7 +125,7 @@ def test_an_environment_that_says_nothing_more_is_played():
     world = TextWorld(Silent())
     progress = world.reset(0)
     assert (progress.task, progress.total) == ("Task: do what the text asks for", 1)
-    assert world.max_steps == UNLIMITED
+    assert world.max_steps == DEFAULT_MAX_STEPS
     assert world.describe([]).startswith("A door.\nProgress 0/1.")
     assert world.expert() is None
     ticks, outcome = carry_out(world, "open door")
@@ -152,3 +168,154 @@ def test_run_plays_a_users_environment_in_workers(invoke, fakes, tmp_path, monke
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fakes"))
     done = invoke("run", "--env", KITCHEN, "--backend", "expert", "--episodes", "3", "--workers", "2", "--out", tmp_path)
     assert done.exit_code == 0, done.output
+
+
+# ---- environments that are odd in one way or another ----------------------------------------------------------------------------
+
+
+def test_an_environment_that_lists_no_actions_gets_the_planners_own_spelling(players):
+    plan = '1. Open (the) Door\n2) **say "hello, world"**\n- "take a key, then go"\ntoo much'
+    run = players.play("text_zoo:Mute-v0", players.Script(plan))
+    assert (run.end.end, run.end.env_steps, run.end.max_steps) == ("success", 3, DEFAULT_MAX_STEPS)
+    assert [step.skill for step in run.steps] == ["Open (the) Door", 'say "hello, world"', "take a key, then go"]
+    assert [step.subgoals_done for step in run.steps] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "plan", ["open the door\nsay hello, world\ntake key, then go", "OPEN DOOR.\nSay 'hello, world'\ntake the key, then go"]
+)
+def test_a_line_finds_the_action_that_the_world_lists_when_it_is_taken(players, plan):
+    run = players.play("text_zoo:Listed-v0", players.Script(plan))
+    assert run.end.success
+    assert all(step.succeeded for step in run.steps)
+    assert [(step.subgoals_done, step.subgoals_total) for step in run.steps] == [(33, 100), (67, 100), (100, 100)]
+    assert "Valid actions: Open (the) Door, Wait., Done (really)." in run.observations[0]
+
+
+def test_actions_with_commas_are_listed_with_semicolons(players):
+    run = players.play("text_zoo:Listed-v0", players.Script("open door", "done really", "wait", "done"))
+    assert 'Valid actions: say "hello, world"; Wait.; Done (really).' in run.observations[1]
+    assert [line for text in run.observations for line in text.splitlines() if line.startswith(">")] == [
+        "> Open (the) Door", "> Done (really)", "> Wait.",
+    ]  # fmt: skip
+    assert run.end.end == "gave_up"
+
+
+def test_an_expert_may_return_its_plan_as_one_text(players):
+    run = players.play("text_zoo:Listed-v0")
+    assert (run.end.end, run.end.replans, run.end.skills) == ("success", 1, 3)
+
+
+def test_what_is_said_at_the_beginning_only_stands(players):
+    run = players.play("text_zoo:Forgetful-v0", players.Script("Open (the) Door\nturn back", "Done"))
+    assert [call.reason for call in run.calls] == ["start", "plan_end"]
+    assert run.observations[0] == "Here you are.\nProgress 0/3. Goal: get out"
+    assert run.observations[1] == "> Open (the) Door\nRight.\n> turn back\nWrong.\nProgress 0/3. Goal: get out"
+    assert run.end.end == "gave_up"
+
+
+@pytest.mark.parametrize("env_id", ["text_zoo:Buttons-v0", "text_zoo:Robot-v0"])
+def test_actions_that_are_no_text_are_named(fakes, env_id):
+    with pytest.raises(ValueError, match=r"its action space Discrete\..*A text world takes Text actions"):
+        make_world(EpisodeJob("test", env_id, 0))
+
+
+def test_a_family_of_the_users_own_plays_what_has_neither_text_nor_rooms(fakes, monkeypatch):
+    monkeypatch.setattr("agents.worlds.FAMILIES", dict(FAMILIES))
+    made = []
+    register_family(
+        "robot", Family(lambda env: isinstance(env.observation_space, gym.spaces.Box), lambda env, job: made.append(env))
+    )
+    make_world(EpisodeJob("test", "text_zoo:Robot-v0", 0))
+    assert type(made[0].unwrapped).__name__ == "Robot"
+
+
+@pytest.mark.parametrize(("env_id", "said"), [("Broken", "has crashed"), ("Stillborn", "does not start")])
+def test_an_environment_that_raises_is_closed(players, env_id, said):
+    zoo = importlib.import_module("text_zoo")
+    with pytest.raises(RuntimeError, match=said):
+        players.play(f"text_zoo:{env_id}-v0", players.Script("Open (the) Door\nlook"))
+    assert getattr(zoo, env_id).closed == 1
+
+
+def test_a_world_that_cannot_be_drawn_says_so(fakes):
+    with pytest.raises(ValueError, match=r"cannot be drawn as 'rgb_array', its render modes are \[\]: list the mode in Kitchen"):
+        make_world(EpisodeJob("test", KITCHEN, 0), render=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "progress"),
+    [(0.25, (25, 100)), (np.float32(1), (100, 100)), (0, (0, 100)), ((1, 3), (1, 3)), (np.array([2, 4]), (2, 4)), (None, None)],
+)
+def test_progress_is_a_share_or_a_pair(said, progress):
+    assert read_progress({"progress": said}) == progress
+
+
+@pytest.mark.parametrize("said", [1.5, -1, float("nan"), (3, 2), (0.5, 1), (1, 2, 3), (-1, 2)])
+def test_any_other_progress_is_an_error(said):
+    with pytest.raises(ValueError, match=r"info\['progress'\] is .*: give a share from 0 to 1"):
+        read_progress({"progress": said})
+
+
+def test_valid_actions_are_a_list_of_texts():
+    assert not read_actions({})
+    assert not read_actions({"valid_actions": []})
+    assert read_actions({"valid_actions": {"b", "c", "a"}}).actions == ("a", "b", "c")
+    with pytest.raises(ValueError, match="is the string 'look': give a list"):
+        read_actions({"valid_actions": "look"})
+
+
+def test_disturbances_are_texts():
+    assert read_disturbances({}) == ()
+    assert read_disturbances({"disturbances": "a bell rings"}) == ("a bell rings",)
+    assert read_disturbances({"disturbances": ["a", np.str_("b")]}) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("line", "action"),
+    [
+        ("2: go east", "2: go east"),
+        ("go east", "2: go east"),
+        ("put a on b", "put a on b"),
+        ("put on b", "put a on b"),
+        ("...", "..."),
+        ("3.", "3."),
+        ("press button", None),  # there are two
+        ("press a button", "press a button"),
+        ("go", None),
+        ("", None),
+    ],
+)
+def test_which_action_a_line_means(line, action):
+    assert ActionList(["2: go east", "put a on b", "press a button", "press the button", "...", "3."]).find(line) == action
+
+
+def test_an_answer_without_an_action_is_told_how_to_write_one(world):
+    with pytest.raises(PlanParseError, match="; write one action per line"):
+        world.parse("")
+
+
+# ---- without an expert ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_world_without_an_expert_is_played_without_it(invoke, fakes, tmp_path):
+    arguments = ("run", "--env", "text_zoo:Mute-v0", "--backend", "own_planner:make", "--episodes", "2", "--out", tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])["backends"]
+    assert list(found) == ["own_planner:make"]
+    assert found["own_planner:make"]["spl"] is None
+    assert "this environment has no expert" in done.output
+    assert " - " in done.output
+    assert invoke(*arguments).exit_code == 0
+
+
+def test_the_expert_itself_is_not_played_without_an_expert(invoke, fakes, tmp_path):
+    done = invoke("run", "--env", "text_zoo:Mute-v0", "--backend", "expert", "--episodes", "1", "--out", tmp_path)
+    assert "this environment has no expert" in str(done.exception)
+
+
+def test_a_gif_of_a_world_that_cannot_be_drawn_is_refused_before_anything_is_played(invoke, fakes, tmp_path):
+    done = invoke("run", "--env", KITCHEN, "--episodes", "1", "--out", tmp_path / "run", "--gif", tmp_path / "out.gif")
+    assert "cannot be drawn" in str(done.exception)
+    assert not (tmp_path / "run").exists()

@@ -12,15 +12,13 @@ from minigrid.core.actions import Actions
 from minigrid.core.constants import DIR_TO_VEC
 
 from envs.household.containers import decode_content
-from envs.observation.embodied import view_cells
+from envs.observation.embodied import Cell, view_cells
 from envs.observation.names import BOX, CLOSED, DOOR, EMPTY, LOCKED, OPEN, THINGS, UNSEEN, WALL, thing_name
 
 MARGIN = 8
 """Cells between the edge of the arrays and the house."""
 SIZE = 48
 """Side of the arrays in cells."""
-Cell = tuple[int, int]
-"""Column and row of a cell, plus ``MARGIN``."""
 Identity = tuple[int, int]
 """Minigrid's codes of a thing's type and colour."""
 STEPS: tuple[Cell, ...] = tuple((int(x), int(y)) for x, y in DIR_TO_VEC)
@@ -91,8 +89,6 @@ class Belief:
     """What the agent holds."""
     step: int = 0
     """Number of observations taken in."""
-    version: int = 0
-    """Number of changes of the map."""
     start: tuple[Cell, int, int] | None = None
     """The agent's first pose: cell, direction and room."""
     fresh: dict[Cell, Thing] = field(default_factory=dict)
@@ -157,7 +153,6 @@ class Belief:
         if self.start is None:
             self.start = (self.cell, self.direction, self.here)
         if changed.any():
-            self.version += 1
             self.kind[xs, ys], self.color[xs, ys], self.state[xs, ys] = codes[:, 0], codes[:, 1], codes[:, 2]
             self._note(cells[changed], codes[changed])
         self.in_view = [cell for cell in map(tuple, cells.tolist()) if cell in self.things]
@@ -193,7 +188,7 @@ class Belief:
         self.things.pop(cell, None)
         self.fresh.pop(cell, None)
         if erase:
-            self.kind[cell], self.version = EMPTY, self.version + 1
+            self.kind[cell] = EMPTY
 
     def _hold(self, code: Any) -> None:
         """Take in the held thing, which minigrid shows on the agent's cell; one just picked up is neither gone nor a surprise."""

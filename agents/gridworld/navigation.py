@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Generator
 
 from minigrid.core.actions import Actions
 
-from agents.gridworld.belief import STEPS, Belief, Cell
+from agents.gridworld.belief import STEPS, Belief
+from envs.observation.embodied import Cell
 from envs.observation.names import CLOSED, UNSEEN, WALL
 
 Walk = Generator[int, None, bool]

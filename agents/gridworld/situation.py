@@ -6,11 +6,12 @@ The text of an observation reports it and the expert plans with it. Beyond the t
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from agents.gridworld.belief import MARGIN, Belief, Cell, Thing
+from agents.gridworld.belief import MARGIN, Belief, Thing
 from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.skills.base import Obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
 from envs.observation.describe import Mention, Report
+from envs.observation.embodied import Cell
 from envs.observation.names import BOX, CLOSED, DOOR, LOCKED, OPEN, THINGS, thing_name
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}

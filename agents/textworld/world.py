@@ -3,9 +3,9 @@
 Any gymnasium environment with text observations and text actions is played as it is. It may say more in ``info``:
 
 - ``valid_actions``: the actions that it takes now. A line of a plan that is none of them is a failure.
-- ``task``: what is to be done.
+- ``task``: what is to be done. It stands until the environment names another one.
 - ``success``: whether it is done; without it, an episode that ends with a reward above 0 has succeeded.
-- ``progress``: (subgoals reached, subgoals of the task).
+- ``progress``: (subgoals reached, subgoals of the task), or the share of the task that is done, 0 to 1.
 - ``disturbances``: what happened in this step without the agent's doing.
 
 An environment with a method ``expert_plan()``, which returns the lines of a plan, has an expert.
@@ -20,26 +20,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.job import EpisodeJob
+from agents.textworld.info import read_actions, read_disturbances, read_progress
 from agents.world import OK, Call, Outcome, Outcomes, Progress, Tick, failed
+from envs.observation.text_space import text_key
 from planner import PlanParseError
-from planner.plan import plan_line
+from planner.plan import plan_line, spelled_line
 
 SYSTEM = (
     "You act in a text world. Answer with a plan: one action per line, written as the world lists it. "
     "When the task is finished, write: done."
 )
+TASK = "do what the text asks for"
+"""The task of an environment that does not name one."""
 NOTHING = "wait"
 """The action of a step in which the agent does nothing."""
 GIVE_UP = "done"
-UNLIMITED = 200
+"""The line by which the planner declares the task finished, unless the world has an action of this name."""
+DEFAULT_MAX_STEPS = 200
 """Environment steps allowed where the environment sets no limit of its own."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """One line of a plan: an action of the world, word for word."""
+    """One line of a plan."""
 
     text: str
+    """The action in the world's own spelling. One that the world does not list: cleaned, or as written where it lists none."""
 
 
 class TextWorld:
@@ -56,13 +62,11 @@ class TextWorld:
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
         self.max_steps = _limit_of(env)
-        self._steps = 0
-        self._replies: list[str] = []
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
         """Whether ``env`` speaks and listens in text."""
-        return isinstance(env.action_space, gym.spaces.Text) and _text_key(env.observation_space) is not None
+        return isinstance(env.action_space, gym.spaces.Text) and text_key(env.observation_space) is not None
 
     @classmethod
     def of_job(cls, env: gym.Env[Any, Any], job: EpisodeJob) -> "TextWorld":
@@ -76,50 +80,62 @@ class TextWorld:
 
     def reset(self, seed: int) -> Progress:
         """Begin the episode of this seed."""
-        observation, self.info = self.env.reset(seed=seed)
-        self._steps, self._said, self._replies = 0, self._text(observation), []
-        return self._progress()
+        self._steps, self._task = 0, TASK
+        self._replies: list[str] = []
+        self._reached: tuple[int, int] | None = None
+        observation, info = self.env.reset(seed=seed)
+        return self._take_in(observation, info)
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Repeat what was tried and what the world said to it, what it takes now, and the task."""
-        progress = self._progress()
+        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task."""
         lines = [f"{line}: {outcome}." for line, outcome in outcomes if outcome != OK.text]
         lines += [reply for reply in (self._replies or [self._said]) if reply.strip()]
-        if self._valid:
-            lines.append(f"Valid actions: {', '.join(self._valid)}.")
+        if self.actions:
+            lines.append(self.actions.sentence)
+        progress = self._progress
         lines.append(f"Progress {progress.done}/{progress.total}. Goal: {progress.goal or 'all done'}")
         self._replies = []
         return "\n".join(lines)
 
     def parse(self, answer: str) -> Sequence[Action]:
-        """Read one action per line, without numbering, bullets and quotes; case does not matter."""
-        spelled = {action.lower(): action for action in self._valid}
-        lines = [line for line in map(plan_line, answer.splitlines()) if line]
-        if not lines:
-            raise PlanParseError(1, answer[:80], "there is no action in the answer")
-        return [Action(spelled.get(line, line)) for line in lines]
+        """Read one action per line. Numbering, bullets, quotes and case make no difference where the world lists its actions."""
+        found = [Action(text) for text in map(self._text_of, answer.splitlines()) if text]
+        if not found:
+            raise PlanParseError(1, answer[:80], "there is no action in the answer", "write one action per line")
+        return found
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Take one action. One that the world does not list is tried all the same, so that its answer can be learned from."""
-        if call.text == GIVE_UP and GIVE_UP not in self._valid:
+        action = self.actions.find(call.text)  # the list may have changed since the plan was read
+        if action is None and plan_line(call.text) == GIVE_UP:
             yield self.idle()
             return Outcome(True, gave_up=True)
-        refused = bool(self._valid) and call.text not in self._valid
-        yield self._step(call.text)
+        refused = bool(self.actions) and action is None
+        yield self._step(call.text if action is None else action)
         return failed("the world does not take this action here") if refused else OK
 
     def idle(self) -> Tick:
-        """Let one step pass with the action ``wait``, whatever the world makes of it."""
-        return self._step(NOTHING)
+        """Let one step pass with the action ``wait``, whether the world knows it or not."""
+        return self._step(self.actions.find(NOTHING) or NOTHING)
 
     def touches(self, rest: Sequence[Call]) -> bool:
-        """Answer no: what a text contradicts is not known."""
+        """Answer no: which text would contradict a plan is not known."""
         return False
 
     def expert(self) -> str | None:
-        """Ask the environment's own ``expert_plan``, if it has one."""
-        make: Any = getattr(self.env.unwrapped, "expert_plan", None)
-        return None if make is None else "\n".join(make()) or GIVE_UP
+        """Ask the environment's own ``expert_plan``, if it has one; an empty plan is ``done``.
+
+        Raises
+        ------
+        ValueError
+            Where the method returns neither lines nor a text.
+        """
+        if not self.env.has_wrapper_attr("expert_plan"):
+            return None
+        plan = self.env.get_wrapper_attr("expert_plan")()
+        if plan is None:
+            raise ValueError("expert_plan() returned None: return a list of lines, which is empty when nothing is left to do")
+        return (plan if isinstance(plan, str) else "\n".join(plan)) or GIVE_UP
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the world, if the environment draws itself."""
@@ -130,40 +146,31 @@ class TextWorld:
         """Close the environment."""
         self.env.close()
 
-    @property
-    def _valid(self) -> list[str]:
-        return list(self.info.get("valid_actions", ()))
+    def _text_of(self, line: str) -> str:
+        """Return the action that a line means; empty for a line without one."""
+        return self.actions.find(line) or (plan_line(line) if self.actions else spelled_line(line))
 
     def _step(self, action: str) -> Tick:
-        observation, reward, terminated, truncated, self.info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
-        self._said = self._text(observation)
+        success = bool(info.get("success", terminated and float(reward) > 0))
+        progress = self._take_in(observation, info, success)
         self._replies.append(f"> {action}\n{self._said}")
-        success = bool(self.info.get("success", terminated and float(reward) > 0))
-        truncated = truncated or self._steps >= self.max_steps
-        return Tick(
-            self._progress(success), float(reward), success, terminated, truncated, tuple(self.info.get("disturbances", ()))
-        )
+        over = bool(truncated) or self._steps >= self.max_steps
+        return Tick(progress, float(reward), success, bool(terminated), over, read_disturbances(info))
 
-    def _progress(self, success: bool = False) -> Progress:
-        task = str(self.info.get("task", "do what the text asks for"))
-        done, total = self.info.get("progress", (int(success), 1))
-        return Progress(f"Task: {task}", "" if success else task, int(done), int(total))
-
-    def _text(self, observation: Any) -> str:
-        key = _text_key(self.env.observation_space)
-        return str(observation[key] if key else observation)
-
-
-def _text_key(space: gym.Space[Any]) -> str | None:
-    """Where an observation's text is: its key in a dictionary, or empty where the observation is the text; ``None`` without one."""
-    if isinstance(space, gym.spaces.Text):
-        return ""
-    parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else ()
-    texts = [key for key, part in parts if isinstance(part, gym.spaces.Text)]
-    return next((key for key in ("text", "observation", "obs") if key in texts), texts[0] if texts else None)
+    def _take_in(self, observation: Any, info: dict[str, Any], success: bool = False) -> Progress:
+        """Remember what the environment says, and what it has said before and does not repeat."""
+        key = text_key(self.env.observation_space)
+        self._said = str(observation[key] if key else observation)
+        self.actions = read_actions(info)
+        self._task = str(info.get("task") or self._task)
+        self._reached = read_progress(info) or self._reached
+        done, total = self._reached or (int(success), 1)
+        self._progress = Progress(f"Task: {self._task}", "" if success else self._task, done, total)
+        return self._progress
 
 
 def _limit_of(env: gym.Env[Any, Any]) -> int:
     own = None if env.spec is None else env.spec.max_episode_steps
-    return int(own or getattr(env.unwrapped, "max_steps", None) or UNLIMITED)
+    return int(own or getattr(env.unwrapped, "max_steps", None) or DEFAULT_MAX_STEPS)

@@ -1,18 +1,20 @@
 """``erecap run``."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
+from agents.expert import has_expert
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import EXPERT, BackendFactory, parse_specs
 from benchmarks.commands.outcome import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
-from benchmarks.runs.gif import record_gif
+from benchmarks.runs.gif import check_gif, record_gif
 from benchmarks.runs.suites import Suite, find_suite, suite_of_env
 
 log = structlog.get_logger(__name__)
@@ -36,14 +38,17 @@ def run(
 ) -> None:
     """Play episodes with one backend and print its results.
 
-    The expert plays the same episodes, because SPL compares with its steps. The same command continues a run that was stopped. The
-    last line of stdout is one JSON object.
+    The expert plays the same episodes, because SPL compares with its steps. In an environment without an expert it is left out, and
+    SPL with it. The same command continues a run that was stopped. The last line of stdout is one JSON object.
     """
     chosen = _choose(suite, env)
     count = chosen.episodes if episodes is None else episodes
     loop = ClosedLoop(chosen, tuple(parse_specs(backend)), count, seed, AgentConfig(), training_seeds)
+    loop = replace(loop, expert_plays=env is None or backend == EXPERT or _has_expert(loop))
     if len(loop.backends) != 1:
         raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
+    if gif is not None:
+        check_gif(loop.jobs(EXPERT, {})[0], gif)
     directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{'training-' if training_seeds else ''}{seed}"
     results = make_results(Comparison("run", loop, directory, workers, replay_prompts=0))
     print_results(results)
@@ -57,9 +62,17 @@ def _choose(suite: str | None, env: str | None) -> Suite:
     return suite_of_env(env) if env is not None else find_suite(suite or "smoke")
 
 
+def _has_expert(loop: ClosedLoop) -> bool:
+    """Ask the first episode's world for its expert; warn where there is none."""
+    found = has_expert(loop.jobs(EXPERT, {})[0])
+    if not found:
+        log.warning("this environment has no expert: it is left out, and SPL, which compares with it", env_id=loop.suite.name)
+    return found
+
+
 def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
     """Play the first episode once more, with the same step limit, and save its frames."""
-    expert = results.played[EXPERT].episodes.values()
+    expert = results.played[EXPERT].episodes.values() if EXPERT in results.played else ()
     job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
     episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)

@@ -67,8 +67,8 @@ class BackendSummary(_Part):
     """95% Wilson interval of the success rate."""
     subgoal_progress: float
     """Mean share of an episode's subgoals that were done, 0 to 1."""
-    spl: float
-    """Mean success weighted by path length, against the expert's steps, 0 to 1."""
+    spl: float | None
+    """Mean success weighted by path length, against the expert's steps, 0 to 1; ``None`` where no expert played."""
     replans_mean: float
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
@@ -102,10 +102,10 @@ class PairedSummary(_Part):
     """Success rate minus the reference's, -1 to 1."""
     success_diff_ci95: Interval
     """95% bootstrap interval of the difference, over cases."""
-    spl_diff: float
-    """SPL minus the reference's, -1 to 1."""
-    spl_diff_ci95: Interval
-    """95% bootstrap interval of the difference, over cases."""
+    spl_diff: float | None
+    """SPL minus the reference's, -1 to 1; ``None`` where no expert played."""
+    spl_diff_ci95: Interval | None
+    """95% bootstrap interval of the difference, over cases; ``None`` where no expert played."""
     prompts: int
     """Replayed prompts that both have answered."""
     ttft_speedup_p50: float | None

@@ -45,7 +45,8 @@ def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequ
     Summary
         All figures.
     """
-    spls = {backend: _spls(p, played[EXPERT]) for backend, p in played.items() if EXPERT in played}
+    expert = played.get(EXPERT, BackendRecords())
+    spls = {backend: _spls(p, expert) for backend, p in played.items()}
     reference = loop.reference
     return Summary(
         suite=loop.suite.name,
@@ -79,7 +80,7 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         success_rate=successes / len(episodes),
         success_ci95=metrics.wilson_interval(successes, len(episodes)),
         subgoal_progress=metrics.mean([_progress(e) for e in episodes]),
-        spl=metrics.mean(list(spls.values())),
+        spl=metrics.mean(list(spls.values())) if spls else None,
         replans_mean=metrics.mean([e.replans for e in episodes]),
         prompt_tokens=_tokens(call.generation.prompt_tokens for call in calls),
         kept_share=metrics.mean([call.generation.kept_share for call in calls]),
@@ -151,8 +152,8 @@ def _paired(
         episodes=len(cases),
         success_diff=metrics.mean(success),
         success_diff_ci95=metrics.bootstrap_interval(success),
-        spl_diff=metrics.mean(efficiency),
-        spl_diff_ci95=metrics.bootstrap_interval(efficiency),
+        spl_diff=metrics.mean(efficiency) if efficiency else None,
+        spl_diff_ci95=metrics.bootstrap_interval(efficiency) if efficiency else None,
         prompts=len(speed.ttft),
         ttft_speedup_p50=_median(speed.ttft),
         replan_speedup_p50=_median(speed.replan),

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.output.files import write_atomically
-from benchmarks.reports.format import NONE, percent, pipes, points, times
+from benchmarks.reports.format import NONE, decimals, percent, pipes, points, times
 from benchmarks.reports.frontier import write_frontiers
 from benchmarks.reports.table import success
 
@@ -48,7 +48,7 @@ def _suite(summary: Summary) -> str:
 def _cells(name: str, cell: BackendSummary, paired: PairedSummary | None) -> tuple[str, ...]:
     rate = success(name, cell, paired)
     if name == EXPERT or paired is None:
-        return (name, NONE, NONE, rate, NONE, f"{cell.spl:.3f}", NONE, NONE)
+        return (name, NONE, NONE, rate, NONE, decimals(cell.spl, 3), NONE, NONE)
     dropped = f"{cell.dropped_tokens.p50:.0f}" if cell.dropped_tokens.max else "**none**"
     return (
         name,
@@ -56,7 +56,7 @@ def _cells(name: str, cell: BackendSummary, paired: PairedSummary | None) -> tup
         dropped,
         rate,
         points(paired.success_diff, paired.success_diff_ci95),
-        f"{cell.spl:.3f}",
+        decimals(cell.spl, 3),
         points(paired.spl_diff, paired.spl_diff_ci95),
         times(paired.ttft_speedup_p50),
     )

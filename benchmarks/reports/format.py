@@ -26,8 +26,15 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}x"
 
 
-def points(value: float, interval: tuple[float, float]) -> str:
+def decimals(value: float | None, places: int) -> str:
+    """Format a number with so many decimal places."""
+    return NONE if value is None else f"{value:.{places}f}"
+
+
+def points(value: float | None, interval: tuple[float, float] | None) -> str:
     """Format a difference of shares with its interval, in percentage points."""
+    if value is None or interval is None:
+        return NONE
     return f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
 
 

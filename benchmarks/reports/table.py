@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
-from benchmarks.reports.format import NONE, mebibytes, percent, pipes, points, seconds, times
+from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ COLUMNS = (
     Column("backend", lambda name, b, p: name),
     Column("episodes", lambda name, b, p: str(b.episodes)),
     Column("success [95%]", success),
-    Column("SPL", lambda name, b, p: f"{b.spl:.2f}"),
+    Column("SPL", lambda name, b, p: decimals(b.spl, 2)),
     Column("replans", lambda name, b, p: f"{b.replans_mean:.1f}"),
     Column("prompt tokens", _prompt),
     Column("kept share", _kept),

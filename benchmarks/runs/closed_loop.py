@@ -1,6 +1,7 @@
 """The closed loop: each backend plays the same episodes.
 
-The expert always plays, and plays first: SPL compares with its steps, and a suite's step limit is a multiple of them.
+The expert plays first: SPL compares with its steps, and a suite's step limit is a multiple of them. It is left out only where an
+environment has no expert; SPL then does not exist.
 """
 
 import math
@@ -41,6 +42,8 @@ class ClosedLoop:
         Whether to play seeds that may be trained on instead of held-out ones.
     user_models : tuple of str
         Those of ``backends`` that come from a user's package and run a model in this process. It is known once they are made.
+    expert_plays : bool
+        Whether the expert plays; ``False`` for environments without one. A suite with a step limit needs it.
     """
 
     suite: Suite
@@ -50,11 +53,13 @@ class ClosedLoop:
     config: AgentConfig
     training_seeds: bool = False
     user_models: tuple[str, ...] = ()
+    expert_plays: bool = True
 
     @property
     def all_backends(self) -> tuple[str, ...]:
-        """The expert, then the others as given."""
-        return (EXPERT, *(spec for spec in self.backends if spec != EXPERT))
+        """The expert, if it plays, then the others as given."""
+        others = tuple(spec for spec in self.backends if spec != EXPERT)
+        return (EXPERT, *others) if self.expert_plays else others
 
     @property
     def model_backends(self) -> list[str]:
@@ -129,7 +134,8 @@ def play(
                 jobs, make_backend, log, loop.config, workers, on_episode, initializer=configure_logging, episode=episode
             )
 
-        limits = step_limits(loop.suite, run(loop.jobs(EXPERT, {})))
+        expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
+        limits = step_limits(loop.suite, expert)
         run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
 
 

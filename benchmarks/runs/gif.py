@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord
+from agents.worlds import make_world
 from benchmarks.output.files import write_atomically
 from planner import PlannerBackend
 
@@ -52,7 +53,7 @@ class GifWriter:
             Where there are no frames.
         """
         if not self._frames:
-            raise ValueError(f"no frames to write to {path}: play an episode with this as its frame sink first")
+            raise ValueError(f"no frames to write to {path}: the environment's render() must return one picture per step")
         first, *rest = self._frames
         durations = [*[FRAME_MS] * len(rest), LAST_FRAME_MS]
         data = io.BytesIO()
@@ -84,6 +85,13 @@ def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
     return out
 
 
+def check_gif(job: EpisodeJob, path: Path) -> None:
+    """Raise ``ValueError`` unless ``path`` ends in ``.gif`` and the episode's environment can be drawn. Nothing is played."""
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"gif={str(path)!r} must end in .gif: such as --gif out.gif")
+    make_world(job, render=True).close()
+
+
 def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, path: Path) -> EpisodeRecord:
     """Play one episode and write its frames as a GIF. No records are written.
 
@@ -106,10 +114,9 @@ def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, pa
     Raises
     ------
     ValueError
-        Unless ``path`` ends in ``.gif``.
+        Unless ``path`` ends in ``.gif``, and for an environment that cannot be drawn.
     """
-    if path.suffix.lower() != ".gif":
-        raise ValueError(f"gif={str(path)!r} must end in .gif: such as --gif out.gif")
+    check_gif(job, path)
     writer = GifWriter()
     episode = run_episode(job, backend, config, lambda record: None, frames=writer)
     writer.save(path)

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from agents.gridworld.belief import Belief, Cell, Thing
+from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.navigation import neighbors, path_to, search
 from agents.world import Outcome, failed
+from envs.observation.embodied import Cell
 from envs.observation.names import DOOR, THINGS
 
 SkillRun = Generator[int, None, Outcome]

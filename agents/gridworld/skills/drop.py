@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from minigrid.core.actions import Actions
 
-from agents.gridworld.belief import Belief, Cell
+from agents.gridworld.belief import Belief
 from agents.gridworld.navigation import neighbors, search, turn_to, walk_to
 from agents.gridworld.skills.base import SkillRun, is_safe_spot
 from agents.world import OK, failed
+from envs.observation.embodied import Cell
 
 
 def run(belief: Belief) -> SkillRun:

@@ -3,10 +3,11 @@
 It is the agent's room while some of it is unseen, else the nearest room with something unseen, else the room not seen for longest.
 """
 
-from agents.gridworld.belief import Belief, Cell
+from agents.gridworld.belief import Belief
 from agents.gridworld.navigation import is_frontier, neighbors, search, turn_to, walk_to
 from agents.gridworld.skills.base import SkillRun
 from agents.world import OK, failed
+from envs.observation.embodied import Cell
 from envs.observation.names import UNSEEN, WALL
 
 MAX_LOOKS = 60
