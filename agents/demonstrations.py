@@ -1,8 +1,8 @@
 """Episodes labelled by the expert: what a planner is trained on.
 
 The expert, the expert with noise, or a student plays (DAgger, Ross et al. 2011). At every replan the expert says what it would do
-from the same belief. A played plan that differs stays in the context with the expert's as its label, and the expert's plan becomes
-a sample of its own that ends there.
+in the same state of the world. A played plan that differs from the expert's stays in the context, and has the expert's as its
+label. The expert's plan also becomes a sample of its own: the history up to there, then this plan.
 """
 
 from collections.abc import Iterator
@@ -22,54 +22,53 @@ from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sam
 
 @dataclass(frozen=True)
 class Sample:
-    """A history and, per plan entry in it, the plan of the expert; ``None`` where nothing is to be learned."""
+    """A history, with the expert's plan for each plan in it."""
 
     entries: tuple[Entry, ...]
+    """The history, oldest entry first; the last one is a plan."""
     labels: tuple[str | None, ...]
+    """The expert's plan, per plan entry; ``None`` where nothing is to be learned."""
+    system: str | None = None
+    """System text of its prompts; ``None`` for the gridworlds' ``planner.system_text()``."""
 
     @property
     def imitate(self) -> tuple[bool, ...]:
-        """Per plan entry, whether it is the expert's, and so to be imitated as it stands."""
+        """Per plan entry, whether it is the expert's plan."""
         played = (entry.text for entry in self.entries if entry.kind == "plan")
         return tuple(text == label for text, label in zip(played, self.labels, strict=True))
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One labelled episode: the samples, how it ended, and how often the played plan was the expert's."""
+    """One labelled episode."""
 
     samples: tuple[Sample, ...]
+    """The whole episode, then one sample per plan that the expert would have made otherwise."""
     episode: EpisodeRecord
+    """How it ended."""
     plans: int
+    """Plans played."""
     agreed: int
+    """Those of them that were the expert's."""
 
 
 @dataclass
 class Labeller:
-    """A backend that plays, and asks the expert at every replan what it would do.
-
-    Attributes
-    ----------
-    rng
-        Draws what is played.
-    student
-        What else is played; ``None`` leaves the expert alone.
-    share
-        Probability of the student's plan.
-    noise
-        Probability of the expert's plan, disturbed. Gridworlds only.
-    labels
-        The expert's plan of every replan so far.
-    """
+    """A backend that asks the expert for its plan at every replan, and plays this plan or another one."""
 
     rng: np.random.Generator
+    """Draws whose plan is played."""
     student: PlannerBackend | None = None
+    """The backend that plays some of the replans; ``None`` for the expert alone."""
     share: float = 0.0
+    """Probability of playing the student's plan, 0 to 1."""
     noise: float = 0.0
+    """Probability of playing the expert's plan with a mistake in it, 0 to 1. Only gridworlds have such mistakes."""
     labels: list[str] = field(default_factory=list)
+    """The expert's plan of every replan so far."""
 
     def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """Note the expert's plan, and play it, the student's, or a disturbed one."""
+        """Note the expert's plan; return it, the student's plan, or the expert's with a mistake in it."""
         label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
         draw = self.rng.random()
@@ -82,19 +81,20 @@ class Labeller:
 
 
 def demonstrate(job: EpisodeJob, labeller: Labeller, config: AgentConfig) -> Demonstration:
-    """Play one episode and cut it into samples: the whole of it, and one per plan that the expert would have made otherwise."""
+    """Play one episode and make samples of it: the whole episode, and one per plan that the expert would have made otherwise."""
     records: list[Record] = []
     episode = run_episode(job, labeller, config, records.append)
     entries = tuple(Entry(r.entry, r.text) for r in records if isinstance(r, TranscriptRecord))
     plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
     if not plans:
         return Demonstration((), episode, 0, 0)
-    whole = Sample(entries[: plans[-1] + 1], tuple(labeller.labels))
+    whole = Sample(entries[: plans[-1] + 1], tuple(labeller.labels), episode.system)
     return Demonstration((whole, *_corrections(whole, plans)), episode, len(plans), sum(whole.imitate))
 
 
 def _corrections(whole: Sample, plans: list[int]) -> Iterator[Sample]:
-    """For each plan that the expert would have made otherwise: the history up to it, with the expert's plan at the end."""
+    """Yield, for each plan that the expert would have made otherwise, the history before it and then the expert's plan."""
     for number, (index, label, imitate) in enumerate(zip(plans, whole.labels, whole.imitate, strict=True)):
         if not imitate and label is not None:
-            yield Sample((*whole.entries[:index], Entry("plan", label)), (*(None for _ in plans[:number]), label))
+            history = (*whole.entries[:index], Entry("plan", label))
+            yield Sample(history, (*(None for _ in plans[:number]), label), whole.system)

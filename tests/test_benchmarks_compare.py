@@ -287,8 +287,9 @@ def test_records_are_sorted_by_backend_and_case(run, tmp_path):
     cases = [Case("fake", 1_000_000), Case("fake", 1_000_001)]
     assert list(found.backends) == ["expert", "baseline"]
     assert list(found.backends["baseline"].episodes) == cases == list(found.backends["baseline"].transcripts)
-    assert [entry.kind for entry in found.transcripts("baseline")[0]] == ["task", "observation", "plan", "observation", "plan"]
-    assert found.transcripts("erecap") == []
+    entries = found.backends["baseline"].transcripts[cases[0]]
+    assert [entry.kind for entry in entries] == ["task", "observation", "plan", "observation", "plan"]
+    assert "erecap" not in found.backends
     assert found.seeds == [case.seed for case in cases] * 2
     (chosen,) = found.select(["erecap", "baseline"], cases[1:]).values()
     assert (list(chosen.episodes), len(chosen.calls), len(chosen.prompts)) == (cases[1:], 2, 2)

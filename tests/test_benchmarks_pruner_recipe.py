@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from agents.records import EpisodeRecord, TranscriptRecord
-from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
+from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from benchmarks.recipes.sequences import SequenceChoice, choose_sequences, read_transcripts
 from benchmarks.runs.suites import HELD_OUT, RECORDED
 from erecap.training.sequences import PLAN_WEIGHT
+from planner import Generation, system_text
 
 END = {
     "success": True,
@@ -24,19 +25,29 @@ END = {
     "end": "success",
     "wall_s": 0.1,
 }
+CALL = {"replan": 1, "env_step": 1, "reason": "plan_end", "history_entries": 4}
+TIMES = {"backend_s": 0.1, "overhead_s": 0.1, "replan_s": 0.2}
 Write = Callable[..., Path]
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Write:
-    def write(backends: tuple[str, ...] = ("baseline",), seed: int = RECORDED, plan: str = "explore") -> Path:
+    def write(
+        backends: tuple[str, ...] = ("baseline",),
+        seed: int = RECORDED,
+        plan: str = "explore",
+        error: str | None = None,
+        cut: bool = False,
+        system: str | None = None,
+    ) -> Path:
         texts = [("task", "1. open door"), ("observation", "Goal: open door"), ("plan", "explore")]
         texts += [("observation", "explore: ok"), ("plan", plan)]
         lines = []
         for name in backends:
             key = {"backend": name, "env_id": "E", "seed": seed}
             records = [TranscriptRecord(**key, index=i, entry=kind, text=text) for i, (kind, text) in enumerate(texts)]
-            lines += [record.model_dump_json() for record in (*records, EpisodeRecord(**key, **END))]
+            last = PlannerCall(**key, **CALL, **TIMES, generation=Generation(text=plan, truncated=cut), parse_error=error)
+            lines += [record.model_dump_json() for record in (*records, last, EpisodeRecord(**key, **END, system=system))]
         (tmp_path / "steps.jsonl").write_text("\n".join(lines) + "\n")
         return tmp_path
 
@@ -49,9 +60,20 @@ def test_one_backend_is_read(run_dir: Write, tokenizer: PreTrainedTokenizerFast)
 
 
 def test_a_plan_that_could_not_be_read_is_no_target(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
-    readable, broken = (choose_sequences(SequenceChoice((run_dir(plan=plan),)), tokenizer)[0] for plan in ("explore", "fly away"))
-    turns = [set(s.turns[s.weights >= PLAN_WEIGHT].tolist()) for s in (readable, broken)]
-    assert turns == [{0, 1}, {0}]
+    plans = ({"plan": "explore"}, {"plan": "fly away", "error": "unknown skill 'fly'"}, {"plan": "explore\ngo", "cut": True})
+    readable, broken, cut = (choose_sequences(SequenceChoice((run_dir(**plan),)), tokenizer)[0] for plan in plans)
+    turns = [set(s.turns[s.weights >= PLAN_WEIGHT].tolist()) for s in (readable, broken, cut)]
+    assert turns == [{0, 1}, {0}, {0}]
+
+
+def test_a_recording_of_another_world_keeps_its_system_text_and_its_plans(run_dir: Write, tokenizer: PreTrainedTokenizerFast):
+    path = run_dir(plan="take carrot", system="You act in a text world.")
+    (sample,) = read_transcripts(path / "steps.jsonl")
+    assert sample.labels == ("explore", "take carrot")
+    (sequence,) = choose_sequences(SequenceChoice((path,)), tokenizer)
+    text = tokenizer.decode(sequence.input_ids.tolist())
+    assert "You act in a text world." in text
+    assert system_text() not in text
 
 
 def test_held_out_episodes_are_refused(run_dir: Write, tokenizer: PreTrainedTokenizerFast):

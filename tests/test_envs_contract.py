@@ -142,7 +142,7 @@ def test_max_steps_ends_the_episode():
 
 
 def test_verbosity_follows_the_registration():
-    assert verbosity_of("ERecap/HouseholdLong-v0") == "verbose"
+    assert verbosity_of("ERecap/HouseholdLong-v0") == verbosity_of("envs:ERecap/HouseholdLong-v0") == "verbose"
     assert {verbosity_of("ERecap/Household-v0"), verbosity_of("BabyAI-GoTo-v0")} == {"terse"}
 
 

@@ -10,6 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 
 from envs import HOUSEHOLDS, LEVELS, EmbodiedLevel, HouseholdEnv, holds_text, make_env
+from envs.observation.text_space import text_key
 
 CORRIDORS = ("text_worlds:Corridor-v0", "text_worlds:fakes/CorridorDict-v0")
 
@@ -126,3 +127,23 @@ def test_which_spaces_hold_text():
     assert not holds_text(number)
     assert not holds_text(gym.spaces.Dict(a=number))
     assert not holds_text(gym.spaces.Tuple((text,)))
+
+
+def test_a_render_mode_that_an_environment_does_not_list_is_an_error():
+    with pytest.raises(ValueError, match=r"cannot be drawn as 'rgb_array', its render modes are \[\].*or play it without pictures"):
+        make_env(CORRIDORS[0], render_mode="rgb_array")
+    assert make_env("ERecap/Household-v0", render_mode="rgb_array").render_mode == "rgb_array"
+
+
+def test_any_kind_of_environment_is_returned_where_a_family_of_the_users_own_may_play_it():
+    env = make_env("CartPole-v1", max_steps=5, any_kind=True)
+    assert env.spec.max_episode_steps == 5
+    assert not isinstance(env, EmbodiedLevel)
+
+
+def test_where_the_text_of_an_observation_is():
+    text, number = gym.spaces.Text(5), gym.spaces.Discrete(3)
+    assert text_key(text) == ""
+    assert text_key(gym.spaces.Dict(a=text, obs=text, n=number)) == "obs"
+    assert text_key(gym.spaces.Dict(n=number, z=text)) == "z"
+    assert text_key(number) is None

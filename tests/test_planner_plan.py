@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from planner import SKILLS, Plan, PlanParseError, SkillCall, parse_plan, parse_skill
+from planner.plan import spelled_line
 
 COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 NAMES = st.one_of(
@@ -140,3 +141,21 @@ def test_every_usage_in_the_registry_can_be_parsed():
         for usage in spec.usage.splitlines():
             call = parse_skill(usage)
             assert (call.name, len(call.args)) == (spec.name, spec.arity)
+
+
+@pytest.mark.parametrize(
+    ("line", "spelled"),
+    [
+        ("1. Open (the) Door.", "Open (the) Door"),
+        ("- **Search[Red Shoes]**", "Search[Red Shoes]"),
+        ('2) "take key"', "take key"),
+        ('say "hello"', 'say "hello"'),
+        ('"yes" and "no"', '"yes" and "no"'),
+        ("\u201cgo\u201d", "go"),
+        ("Plan: `look`", "look"),
+        ("```python", ""),
+        ("  ", ""),
+    ],
+)
+def test_a_line_keeps_its_spelling(line, spelled):
+    assert spelled_line(line) == spelled

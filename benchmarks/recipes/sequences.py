@@ -12,15 +12,16 @@ import structlog
 from transformers import PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
+from agents.records import PlannerCall
 from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.planner.dataset import chat_messages
 from benchmarks.recipes.seeds import refuse_held_out
 from benchmarks.runs.closed_loop import STEPS_FILE
-from benchmarks.runs.records import RunRecords
+from benchmarks.runs.records import BackendRecords, RunRecords
+from benchmarks.runs.suites import Case
 from erecap.training.encoding import encode_episode
 from erecap.training.sequences import SequenceList, ShardedSequences, TokenSequence, cut_after_plan
 from erecap.training.texts import TEXT_SUFFIXES, BadLine, OnBad, chat_of, encode_chat, read_texts, refuse
-from planner import PlanParseError, parse_plan
 
 log = structlog.get_logger()
 
@@ -127,7 +128,7 @@ def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refu
 
 
 def read_transcripts(steps: Path) -> Iterator[Sample]:
-    """Read the episodes of a run's reference backend; plans that could not be parsed are no plans to imitate.
+    """Read the episodes of a run's reference backend. Plans that could not be read, or were cut, are not imitated.
 
     Raises
     ------
@@ -136,16 +137,17 @@ def read_transcripts(steps: Path) -> Iterator[Sample]:
     """
     records = RunRecords.read(steps)
     refuse_held_out(steps, records.seeds)
-    for entries in records.transcripts(choose_reference(sorted(records.backends))):
+    reference = choose_reference(sorted(records.backends))
+    played = records.backends.get(reference, BackendRecords())
+    bad = {_place(call) for call in played.calls if call.parse_error is not None or call.generation.truncated}
+    for case, episode in played.episodes.items():
+        entries = played.transcripts[case]
         plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
         if plans:
-            labels = tuple(text if _readable(text) else None for text in (entries[index].text for index in plans))
-            yield Sample(entries[: plans[-1] + 1], labels)
+            labels = tuple(None if (case, index) in bad else entries[index].text for index in plans)
+            yield Sample(entries[: plans[-1] + 1], labels, episode.system)
 
 
-def _readable(plan: str) -> bool:
-    try:
-        parse_plan(plan)
-    except PlanParseError:
-        return False
-    return True
+def _place(call: PlannerCall) -> tuple[Case, int]:
+    """Return the episode of a replan, and the index of its plan in the history: right after the entries of its prompt."""
+    return Case(call.env_id, call.seed), call.history_entries

@@ -126,10 +126,6 @@ class RunRecords:
         """The seeds of all episodes, in the order of the file, backend by backend."""
         return [case.seed for played in self.backends.values() for case in played.episodes]
 
-    def transcripts(self, backend: str) -> list[tuple[Entry, ...]]:
-        """Return the transcripts of one backend's episodes; empty for a backend that did not play."""
-        return list(self.backends[backend].transcripts.values()) if backend in self.backends else []
-
     def prompts(self, backend: str) -> list[RecordedPrompt]:
         """Rebuild all prompts of one backend.
 

@@ -176,7 +176,8 @@ def _chosen(samples: Sequence[Sample], rng: np.random.Generator, corrections: in
 
 
 def _dump(sample: Sample) -> str:
-    return json.dumps({"entries": [[e.kind, e.text] for e in sample.entries], "labels": list(sample.labels)})
+    entries = [[e.kind, e.text] for e in sample.entries]
+    return json.dumps({"entries": entries, "labels": list(sample.labels), "system": sample.system})
 
 
 def read_demonstrations(path: Path) -> Iterator[Sample]:
@@ -184,7 +185,8 @@ def read_demonstrations(path: Path) -> Iterator[Sample]:
     for line in path.read_text().splitlines():
         record = json.loads(line)
         if "entries" in record:
-            yield Sample(tuple(Entry(kind, text) for kind, text in record["entries"]), tuple(record["labels"]))
+            entries = tuple(Entry(kind, text) for kind, text in record["entries"])
+            yield Sample(entries, tuple(record["labels"]), record.get("system"))
 
 
 def read_stats(path: Path) -> ChunkStats:

@@ -32,7 +32,7 @@ def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessag
     """
     found: list[TrainingMessage] = []
     plans = iter(zip(sample.imitate, sample.labels, strict=True))
-    segments = build_prompt(History(sample.entries)).segments
+    segments = build_prompt(History(sample.entries), sample.system).segments
     for kind, segment in zip(("system", *(entry.kind for entry in sample.entries)), segments, strict=True):
         message: dict[str, object] = {"role": segment.role, "content": segment.text, "protected": kind in ("system", "task")}
         if kind == "plan":

@@ -14,7 +14,8 @@ from minigrid.core.constants import COLOR_NAMES
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage
 
-KINDS = ("ball", "key", "box")
+LESSON_KINDS = ("ball", "key", "box")
+"""Types of the things in the imagined house."""
 BRIEF = 0.7
 """Share of lessons whose observations hold only what a plan needs."""
 Turn = tuple[str, str]
@@ -63,7 +64,8 @@ class Lesson:
         return ROOM_NAMES[int(self.rng.integers(len(ROOM_NAMES)))]
 
     def _thing(self) -> str:
-        return f"{COLOR_NAMES[int(self.rng.integers(len(COLOR_NAMES)))]} {KINDS[int(self.rng.integers(len(KINDS)))]}"
+        color = COLOR_NAMES[int(self.rng.integers(len(COLOR_NAMES)))]
+        return f"{color} {LESSON_KINDS[int(self.rng.integers(len(LESSON_KINDS)))]}"
 
     def _some(self) -> str:
         """Draw a thing; mostly one that was seen."""
