@@ -15,8 +15,8 @@ CALL = KEY | {
     "kind": "planner_call", "replan": 0, "env_step": 0, "reason": "start", "history_entries": 2, "prompt_tokens": 120,
     "stage_tokens": [90, 70], "layer_tokens": [120, 120, 90, 70], "kept_share": 0.8333333, "dropped_tokens": 50, "reused_tokens": 0,
     "new_tokens": 3, "ttft_s": 0.02, "decode_s": 0.01, "tpot_s": 0.005, "first_skill_s": 0.03, "backend_s": 0.04,
-    "overhead_s": 0.001, "replan_s": 0.041, "kv_bytes": 4096, "peak_memory_bytes": 0, "plan_text": "explore", "parse_errors": 0, "parse_error": None,
-    "schedule": "0-1@0.7", "budget_s": None, "predicted_s": None, "budget_met": None,
+    "overhead_s": 0.001, "replan_s": 0.041, "kv_bytes": 4096, "peak_memory_bytes": 0, "plan_text": "explore", "parse_errors": 0,
+    "parse_error": None, "schedule": "0-1@0.7", "budget_s": None, "predicted_s": None, "budget_met": None,
 }  # fmt: skip
 STEP = KEY | {
     "kind": "step", "replan": 0, "skill": "explore", "succeeded": True, "outcome": "ok", "env_steps": 2, "reward": 0.0,

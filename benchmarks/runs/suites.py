@@ -7,7 +7,9 @@ recordings that may be trained on (``training=True``) those from ``RECORDED`` on
 from dataclasses import dataclass
 from typing import Literal
 
-from envs import LEVELS, make_env, verbosity_of
+from agents.job import EpisodeJob
+from agents.worlds import make_world
+from envs import LEVELS, verbosity_of
 
 HELD_OUT = 1_000_000
 RECORDED = 500_000
@@ -136,8 +138,8 @@ def suite_of_env(env_id: str) -> Suite:
     Raises
     ------
     ValueError
-        For an unknown environment.
+        For an environment that is unknown or that no family of worlds can play.
     """
     env_id = LEVELS.get(env_id, env_id)
-    make_env(env_id).close()
+    make_world(EpisodeJob("", env_id, 0)).close()
     return Suite(env_id, "one environment", (env_id,), verbosity=verbosity_of(env_id))
