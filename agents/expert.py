@@ -1,4 +1,4 @@
-"""The expert as a planner backend: the plan that the world's own expert makes. The upper row of every table."""
+"""The expert as a planner backend: it answers with the plan of the world's own expert. It is the upper row of every table."""
 
 import time
 from contextlib import closing
@@ -33,8 +33,8 @@ class ExpertBackend:
         text = world.expert()
         if text is None:
             raise ValueError(
-                "this environment has no expert, which backend 'expert' asks and SPL compares with: give the environment a method "
-                "expert_plan() that returns the lines of a plan"
+                "this environment has no expert: give it a method expert_plan() that returns the lines of a plan, or choose a backend "
+                "other than 'expert'"
             )
         if on_line is not None:
             for line in text.splitlines():
@@ -43,7 +43,7 @@ class ExpertBackend:
         return Generation(text=text, ttft_s=spent, first_skill_s=spent, total_s=spent)
 
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """Refuse: a prompt alone says too little. Raises ``ValueError``."""
+        """Raise ``ValueError``: the expert needs a world, a prompt is not enough."""
         raise ValueError("the expert plans from a world, not from a prompt: play it with agents.run_episode")
 
 

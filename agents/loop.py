@@ -35,11 +35,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Request:
-    """One request to the planner: why it is made, when it began, and how long the agent had waited for a plan by then."""
+    """One request to the planner."""
 
     reason: ReplanReason
+    """Why it is made."""
     begin: float
+    """When it began, by ``time.perf_counter`` in seconds."""
     waited_s: float = 0.0
+    """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
 
 
 @dataclass
@@ -47,26 +50,47 @@ class Episode:
     """One episode under way."""
 
     job: EpisodeJob
+    """The episode to play."""
     backend: PlannerBackend | WorldBackend
+    """The planner."""
     config: AgentConfig
+    """Settings of the agent."""
     sink: Sink
+    """Called with each record."""
     frames: FrameSink | None = None
+    """Called with each picture of the world."""
     history: History = field(default_factory=History)
+    """All entries so far."""
     plan: list[Call] = field(default_factory=list)
+    """Lines of the current plan that are not carried out yet."""
     outcomes: list[tuple[str, str]] = field(default_factory=list)
+    """Lines carried out since the last observation, with their outcomes."""
     disturbances: list[str] = field(default_factory=list)
+    """Disturbances since the last line was recorded."""
     planned_for: str = ""
+    """The open subgoal at the last observation."""
     caption: str = "start"
+    """Text below the pictures: the current line of the plan."""
     failed: bool = False
+    """Whether the last line, or the last plan as a whole, failed."""
     started: bool = False
+    """Whether there has been a replan."""
     goal_interrupted: bool = False
+    """Whether a line was interrupted because the goal changed, since the last replan."""
     env_steps: int = 0
+    """Environment steps so far."""
     replans: int = 0
+    """Planner calls so far."""
     skills: int = 0
+    """Lines carried out so far."""
     since_replan: int = 0
+    """Lines carried out since the last replan."""
     parse_errors: int = 0
+    """Answers so far that could not be read."""
     reward: float = 0.0
+    """Sum of the rewards so far."""
     end: End | None = None
+    """Why the episode ended; ``None`` while it goes on."""
 
     def __post_init__(self) -> None:
         self.world = make_world(self.job, render=self.frames is not None)
@@ -80,7 +104,7 @@ class Episode:
     # ---- planning --------------------------------------------------------------------------------------------------------------
 
     def replan(self, reason: ReplanReason) -> None:
-        """Observe, ask the backend, read the plan. A plan that cannot be read is asked for once more."""
+        """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted = True, False
         request = _Request(reason, time.perf_counter())
@@ -91,7 +115,7 @@ class Episode:
             self._ask_again(error, time.perf_counter() - request.begin)
 
     def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
-        """Ask once more, if a replan is left for it. Where no plan can be read the plan has failed, which costs a step."""
+        """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
         try:
             if self.replans >= self.config.max_replans:
                 raise error
@@ -151,7 +175,7 @@ class Episode:
             self.end = "gave_up"
 
     def _carry_out(self, call: Call) -> Outcome:
-        """Take the world's ticks until the line of the plan, or the episode, ends."""
+        """Step the world until the line of the plan or the episode ends."""
         run = self.world.run(call)
         try:
             while self.end is None:
@@ -163,7 +187,7 @@ class Episode:
         return _OUTCOME_AT_END[self.end]
 
     def _take(self, tick: Tick) -> None:
-        """Take in what one environment step brought."""
+        """Note the result of one environment step."""
         self.env_steps += 1
         self.reward += tick.reward
         self.progress = tick.progress
@@ -177,7 +201,7 @@ class Episode:
             self.end = "step_limit"
 
     def state(self) -> LoopState:
-        """Sum up what the replan policy looks at."""
+        """Return what the replan policy looks at."""
         return LoopState(
             started=self.started,
             skills_left=len(self.plan),
@@ -263,7 +287,7 @@ _OUTCOME_AT_END: dict[End | None, Outcome] = {
     "terminated": Outcome(False, "interrupted, the world ended the episode"),
     "step_limit": Outcome(False, "interrupted, out of time"),
 }
-"""How the line of a plan ends in whose course the episode does."""
+"""Outcome of a line that the end of the episode interrupted, by the reason of the end."""
 
 
 def run_episode(
@@ -278,15 +302,15 @@ def run_episode(
     Parameters
     ----------
     job
-        Which environment, under which seed and limit of steps.
+        The episode to play.
     backend
-        What plans.
+        The planner.
     config
-        When to replan, how to decode, how many replans.
+        Settings of the agent.
     sink
-        Takes every record as it comes, the episode's own last.
+        Called with each record as soon as there is one; the ``EpisodeRecord`` comes last.
     frames
-        Takes a picture per environment step, where the world can be drawn.
+        Called with a picture of the world at the start and after each environment step.
 
     Returns
     -------
@@ -296,7 +320,8 @@ def run_episode(
     Raises
     ------
     ValueError
-        For an environment that is unknown or cannot be played. What the backend raises is passed on.
+        For an environment that is unknown or cannot be played, or that cannot be drawn although there are ``frames``. What backend
+        and environment raise is raised too.
     """
     begin = time.perf_counter()
     episode = Episode(job, backend, config, sink, frames)

@@ -1,6 +1,6 @@
-"""Reader of the first form of records, so that run directories made with it can still be summarized, replayed and gone on with.
+"""Reader of the first form of records, so that old run directories can still be summarized, replayed and continued.
 
-In that form a planner call repeated the fields of its generation one by one, and a step named its room.
+In that form a planner call had the fields of its generation as its own, and a step named its room.
 """
 
 from typing import Any
@@ -9,11 +9,13 @@ _COPIED = (
     "prompt_tokens", "new_tokens", "stage_tokens", "layer_tokens", "reused_tokens", "ttft_s", "first_skill_s", "decode_s",
     "kv_bytes", "peak_memory_bytes", "schedule", "budget_s", "predicted_s", "budget_met",
 )  # fmt: skip
+"""Fields of the generation that a planner call repeated."""
 _DERIVED = ("kept_share", "dropped_tokens", "tpot_s", "parse_errors")
+"""Fields that follow from the others."""
 
 
 def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
-    """Bring the fields of one record into today's form; those of today's form come back as they are."""
+    """Convert the fields of one record into today's form; return those of today's form as they are."""
     if fields.get("kind") == "planner_call" and "plan_text" in fields:
         return _planner_call(fields)
     if fields.get("kind") == "step" and "room" in fields:

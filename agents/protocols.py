@@ -1,4 +1,4 @@
-"""What the loop is given: its settings, where its records and pictures go, and what a backend may ask of it."""
+"""Settings and callbacks of the loop, and the protocol of backends that plan from the world."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from agents.world import World
 from planner import Generation, LineCallback, Prompt, ReplanPolicy, Sampling
 
 Sink = Callable[[Record], None]
+"""Takes one record."""
 
 
 class FrameSink(Protocol):
-    """Takes one picture, (height, width, 3) uint8, with the current skill as caption."""
+    """A callback for pictures, uint8 arrays of shape (height, width, 3), with the current line of the plan as caption."""
 
     def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
         """Take the picture."""
@@ -24,20 +25,20 @@ class FrameSink(Protocol):
 
 @runtime_checkable
 class WorldBackend(Protocol):
-    """A backend that plans from the world instead of the prompt: the expert, and whatever asks the expert."""
+    """A backend that plans from the world instead of the prompt, such as the expert."""
 
     def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
-        """Plan for the world as it is now. Takes the place of ``PlannerBackend.generate``."""
+        """Plan for the world as it is now. The loop calls this instead of ``PlannerBackend.generate``."""
         ...
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How the agent runs."""
+    """Settings of the agent."""
 
     policy: ReplanPolicy = ReplanPolicy()
     """When to replan."""
     sampling: Sampling = Sampling()
     """How the planner decodes."""
     max_replans: int = 60
-    """Replans after which the episode ends, a second request after an unreadable plan included."""
+    """Planner calls after which the episode ends; asking again for a plan that could not be read counts."""

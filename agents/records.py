@@ -18,7 +18,7 @@ history too long for the planner's model."""
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, unknown fields refused. Its fields tell one episode of a run from another."""
+    """Base of all records: immutable, unknown fields refused. Its fields identify the episode within a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -31,12 +31,12 @@ class Record(BaseModel):
 
 
 class _Upgraded(Record):
-    """Base of the records that had another form once."""
+    """Base of the records whose first form was another one."""
 
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, fields: Any) -> Any:
-        """Bring fields of the first form into today's."""
+        """Convert fields of the first form into today's."""
         return upgraded(fields) if isinstance(fields, dict) else fields
 
 
@@ -77,30 +77,30 @@ class PlannerCall(_Upgraded):
 
     @field_serializer("generation", mode="wrap")
     def _without_token_ids(self, generation: Generation, serialize: Any) -> Any:
-        """Leave out what the text says already."""
+        """Leave out the token ids: the text says the same."""
         return {name: value for name, value in serialize(generation).items() if name != "token_ids"}
 
 
 class StepRecord(_Upgraded):
-    """One line of a plan carried out: what was asked, how it ended, what it took."""
+    """One line of a plan: what was to be done, how it ended, what it took."""
 
     kind: Literal["step"] = "step"
     replan: int
-    """Number of the replan whose plan it belongs to."""
+    """Number of the replan whose plan it belongs to, from 0."""
     skill: str
     """The line of the plan."""
     succeeded: bool
-    """Whether it did what it says."""
+    """Whether the line was carried out."""
     outcome: str
     """``ok``, or why it failed or was interrupted."""
     env_steps: int
     """Environment steps that it took."""
     reward: float
-    """Reward of those steps."""
+    """Sum of the rewards of these steps."""
     place: str | None
     """Where the agent was at its end; ``None`` where the world has no places."""
     disturbances: list[str]
-    """What happened meanwhile without the agent's doing."""
+    """What happened during these steps without the agent's doing."""
     subgoals_done: int
     """Subgoals reached at its end."""
     subgoals_total: int

@@ -1,7 +1,7 @@
-"""What the loop knows of an environment: one episode of it, behind one protocol.
+"""The protocol between the loop and an environment: a ``World`` is one episode of one environment.
 
-Gridworlds (``agents.gridworld``) and text worlds (``agents.textworld``) are two families behind it. The loop knows neither, and a
-world knows no planner backend.
+There are two families of worlds: gridworlds (``agents.gridworld``) and text worlds (``agents.textworld``). The loop knows neither,
+and a world knows no planner backend.
 """
 
 from collections.abc import Generator, Sequence
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Outcomes = Sequence[tuple[str, str]]
-"""What was tried since the last observation: (line of the plan, outcome) pairs, oldest first."""
+"""Lines of plans carried out since the last observation, as pairs (line, outcome), oldest first."""
 
 
 class Call(Protocol):
-    """One line of a plan, as the world understands it. What else it holds is the world's own business."""
+    """One line of a plan, as the world has read it. The loop uses its text only."""
 
     @property
     def text(self) -> str:
@@ -40,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one environment step brought."""
+    """The result of one environment step."""
 
     progress: Progress
     """The state of the task after the step."""
@@ -61,9 +61,9 @@ class Outcome:
     """How one line of a plan ended."""
 
     succeeded: bool
-    """Whether it did what it says."""
+    """Whether the line was carried out."""
     text: str = "ok"
-    """What the history says: ``ok``, or the reason of the failure."""
+    """What the next observation says: ``ok``, or why it failed."""
     gave_up: bool = False
     """Whether the planner declared the task finished. It ends the episode."""
     goal_changed: bool = False
@@ -74,7 +74,7 @@ OK = Outcome(True)
 
 
 def failed(reason: str) -> Outcome:
-    """Make the outcome of a failure from its reason."""
+    """Return the outcome of a line that failed for this reason."""
     return Outcome(False, f"failed, {reason}")
 
 
@@ -96,7 +96,7 @@ class World(Protocol):
         ...
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Put into words what the planner is told at a replan; the last line says what to plan for."""
+        """Write the observation that the planner reads at a replan; its last line says what to plan for."""
         ...
 
     def parse(self, answer: str) -> Sequence[Call]:
@@ -104,7 +104,10 @@ class World(Protocol):
         ...
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
-        """Carry out one line of the plan: one ``Tick`` per environment step, and how it ended. May be closed before its end."""
+        """Carry out one line of the plan: yield a ``Tick`` per environment step, and return how the line ended.
+
+        The loop closes the generator early where the episode ends first.
+        """
         ...
 
     def idle(self) -> Tick:
@@ -112,11 +115,11 @@ class World(Protocol):
         ...
 
     def touches(self, rest: Sequence[Call]) -> bool:
-        """Whether what surprised the agent since the last observation concerns the rest of its plan."""
+        """Tell whether something unexpected that the agent has seen since the last observation matters to the rest of its plan."""
         ...
 
     def expert(self) -> str | None:
-        """Plan for the open subgoal from what the agent knows; ``None`` where the world has no expert."""
+        """Return the expert's plan for the open subgoal, from what the agent knows; ``None`` where the world has no expert."""
         ...
 
     def frame(self) -> NDArray[np.uint8] | None:

@@ -20,12 +20,12 @@ from envs.observation.text_space import outline
 
 @dataclass(frozen=True)
 class Family:
-    """Environments of one kind, and the world that is made of one."""
+    """Environments of one kind, and how a world is made of one."""
 
     plays: Callable[[gym.Env[Any, Any]], bool]
-    """Whether the family can play an environment."""
+    """Tells whether the family can play an environment."""
     make: Callable[[gym.Env[Any, Any], EpisodeJob], World]
-    """Make the world of an environment that the family can play."""
+    """Makes the world of one episode."""
 
 
 FAMILIES: dict[str, Family] = {

@@ -3,7 +3,7 @@
 import pytest
 from minigrid.core.actions import Actions
 
-from agents.gridworld.skills import OK, failed
+from agents.world import OK, failed
 
 EAST, SOUTH, WEST, NORTH = range(4)
 

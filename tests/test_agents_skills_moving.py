@@ -4,7 +4,8 @@ import pytest
 from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.skills import OK, RUNNERS, Outcome, failed, start_skill
+from agents.gridworld.skills import RUNNERS, start_skill
+from agents.world import OK, Outcome, failed
 from planner import SKILLS, SkillCall
 
 EAST, SOUTH, WEST, NORTH = range(4)

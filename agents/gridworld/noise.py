@@ -1,4 +1,4 @@
-"""Plans that go wrong as a learner's do, so that episodes show how the expert recovers."""
+"""Plans with the mistakes of a learner, so that episodes show how the expert recovers."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from agents.gridworld.belief import Belief
 
 
 def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
-    """Disturb ``plan``: cut it short, name the wrong room or thing, or put a stray skill in its place."""
+    """Make a mistake in ``plan``: cut it short, name the wrong room or thing, or replace it by one skill that does not help."""
     lines = plan.splitlines()
     rooms = [belief.room_names[room] for room in belief.known_rooms()]
     things = [thing.name for thing in belief.things.values()] or ["red ball"]

@@ -1,4 +1,4 @@
-"""A gridworld as the loop sees it: minigrid's partial view becomes a belief, a plan's lines become skills."""
+"""A gridworld as the loop sees it: the agent builds a belief from minigrid's partial view, and lines of a plan are skills."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -40,13 +40,13 @@ class GridWorld:
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
-        """Whether ``env`` shows the agent what a belief is built from."""
+        """Tell whether ``env`` observes what a belief is built from."""
         space = env.observation_space
         return isinstance(space, gym.spaces.Dict) and {"image", "pose", "rooms"} <= set(space.spaces)
 
     @classmethod
     def of_job(cls, env: gym.Env[Any, Any], job: EpisodeJob) -> "GridWorld":
-        """Make the world with the verbosity that ``job`` asks for, or else the environment's own."""
+        """Make the world of a job, with the job's verbosity or else the environment's own."""
         return cls(env, job.verbosity or verbosity_of(job.env_id))
 
     @property
@@ -62,7 +62,7 @@ class GridWorld:
         return self._progress()
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Report what is new; the news count as told from then on."""
+        """Write what is new since the last observation, and clear the news."""
         progress = self._progress()
         seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total)
         self.belief.clear_news()
@@ -75,7 +75,7 @@ class GridWorld:
         return parse_plan(answer).skills
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
-        """Step a skill through the environment until it ends, or until it is interrupted."""
+        """Carry out one skill until it ends or is interrupted."""
         assert isinstance(call, SkillCall), "parse gives nothing else"
         outcome = yield from self._run(call)
         return replace(outcome, gave_up=call.name == "done")
@@ -102,7 +102,7 @@ class GridWorld:
         return self._step(int(Actions.done))
 
     def touches(self, rest: Sequence[Call]) -> bool:
-        """Whether the goal or the rest of the plan names a thing that is not where the agent believed it to be."""
+        """Tell whether the goal or the rest of the plan names a thing that was not where the agent believed it to be."""
         text = " ".join([self._planned_for, *(call.text for call in rest)])
         return any(name in text for name in self.belief.surprises)
 

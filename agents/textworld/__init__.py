@@ -1,1 +1,1 @@
-"""The family of text worlds: environments that speak in sentences and take their own actions as text."""
+"""The family of text worlds: environments that observe text and take text as actions."""

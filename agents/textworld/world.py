@@ -1,4 +1,4 @@
-"""A text environment as the loop sees it: a plan is a list of the environment's own actions.
+"""A text environment as the loop sees it: lines of a plan are the environment's own actions.
 
 Any gymnasium environment with text observations and text actions is played as it is. It may say more in ``info``:
 
@@ -65,7 +65,7 @@ class TextWorld:
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
-        """Whether ``env`` speaks and listens in text."""
+        """Tell whether ``env`` observes text and takes text as actions."""
         return isinstance(env.action_space, gym.spaces.Text) and text_key(env.observation_space) is not None
 
     @classmethod

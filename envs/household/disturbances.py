@@ -1,7 +1,7 @@
 """Disturbances: changes to the household that the agent does not cause.
 
-Seed and step alone decide which disturbances strike, so that every backend meets the same ones while its episode takes the same
-course. One function per disturbance; one line in ``DISTURBANCES``.
+Seed and step alone decide which disturbances strike: two backends that act the same meet the same ones, however fast they are. A
+new disturbance is one function here and one line in ``DISTURBANCES``.
 """
 
 from collections.abc import Callable

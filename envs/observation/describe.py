@@ -39,7 +39,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one observation says."""
+    """The content of one observation."""
 
     outcomes: tuple[tuple[str, str], ...]
     """Each skill since the last report with its outcome, oldest first."""

@@ -6,7 +6,8 @@ from typing import Any
 from minigrid.core.world_object import Ball, Key, WorldObj
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.skills import Outcome, start_skill
+from agents.gridworld.skills import start_skill
+from agents.world import Outcome
 from envs import DisturbanceRates, HouseholdEnv
 from envs.household.containers import Container
 from planner import parse_skill

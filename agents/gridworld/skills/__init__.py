@@ -5,7 +5,6 @@ from collections.abc import Callable
 from agents.gridworld.belief import Belief
 from agents.gridworld.skills import done, drop, explore, goto, open_, pickup, put, unlock
 from agents.gridworld.skills.base import SkillRun
-from agents.world import OK, Outcome, failed
 from planner import SkillCall
 
 RUNNERS: dict[str, Callable[..., SkillRun]] = {
@@ -45,6 +44,3 @@ def start_skill(belief: Belief, call: SkillCall) -> SkillRun:
         raise ValueError(f"skill {call.name!r} is unknown: choose from {', '.join(RUNNERS)}")
     extra = (call.joint,) if call.joint else ()
     return RUNNERS[call.name](belief, *call.args, *extra)
-
-
-__all__ = ["OK", "RUNNERS", "Outcome", "SkillRun", "failed", "start_skill"]
