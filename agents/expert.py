@@ -33,8 +33,8 @@ class ExpertBackend:
         text = world.expert()
         if text is None:
             raise ValueError(
-                "this environment has no expert: give it a method expert_plan() that returns the lines of a plan, or choose a backend "
-                "other than 'expert'"
+                "this environment has no expert: give it a method expert_plan() that returns the lines of a plan, or choose "
+                "another backend than 'expert'"
             )
         if on_line is not None:
             for line in text.splitlines():

@@ -12,6 +12,7 @@ import pytest
 
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
+from agents.loop import AgentConfig, run_episode
 from agents.textworld.actions import ActionList
 from agents.textworld.info import read_actions, read_disturbances, read_progress
 from agents.textworld.world import DEFAULT_MAX_STEPS, TextWorld
@@ -212,6 +213,20 @@ def test_what_is_said_at_the_beginning_only_stands(players):
     assert run.observations[0] == "Here you are.\nProgress 0/3. Goal: get out"
     assert run.observations[1] == "> Open (the) Door\nRight.\n> turn back\nWrong.\nProgress 0/3. Goal: get out"
     assert run.end.end == "gave_up"
+
+
+def test_a_success_reaches_all_subgoals_where_nothing_else_is_said(players):
+    run = players.play("text_zoo:Forgetful-v0", players.Script('Open (the) Door\nsay "hello, world"\ntake a key, then go'))
+    assert [(step.subgoals_done, step.subgoals_total) for step in run.steps] == [(0, 3), (0, 3), (3, 3)]
+    assert run.end.success
+
+
+def test_a_world_that_draws_itself_shows_each_step(players):
+    shown = []
+    job = EpisodeJob("test", "text_zoo:Painted-v0", 0)
+    backend = players.Script("Open (the) Door\nlook\ndone")
+    run_episode(job, backend, AgentConfig(), lambda record: None, lambda frame, caption: shown.append((int(frame.max()), caption)))
+    assert shown == [(0, "start"), (50, "Open (the) Door"), (50, "look"), (50, "done")]
 
 
 @pytest.mark.parametrize("env_id", ["text_zoo:Buttons-v0", "text_zoo:Robot-v0"])

@@ -82,7 +82,7 @@ class TextWorld:
         """Begin the episode of this seed."""
         self._steps, self._task = 0, TASK
         self._replies: list[str] = []
-        self._reached: tuple[int, int] | None = None
+        self._reached = (0, 1)
         observation, info = self.env.reset(seed=seed)
         return self._take_in(observation, info)
 
@@ -165,9 +165,9 @@ class TextWorld:
         self._said = str(observation[key] if key else observation)
         self.actions = read_actions(info)
         self._task = str(info.get("task") or self._task)
-        self._reached = read_progress(info) or self._reached
-        done, total = self._reached or (int(success), 1)
-        self._progress = Progress(f"Task: {self._task}", "" if success else self._task, done, total)
+        total = self._reached[1]
+        self._reached = read_progress(info) or ((total, total) if success else self._reached)
+        self._progress = Progress(f"Task: {self._task}", "" if success else self._task, *self._reached)
         return self._progress
 
 

@@ -67,6 +67,18 @@ class Forgetful(Odd):
         return begin if self.taken == 0 else {"task": None, "progress": None, "valid_actions": None}
 
 
+class Painted(Odd):
+    """Draws itself."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012  # as gymnasium has it
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.full((20, 30, 3), 50 * self.taken, np.uint8)
+
+
 class Buttons(Odd):
     """Observes text, but is played by numbers."""
 
@@ -101,5 +113,5 @@ class Stillborn(Broken):
         raise RuntimeError("the game does not start")
 
 
-for env in (Mute, Listed, Forgetful, Buttons, Robot, Broken, Stillborn):
+for env in (Mute, Listed, Forgetful, Painted, Buttons, Robot, Broken, Stillborn):
     gym.register(f"{env.__name__}-v0", entry_point=env)
