@@ -17,6 +17,7 @@ from erecap.engine.rules import survivors
 from erecap.engine.selector import PreparedSelector, Selector
 from erecap.engine.stream import Stream
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
+from erecap.models.attention_kernels import prefer_kernels
 from erecap.models.masks import attention_mask
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -216,7 +217,8 @@ def run_layer(
     Tensor
         Residual stream that leaves the layer, ``(batch, n, hidden_size)``.
     """
-    return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+    with prefer_kernels(hidden):
+        return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
 def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:

@@ -107,7 +107,7 @@ class _Measurement:
             command=command_line(),
             machine=machine_facts(self.device),
             model=model_facts(self.config, self.name, self.dtype, attention),
-            sdpa_backend=self.args.sdpa_backend or "torch's choice",
+            sdpa_backend=self.args.sdpa_backend or "the engine's choice",
         )
 
     def show(self) -> int:
