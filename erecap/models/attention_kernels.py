@@ -1,20 +1,23 @@
-"""Which of torch's attention kernels a GPU uses.
+"""Which of torch's attention kernels a prefill uses on a GPU.
 
-On Hopper torch prefers cuDNN's attention. It is the fastest on long prompts, and it makes a plan for every new length, which takes
-about 40 ms on an H200. An agent's prompt has a new length at every replan, and a pruned prefill has one per stage, so a pruned
-prefill of 4,096 tokens took 368 ms on lengths that the process had not run, and 48 ms on others. Flash attention needs no plans.
+On Hopper torch prefers cuDNN's attention. It is the fastest on long prompts, but it makes a plan for every new length, which takes
+about 40 ms on an H200. An agent's prompt has a new length at every replan, and a pruned prefill has one more per stage. So a
+pruned prefill of 4,096 tokens took 368 ms on lengths that the process had not run before, and 48 ms on the others. Flash attention
+needs no plan: 95 ms and 50 ms.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PLANS_PAY_FROM = 16_384
-"""Tokens from which cuDNN's faster kernel makes up for its plan within one prefill."""
+"""Tokens from which cuDNN's faster kernel makes up for its plan within the prefill of one prompt."""
 
-_WITHOUT_PLANS = {
+_ENABLED = {
     SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
     SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled,
     SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled,
@@ -23,16 +26,47 @@ _WITHOUT_PLANS = {
 """The kernels in the order of preference for new lengths, and whether the caller allows them."""
 
 
-def prefer_kernels(hidden: Tensor) -> AbstractContextManager[None]:
-    """Prefer attention kernels that need no plan for a new length, among those that the caller allows.
+class PreferredKernels:
+    """A context in which a prefill says how many tokens enter the next layer, and gets the kernel that suits them.
+
+    Kernels that the caller forbids stay forbidden, and torch's own preference comes back on exit. On a CPU nothing changes.
 
     Parameters
     ----------
-    hidden
-        Residual stream that enters a layer, ``(batch, n, hidden_size)``. On a CPU, and from ``PLANS_PAY_FROM`` tokens on, torch
-        chooses.
+    device
+        Where the prefill runs.
     """
-    if not hidden.is_cuda or hidden.shape[1] >= PLANS_PAY_FROM:
-        return nullcontext()
-    allowed = [kernel for kernel, is_allowed in _WITHOUT_PLANS.items() if is_allowed()]  # type: ignore[no-untyped-call]
-    return sdpa_kernel(allowed, set_priority=True)
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._entered = device, ExitStack()
+        self._long: bool | None = None
+
+    def __enter__(self) -> Self:
+        if self._device.type == "cuda":
+            _let_torch_choose_once(self._device)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._entered.close()
+
+    def prefer_for(self, tokens: int) -> None:
+        """Prefer the kernels for a layer that ``tokens`` tokens enter."""
+        long = tokens >= PLANS_PAY_FROM
+        if self._device.type != "cuda" or long == self._long:
+            return
+        self._entered.close()
+        allowed = [kernel for kernel, is_enabled in _ENABLED.items() if is_enabled()]  # type: ignore[no-untyped-call]
+        self._entered.enter_context(sdpa_kernel(sorted(allowed, key=lambda kernel: _rank(kernel, long)), set_priority=True))
+        self._long = long
+
+
+def _rank(kernel: SDPBackend, long: bool) -> int:
+    """Place of a kernel in the order of preference; for long prompts cuDNN's comes first."""
+    return -1 if long and kernel == SDPBackend.CUDNN_ATTENTION else list(_ENABLED).index(kernel)
+
+
+@lru_cache
+def _let_torch_choose_once(device: torch.device) -> None:
+    """Run attention once: torch sets its own preference at the first call, and would overrule the one that is set before."""
+    small = torch.zeros(1, 1, 8, 64, dtype=torch.float16, device=device)
+    torch.nn.functional.scaled_dot_product_attention(small, small, small, is_causal=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from erecap.models.device import DTYPES
 from erecap.models.masks import ATTENTION_KINDS
 from erecap.profiling.generate_profile import DECODERS
-from erecap.profiling.rates import BACKENDS
+from erecap.profiling.rates_profile import BACKENDS
 from erecap.profiling.shapes import SHAPES
 
 Number = TypeVar("Number", int, float)
