@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord
-from agents.worlds import make_world
 from benchmarks.output.files import write_atomically
 from planner import PlannerBackend
 

@@ -7,8 +7,8 @@ recordings that may be trained on (``training=True``) those from ``RECORDED`` on
 from dataclasses import dataclass
 from typing import Literal
 
+from agents.families import make_world
 from agents.job import EpisodeJob
-from agents.worlds import make_world
 from envs import LEVELS, verbosity_of
 
 HELD_OUT = 1_000_000

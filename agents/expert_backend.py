@@ -3,9 +3,9 @@
 import time
 from contextlib import closing
 
+from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.world import World
-from agents.worlds import make_world
 from planner import Generation, LineCallback, Prompt, Sampling
 
 
