@@ -1,6 +1,7 @@
 """The engine as planner backends: ``baseline``, ``erecap`` and ``hf-generate``.
 
-Only this module and ``backend_options`` import the package ``planner``. A new backend is a class with ``generate`` and a line in ``BACKENDS``.
+Only this module and ``backend_options`` import the package ``planner``. A new backend is a class with ``generate`` and a line in
+``BACKENDS``.
 """
 
 from abc import ABC, abstractmethod

@@ -164,7 +164,7 @@ def fit_thresholds(
     """Fit thresholds that keep as many tokens as ``top_k`` does, over all prompts together, at each stage.
 
     Stages are fitted in order; each sees the tokens that the thresholds before it left, as in use. The threshold is a quantile of
-    the scores of all prunable tokens, chosen so that as many tokens survive as under ``top_k``. Forced tokens survive whatever their
+    the scores of all prunable tokens, chosen so that as many tokens survive as under ``top_k``. Forced tokens survive with any
     score: they count as kept and are not part of the quantile. If ``top_k`` keeps forced tokens only, the threshold exceeds all
     scores. The hidden states of all prompts are held in memory.
 

@@ -277,7 +277,7 @@ def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
 
 
 def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
-    """Return token ids padded on the right, as ``_shift`` does. Raise ``ValueError`` where ``ids`` are missing and needed."""
+    """Return token ids padded on the right, as ``_shift`` does. Raise ``ValueError`` where ``ids`` is ``None``."""
     if ids is None:
         raise ValueError(
             f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "

@@ -78,8 +78,8 @@ def prefill(
 ) -> PrefillResult:
     """Run prompts through a model, dropping the tokens that score lowest.
 
-    Every token keeps its original position. Prompts of different lengths may share a batch; each gets the same result as alone. With
-    the rules ``top_k`` and ``chunk_top_k`` the host does not wait for the device.
+    Every token keeps its original position. Prompts of different lengths may share a batch, and each gets the result it gets alone.
+    With the rules ``top_k`` and ``chunk_top_k`` the host does not wait for the device.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def run_layer(
 ) -> Tensor:
     """Run one decoder layer.
 
-    Position ids are not passed on: ``rope`` replaces them, and flash attention would take positions with gaps for packed sequences.
+    The layer gets no position ids: ``rope`` replaces them, and flash attention takes ids with gaps for packed sequences.
 
     Parameters
     ----------

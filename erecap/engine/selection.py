@@ -18,7 +18,7 @@ def top_k(scores: Tensor, forced: Tensor, keep: int, row_keep: Tensor | None = N
     keep
         Largest number of survivors in a row; at least the number of forced tokens of any row.
     row_keep
-        Number of survivors of each row, int64 ``(batch,)``, where rows differ. A row with fewer than ``keep`` is filled with ``n - 1``.
+        Survivors of each row, int64 ``(batch,)``, where rows differ. A row with fewer than ``keep`` is filled up with ``n - 1``.
     padding
         Tokens that are never chosen, bool ``(batch, n)``.
 
@@ -67,7 +67,7 @@ def chunk_top_k(scores: Tensor, forced: Tensor, chunks: Tensor, starts: Tensor, 
 
 
 def above(scores: Tensor, forced: Tensor, tau: float, padding: Tensor | None = None) -> Tensor:
-    """Mark forced tokens and tokens that score above ``tau``, bool ``(batch, n)``. NaN and padding are never marked."""
+    """Mark forced tokens and those that score above ``tau``, bool ``(batch, n)``. NaN is below ``tau``; padding is not marked."""
     survives = forced | (scores > tau)
     return survives if padding is None else survives & ~padding
 

@@ -49,8 +49,8 @@ class LineStreamer:
 class TimedAnswer:
     """An answer that is being decoded: its tokens, its text, and its times in seconds since the prompt was submitted.
 
-    Its clock starts when it is made, so make it when the prompt is submitted. The text ends at the first end token, even if decoding
-    goes on.
+    Its clock starts when it is made, so make it when the prompt is submitted. The text ends at the first end token, even if
+    decoding goes on.
 
     Parameters
     ----------

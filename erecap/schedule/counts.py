@@ -94,8 +94,8 @@ class ChunkCount:
 class Guards:
     """The tokens of one prompt that the stages of a schedule must keep: its head, its tail and its protected tokens.
 
-    The tail never grows from stage to stage, and all earlier stages kept it. So it always consists of the last tokens of the original
-    prompt, and the forced tokens of any stage can be counted on the mask of the prompt.
+    The tail never grows from stage to stage, and all earlier stages kept it. So it always consists of the last tokens of the
+    original prompt, and the forced tokens of any stage can be counted on the mask of the prompt.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ class PruneSchedule:
     - ``chunk_top_k``: the forced tokens and, in each chunk (a message of the prompt), the best share ``keep`` of the others.
     - ``threshold``: the forced tokens, and all that score above the stage's ``tau``.
 
-    With ``chunk_top_k`` and ``threshold``, whether a token survives depends on nothing outside its chunk, so it does not change when
-    the prompt is extended. A tail that is a share of the length would break this, because it is longer in a longer prompt.
+    With ``chunk_top_k`` and ``threshold``, whether a token survives depends on nothing outside its chunk, so it does not change
+    when the prompt is extended. A tail that is a share of the length would break this, because it is longer in a longer prompt.
     ``by_rule`` therefore sets ``tail_share`` to 0 for these rules.
 
     Attributes
@@ -224,5 +224,5 @@ class PruneSchedule:
 
 @lru_cache(maxsize=4096)
 def _uniform(layers: tuple[int, ...], keep: float) -> PruneSchedule:
-    """Make a schedule with one keep ratio for all stages. The result is cached, since searches try the same ones for each prompt."""
+    """Make a schedule with one keep ratio for all stages. Cached: each search tries the same ones."""
     return PruneSchedule.after(layers, keep)

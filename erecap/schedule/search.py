@@ -60,8 +60,8 @@ def least_pruning(
     The search tries, in this order: no pruning; the default stages with one keep ratio of ``KEEPS``; all allowed stages with one
     keep ratio of ``KEEPS``. If none meets the budget, it returns the cheapest of these, with ``met`` false.
 
-    The keep ratio is found by bisection over a few exact counts. It is the largest ratio that meets the budget if every stage drops a
-    token at 0.99, which holds from 140 tokens on, even in 80 layers.
+    The keep ratio is found by bisection over a few exact counts. It is the largest ratio that meets the budget if every stage drops
+    a token at 0.99, which holds from 140 tokens on, even in 80 layers.
 
     Parameters
     ----------

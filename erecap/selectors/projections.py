@@ -43,7 +43,7 @@ class Projections:
         heads = getattr(attention, f"{which}_proj")(module.input_layernorm(hidden)).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{which}_norm", None)
         made = heads if norm is None else norm(heads)
-        return made.to(hidden.device)  # type: ignore[no-any-return]  # modules by name are untyped; the layer may be on another device
+        return made.to(hidden.device)  # type: ignore[no-any-return]  # modules by name are untyped; the layer may lie elsewhere
 
     def _rotated(self, heads: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
         cos, sin = self._parts.rotary(hidden, positions)

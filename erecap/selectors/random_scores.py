@@ -11,7 +11,8 @@ _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 class RandomSelector:
     """A selector by uniform scores in [0, 1).
 
-    A score is a hash of seed, stage and original position, so it is the same in every run, on every device and in every batch. The hash is
+    A score is a hash of seed, stage and original position, so it is the same in every run, on every device and in every batch. The
+    hash is
     splitmix64's finaliser (Steele et al. 2014) in wrapping int64 arithmetic; 24 bits of it fit a float32 exactly.
     """
 
