@@ -60,7 +60,7 @@ class SaliencySettings:
     replans
         Replans sampled per episode. The last one is always among them.
     seed
-        Seed of the sampled replans; each episode adds its number in the set.
+        Seed of the sampled replans, combined with each episode's number in the set.
     credit
         How need is measured: a name in ``CREDITS``.
     horizon

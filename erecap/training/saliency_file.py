@@ -1,9 +1,9 @@
 """Collected saliency on disk: one safetensors file, and its parts until all samples are done.
 
 The tensors hold the samples one after another: ``saliency`` float32 ``(stages, tokens)``; ``input_ids`` int32, ``turns`` int32 and
-``plans`` bool, each ``(tokens,)``, so that the file can be shown without the data; ``ids`` int64 ``(samples,)``, numbers in the data;
-``lengths`` int64 ``(samples,)`` and ``offsets`` int64 ``(samples + 1,)``. Metadata, all JSON: ``format``, ``name`` and ``model``
-(the identity), ``stages``, ``loss``, ``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
+``plans`` bool, each ``(tokens,)``, so that the file can be shown without the data; ``ids`` int64 ``(samples,)``, numbers in the
+data; ``lengths`` int64 ``(samples,)`` and ``offsets`` int64 ``(samples + 1,)``. Metadata, all JSON: ``format``, ``name`` and
+``model`` (the identity), ``stages``, ``loss``, ``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
 """
 
 import json
