@@ -34,7 +34,7 @@ def warn_of_late_stages(loaded: LoadedModel, stages: Sequence[int]) -> None:
     """Log a warning for those of ``stages`` after which saliency is always 0."""
     late = [stage for stage in stages if stage >= loaded.model.config.num_hidden_layers - 2]
     if late:
-        log.warning("after the last two layers saliency is 0 but for rounding: it says nothing about tokens", after_layers=late)
+        log.warning("after the last two layers saliency is 0 up to rounding and does not tell tokens apart", after_layers=late)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def parse_keeps(text: str) -> tuple[float, float]:
     try:
         return float(lowest), float(highest if dash else lowest)
     except ValueError as error:
-        raise ValueError(f"keep={text!r} is no keep ratio: write it like 0.7 or 0.3-0.9") from error
+        raise ValueError(f"keep={text!r} is not a keep ratio: write it like 0.7 or 0.3-0.9") from error
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -117,7 +117,7 @@ def choose_prompts(choice: PromptChoice, chat: ChatTokenizer) -> PromptHalves:
     if len(found) < 2:
         raise ValueError(
             f"{len(found)} episodes with a prompt of at most {choice.max_length} tokens in {', '.join(map(str, choice.data))}: "
-            "fitting and holding out take one each, so record more or raise --max-length"
+            "the fit and the held-out half need one each, so record more or raise --max-length"
         )
     draw = np.random.default_rng(choice.seed)
     episodes = [found[key] for key in sorted(found)]

@@ -26,7 +26,7 @@ def check_not_compiled(*modules: Any) -> None:
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
             raise UnsupportedModelError(
-                "the model is compiled as a whole, so that nothing can come between its layers: compile them one by one "
+                "the model is compiled as a whole, so tokens cannot be dropped between its layers: compile them one by one "
                 "(for layer in model.get_decoder().layers: layer.compile(dynamic=True)), and not the model; with "
                 "torch._dynamo.config.recompile_limit at twice their number, since beyond 8 layers the others stay uncompiled"
             )
@@ -67,7 +67,7 @@ def check_call(
     config
         The model's config.
     inputs
-        Token ids and embeddings, of which one must be given.
+        Token ids, int64 ``(batch, n)``, and embeddings, ``(batch, n, hidden_size)``, of which one must be given.
     cache
         The cache of the call.
     use_cache
@@ -84,11 +84,11 @@ def check_call(
         raise ValueError("a forward takes either input_ids or inputs_embeds: give exactly one of them")
     asked = [name for name in _RECORDED if more.get(name, getattr(config, name, None))]
     if asked:
-        raise ValueError(f"{', '.join(asked)} cannot be had from a pruned model: layers see fewer tokens than the input has")
+        raise ValueError(f"{', '.join(asked)} cannot be returned by a pruned model: its layers see fewer tokens than the input has")
     if use_cache is False:
         raise ValueError(
-            "use_cache=False makes a new prompt of every token, and each would be pruned in its own way: leave it out, what is "
-            "pruned goes on from its cache"
+            "use_cache=False runs the whole text as a new prompt at every token, which would be pruned anew each time: leave it "
+            "out, so that tokens are decoded from the pruned cache"
         )
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise ValueError(

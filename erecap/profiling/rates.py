@@ -59,7 +59,7 @@ def _attention_row(config: PretrainedConfig, device: torch.device, dtype: torch.
     )
     row: dict[str, Any] = {"kernel": name, "tokens": length}
     if name == "math" and length > 4096:
-        return row | {"status": "left out: it holds all scores at once"}
+        return row | {"status": "left out: it stores all attention scores at once"}
     try:
         with sdpa_kernel([BACKENDS[name]]):
             seconds = _median_seconds(

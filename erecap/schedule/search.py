@@ -85,7 +85,7 @@ def least_pruning(
         For a budget that is not positive.
     """
     if not budget > 0:
-        raise ValueError(f"budget={budget} must be positive: give seconds, or whatever the cost counts")
+        raise ValueError(f"budget={budget} must be positive: give it in the unit of the cost, such as seconds")
 
     def choice(layers: tuple[int, ...], keep: float) -> BudgetChoice[Candidate]:
         schedule = after(layers, keep)

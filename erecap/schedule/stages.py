@@ -39,7 +39,7 @@ class PruneStage:
         if not 0.0 < self.keep <= 1.0:
             raise ValueError(f"keep={self.keep} must be in (0, 1]: give the share of tokens to keep, such as 0.7")
         if self.tau is not None and math.isnan(self.tau):
-            raise ValueError("tau=nan is below no score: give a number, such as `erecap calibrate` finds")
+            raise ValueError("tau=nan is exceeded by no score: give a number, such as `erecap calibrate` fits")
 
 
 def parse_rule(text: str) -> Rule:

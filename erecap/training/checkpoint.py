@@ -32,7 +32,7 @@ def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: remove it to begin the run anew") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint: remove it to start the run again") from error
     return state
 
 

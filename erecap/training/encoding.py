@@ -89,7 +89,7 @@ def _render(
         head = text.find(message["role"], position)
         start = text.find(message["content"], head + len(message["role"]))
         if head < 0 or start < 0:
-            raise ValueError(f"message {index} is not in the rendered chat as it stands: strip white space at its ends")
+            raise ValueError(f"the chat template changes the text of message {index}: strip white space at its ends")
         position = start + len(message["content"])
         heads.append(head)
         spans.append((start, position))

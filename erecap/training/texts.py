@@ -53,7 +53,7 @@ OnBad = Callable[[BadLine], None]
 
 def refuse(bad: BadLine) -> None:
     """Raise ``TextDataError``. This is the default for bad lines."""
-    raise TextDataError(f"{bad}. Mend the line, or leave such lines out with --skip-bad")
+    raise TextDataError(f"{bad}. Correct the line, or leave such lines out with --skip-bad")
 
 
 def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad: OnBad = refuse) -> Iterator[TokenSequence]:
