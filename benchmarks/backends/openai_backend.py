@@ -177,7 +177,7 @@ def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError as error:
-        raise ValueError(f"timeout_s={text!r} is not a number: give seconds, such as timeout_s=120") from error
+        raise ValueError(f"timeout_s={text!r} is no number: give seconds, such as timeout_s=120") from error
     if seconds <= 0:
         raise ValueError(f"timeout_s={text} must be positive: give seconds, such as timeout_s=120")
     return seconds

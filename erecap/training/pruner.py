@@ -72,7 +72,7 @@ class PrunerTraining:
             raise ValueError(f"keep ratios from {self.keeps[0]} to {self.keeps[1]}: give 0 < lowest <= highest <= 1")
         if self.schedule.rule != "top_k":
             raise ValueError(
-                f"soft masks are those of the rule 'top_k', not of {self.schedule.rule!r}: train by top_k; the scorers then serve every rule"
+                f"soft masks are those of the rule 'top_k', not of {self.schedule.rule!r}: train by top_k; the scorers serve all"
             )
 
     def draw(self) -> PruneSchedule:
