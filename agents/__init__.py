@@ -1,14 +1,14 @@
 """Agents: the loop that observes, replans and acts, the worlds it plays in, and what it records."""
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
+from agents.families import FAMILIES, Family, make_world, register_family
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.protocols import FrameSink, Sink, WorldBackend
+from agents.recorded_prompts import RecordedPrompt
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
-from agents.replay import RecordedPrompt
 from agents.runner import run_jobs
 from agents.world import OK, Call, Outcome, Progress, Tick, World, failed
-from agents.worlds import FAMILIES, Family, make_world, register_family
 
 __all__ = [
     "FAMILIES",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
 from agents.gridworld.noise import disturbed_plan
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob

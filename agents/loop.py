@@ -9,11 +9,11 @@ from typing import Any
 
 import structlog
 
+from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.protocols import AgentConfig, FrameSink, Sink, WorldBackend
 from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
 from agents.world import Call, Outcome, Tick, failed
-from agents.worlds import make_world
 from planner import (
     Generation,
     History,

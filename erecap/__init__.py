@@ -7,7 +7,7 @@ modules need only torch, transformers, tokenizers, safetensors and numpy.
 from erecap.dropin.pruned import PrunedPrefill, PruneStats, pruned
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import KeptTokens, PrefillResult, prefill
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.models.identity import ModelIdentity, identify
 from erecap.models.loading import LoadedModel, load_model, load_pruner
 from erecap.models.pruner import TokenPruner

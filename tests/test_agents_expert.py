@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
 from agents.gridworld.belief import Belief
 from agents.gridworld.expert import expert_plan
 from agents.gridworld.situation import assess

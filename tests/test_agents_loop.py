@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, Episode, WorldBackend, run_episode
 from agents.records import RECORD, EpisodeRecord, StepRecord
@@ -165,7 +165,7 @@ def _interrupted(run):
 
 def test_what_disturbed_is_recorded_once(players, household, monkeypatch):
     tape = players.Tape(make_env(household(disturbances=rates(object_moves=0.3))))
-    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: tape)
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: tape)
     run = players.play("Taped", players.Script("explore", "fly", "fly"), seed=1, max_replans=15)
     events = [event for step in run.steps for event in step.disturbances]
     assert events
@@ -262,7 +262,7 @@ def test_a_level_may_end_without_success(players, monkeypatch):
     observation, info = tape.reset(seed=0)
     env = tape.player()
     env.step = lambda action: (observation, 0.0, True, False, info)
-    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: env)
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: env)
     run = players.play("GoTo", players.Script())
     assert (run.end.end, run.end.success, run.end.env_steps) == ("terminated", False, 1)
     assert run.steps[-1].outcome == "interrupted, the world ended the episode"

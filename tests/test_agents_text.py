@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from agents import worlds
+from agents import families
 from agents.gridworld.belief import MARGIN
 from agents.gridworld.situation import report
 from envs import HOUSEHOLDS, LEVELS, Mention, Report, describe, task_text
@@ -44,10 +44,13 @@ def taped(players, monkeypatch):
     def play(env_id, backend=None, seed=0, verbosity="terse", **options):
         tapes = []
         with monkeypatch.context() as patch:
-            make_env = worlds.make_env
-            patch.setattr(
-                "agents.worlds.make_env", lambda *args, **kwargs: tapes.append(players.Tape(make_env(*args, **kwargs))) or tapes[0]
-            )
+            make_env = families.make_env
+
+            def tape(*args, **kwargs):
+                tapes.append(players.Tape(make_env(*args, **kwargs)))
+                return tapes[0]
+
+            patch.setattr("agents.families.make_env", tape)
             return players.play(env_id, backend, seed, verbosity, **options), tapes[0]
 
     return play
@@ -121,7 +124,7 @@ def test_the_agent_needs_nothing_but_what_it_is_shown(taped, players, monkeypatc
         return players.Wanderer(5) if wandering else None
 
     run, tape = taped(env_id, backend(), 5, max_steps=300, max_replans=40)
-    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: tape.player())
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: tape.player())
     again = players.play(env_id, backend(), 5, max_steps=300, max_replans=40)
     assert again.transcript == run.transcript
     assert again.steps == run.steps

@@ -7,10 +7,10 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
+from agents.families import FAMILIES, Family, make_world, register_family
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.textworld.world import UNLIMITED, TextWorld
-from agents.worlds import FAMILIES, Family, make_world, register_family
 from planner import PlanParseError
 
 KITCHEN = "my_kitchen:Kitchen-v0"
@@ -118,13 +118,13 @@ def test_an_environment_that_says_nothing_more_is_played():
 
 
 def test_a_world_without_an_expert_says_so(players, monkeypatch):
-    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: Silent())
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: Silent())
     with pytest.raises(ValueError, match=r"this environment has no expert.*expert_plan"):
         players.play("Silent")
 
 
 def test_families_of_the_users_own_are_asked_first(fakes, monkeypatch):
-    monkeypatch.setattr("agents.worlds.FAMILIES", dict(FAMILIES))
+    monkeypatch.setattr("agents.families.FAMILIES", dict(FAMILIES))
     marked = []
     register_family("mine", Family(TextWorld.plays, lambda env, job: marked.append(job) or TextWorld.of_job(env, job)))
     make_world(EpisodeJob("test", KITCHEN, 0)).close()
@@ -133,7 +133,7 @@ def test_families_of_the_users_own_are_asked_first(fakes, monkeypatch):
 
 
 def test_what_no_family_plays_is_an_error(monkeypatch):
-    monkeypatch.setattr("agents.worlds.make_env", lambda *args, **kwargs: gym.make("CartPole-v1"))
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: gym.make("CartPole-v1"))
     with pytest.raises(ValueError, match="of no family that can be played"):
         make_world(EpisodeJob("test", "CartPole-v1", 0))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.replay import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt
 from benchmarks.comparison.replay import read_rows, replay, spread_over_lengths
 from planner import Prompt, Segment
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.models.streaming import LineStreamer
+from erecap.models.answers import LineStreamer
 
 
 def stream(pieces: list[str]) -> list[tuple[int, str]]:

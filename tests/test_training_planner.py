@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from erecap.training.batches import Batches, collate, length_curriculum
 from erecap.training.config import PlannerShape, TrainConfig, planner_config
 from erecap.training.loop import Hooks, MetricSums, training_mode
-from erecap.training.planner import batch_loss, train_planner
 from erecap.training.sequences import SequenceList, TokenSequence
+from erecap.training.train_planner import batch_loss, train_planner
 
 
 def tiny_model(seed: int = 0) -> Qwen2ForCausalLM:

@@ -20,13 +20,13 @@ from erecap.selectors import LearnedSelector
 from erecap.training.batches import Batch, Batches, collate
 from erecap.training.config import TrainConfig
 from erecap.training.loop import Hooks
-from erecap.training.pruner import PrunerData, PrunerTraining, train_pruner
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses
 from erecap.training.saliency import SaliencySettings, collect_saliency, compute_saliency
 from erecap.training.saliency_file import SaliencySet
 from erecap.training.sequences import SequenceList, TokenSequence
 from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
+from erecap.training.train_pruner import PrunerData, PrunerTraining, train_pruner
 
 STAGES = (1, 3)
 SETTINGS = SaliencySettings(STAGES)
@@ -307,7 +307,7 @@ def test_each_batch_draws_its_keep_ratio(
         seen.append({stage.keep for stage in args[3].stages})
         return soft_forward(*args)
 
-    monkeypatch.setattr("erecap.training.pruner.soft_forward", spy)
+    monkeypatch.setattr("erecap.training.train_pruner.soft_forward", spy)
     train_pruner(
         model,
         pruner,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
 from benchmarks.backends.openai_backend import OpenAIBackend
 from benchmarks.backends.user_backends import find_factory, is_import_path, make_user_backend
 from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.backends.registry import parse_specs
-from benchmarks.commands.outcome import INTERRUPTED, make_results
+from benchmarks.commands.results import INTERRUPTED, make_results
 from benchmarks.comparison.grid import choose_rows, comparisons
 from benchmarks.output.console import result_console
 from benchmarks.reports.ablation import ablation_markdown, write_ablation

@@ -7,7 +7,7 @@ import typer
 
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import parse_specs
-from benchmarks.commands.outcome import make_results, print_results
+from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.suites import find_suite

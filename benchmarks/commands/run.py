@@ -9,7 +9,7 @@ import typer
 
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import EXPERT, BackendFactory, parse_specs
-from benchmarks.commands.outcome import make_results, print_results
+from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
 from benchmarks.runs.gif import record_gif

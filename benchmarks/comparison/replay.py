@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agents.replay import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt
 from agents.runner import MakeBackend
 from benchmarks.backends.models import ceiling_of
 from planner import Generation, PlannerBackend, Sampling

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.loop import run_episode
-from agents.replay import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt
 from agents.runner import EpisodeFunction, MakeBackend
 from benchmarks.backends.models import describe_models
 from benchmarks.backends.registry import choose_reference, is_user_backend, runs_model

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks.micro.timing import in_turn
 from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layers
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.engine.stream import Stream, Survivors
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import synchronize

@@ -18,9 +18,9 @@ from erecap.schedule import PruneSchedule
 from erecap.training.batches import Batches
 from erecap.training.config import TrainConfig
 from erecap.training.loop import Hooks, TrainRecord
-from erecap.training.pruner import PrunerData, PrunerTraining, train_pruner
 from erecap.training.pruner_loss import PrunerLoss
 from erecap.training.saliency_file import SaliencySet
+from erecap.training.train_pruner import PrunerData, PrunerTraining, train_pruner
 
 log = structlog.get_logger()
 

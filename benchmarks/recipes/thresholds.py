@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.replay import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt
 from benchmarks.backends.prompts import encode_prompt
 from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.seeds import refuse_held_out

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from agents.episode_log import read_records
+from agents.recorded_prompts import RecordedPrompt, rebuild_prompts
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
-from agents.replay import RecordedPrompt, rebuild_prompts
 from benchmarks.runs.suites import Case
 from planner import Entry
 

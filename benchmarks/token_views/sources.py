@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from agents.replay import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt
 from benchmarks.backends.prompts import encode_prompt
 from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE

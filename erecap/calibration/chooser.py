@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from erecap.calibration.cost_model import CostModel
-from erecap.engine.selector import Selector
+from erecap.engine.selector_protocol import Selector
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 

@@ -19,7 +19,7 @@ from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layer
 from erecap.engine.rules import forced_now
 from erecap.engine.selection import above, places
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.engine.stream import Survivors
 from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.models.files import fill_atomically

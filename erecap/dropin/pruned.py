@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
 from erecap.engine.layout import PrefillLayout, lay_out
 from erecap.engine.prefill import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.identity import identify
 from erecap.models.masks import attention_mask, causal

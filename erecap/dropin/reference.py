@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.models.architecture import decoder_parts
 from erecap.models.masks import attention_mask
 from erecap.models.tokenization import TokenizedPrompt

@@ -1,6 +1,6 @@
 """Decode from exactly the cache that a prefill left, pruned or not.
 
-It yields token ids; ``erecap.models.streaming`` turns them into lines of text.
+It yields token ids; ``erecap.models.answers`` turns them into lines of text.
 """
 
 from collections.abc import Iterator

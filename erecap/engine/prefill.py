@@ -13,9 +13,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from erecap.engine.layout import PrefillLayout, StageLayout, lay_out
 from erecap.engine.rules import survivors
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.engine.stream import Stream
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
+from erecap.models.attention_kernels import PreferredKernels
 from erecap.models.masks import attention_mask
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -181,12 +182,14 @@ def run_layers(
     if isinstance(selector, PreparedSelector) and any(stage.can_drop(stream.counts) for stage in stages.values()):
         selector.prepare(layout.ids, layout.prompt_lengths)
     kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
-    for number, layer in enumerate(parts.layers):
-        stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
-        if number in stages and selector is not None:
-            _prune(stream, stages[number], selector)
-            mask = attention_mask(parts.attention, None, stream.hidden)
-            kept.append(KeptTokens(number, stream.positions, stream.counts))
+    with PreferredKernels(stream.hidden.device) as kernels:
+        for number, layer in enumerate(parts.layers):
+            kernels.prefer_for(stream.hidden.shape[1])
+            stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
+            if number in stages and selector is not None:
+                _prune(stream, stages[number], selector)
+                mask = attention_mask(parts.attention, None, stream.hidden)
+                kept.append(KeptTokens(number, stream.positions, stream.counts))
     return tuple(kept)
 
 

@@ -18,13 +18,14 @@ from erecap.models.device import check_free_memory, explain_out_of_memory, resol
 from erecap.models.identity import identify
 from erecap.models.loading import load_model
 from erecap.models.pruner import TokenPruner
-from erecap.profiling import generate_profile, memory_profile, prefill_profile, trace
+from erecap.profiling import generate_profile, memory_profile, prefill_profile
+from erecap.profiling import trace_profile as trace
 from erecap.profiling.environment import command_line, machine_facts, model_facts
 from erecap.profiling.generate_profile import DECODERS, GeneratePlan, profile_generate
 from erecap.profiling.memory_profile import MemoryPlan, profile_memory
 from erecap.profiling.options import make_parser
 from erecap.profiling.prefill_profile import PrefillPlan, Variants, profile_prefill
-from erecap.profiling.rates import BACKENDS, attention_rates, copy_rate, matrix_rate
+from erecap.profiling.rates_profile import BACKENDS, attention_rates, copy_rate, matrix_rate
 from erecap.profiling.results import ResultFile, Row, read_result
 from erecap.profiling.shapes import make_random_model, make_random_pruner, shape_bytes, shape_config, weight_bytes
 from erecap.profiling.table import format_table
@@ -107,7 +108,7 @@ class _Measurement:
             command=command_line(),
             machine=machine_facts(self.device),
             model=model_facts(self.config, self.name, self.dtype, attention),
-            sdpa_backend=self.args.sdpa_backend or "torch's choice",
+            sdpa_backend=self.args.sdpa_backend or "the engine's choice",
         )
 
     def show(self) -> int:

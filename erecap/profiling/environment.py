@@ -5,6 +5,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -66,5 +68,6 @@ def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attenti
 
 
 def command_line() -> str:
-    """Return the command line of this process, quoted for a shell."""
-    return shlex.join(["python", "-m", "erecap.profiling", *sys.argv[1:]])
+    """Return the command line of this process, quoted for a shell. The directory of ``--out`` is left out."""
+    arguments = [Path(word).name if before == "--out" else word for before, word in pairwise(sys.argv)]
+    return shlex.join(["python", "-m", "erecap.profiling", *arguments])

@@ -8,7 +8,7 @@ from typing import TypeVar
 from erecap.models.device import DTYPES
 from erecap.models.masks import ATTENTION_KINDS
 from erecap.profiling.generate_profile import DECODERS
-from erecap.profiling.rates import BACKENDS
+from erecap.profiling.rates_profile import BACKENDS
 from erecap.profiling.shapes import SHAPES
 
 Number = TypeVar("Number", int, float)
@@ -50,7 +50,7 @@ def _measurement(
     parser.add_argument("--device", help="torch device; by default the GPU where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; by default the faster one on the device")
     parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers")
-    parser.add_argument("--sdpa-backend", choices=BACKENDS, help="kernel behind sdpa; by default torch chooses")
+    parser.add_argument("--sdpa-backend", choices=BACKENDS, help="kernel behind sdpa; by default the engine chooses")
     parser.add_argument("--seconds", type=float, default=120.0, help="most seconds to spend; the table names what is left out")
     parser.add_argument("--out", type=Path, help="result file, JSON, written after every point")
     return parser

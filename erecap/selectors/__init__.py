@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from erecap.engine.selector import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.selectors.attention import AttentionSelector
 from erecap.selectors.base import SelectorContext
 from erecap.selectors.gradient import GradientSelector

@@ -5,7 +5,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from agents.expert import ExpertBackend
+from agents.expert_backend import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord

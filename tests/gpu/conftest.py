@@ -26,7 +26,7 @@ def device() -> torch.device:
     name = os.environ.get("ERECAP_TEST_DEVICE", "cuda")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    return torch.device(name)
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 @pytest.fixture(scope="session")

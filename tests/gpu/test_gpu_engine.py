@@ -42,7 +42,7 @@ def test_bfloat16_is_near_float32(nano, pruning, prompt):
     logits = [prefill(nano(dtype), prompt(300), *pruning(nano(dtype), "random")).logits for dtype in DTYPES]
     weights = [next(nano(dtype).parameters()) for dtype in DTYPES]
     assert logits[1].isfinite().all()
-    assert weights[0].std() == pytest.approx(float(weights[1].float().std()), rel=0.05)
+    assert float(weights[0].std()) == pytest.approx(float(weights[1].float().std()), rel=0.05)
 
 
 @pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION])

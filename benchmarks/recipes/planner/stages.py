@@ -19,8 +19,8 @@ from erecap.training.batches import Batches, length_curriculum
 from erecap.training.config import TrainConfig, planner_config
 from erecap.training.initialization import initialize_lookup
 from erecap.training.loop import Hooks, TrainRecord
-from erecap.training.planner import train_planner
 from erecap.training.sequences import ShardedSequences
+from erecap.training.train_planner import train_planner
 
 
 class Reporter(Protocol):
