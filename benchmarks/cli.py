@@ -35,7 +35,7 @@ for command_name, command in COMMANDS.items():
 def main() -> None:
     """Run the command line.
 
-    A user error (a ``ValueError``, or a path that cannot be read or written) is printed as one message, with exit code 2.
+    A user error (a ``ValueError``, or a path that cannot be read or written) ends it with one message and exit code 2.
     """
     try:
         app()

@@ -1,7 +1,7 @@
 """The pruned engine: prefill that drops unimportant tokens layer by layer, and decode from the cache that is left.
 
-Only ``erecap.backend``, which makes the planner's backends, knows the planner. Everything else needs torch, transformers,
-tokenizers, safetensors and numpy alone.
+Only ``erecap.backend`` and ``erecap.backend_options``, which make planner backends, import the package ``planner``. All other
+modules need only torch, transformers, tokenizers, safetensors and numpy.
 """
 
 from erecap.dropin.pruned import PrunedPrefill, PruneStats, pruned

@@ -1,6 +1,7 @@
 """The engine as planner backends: ``baseline``, ``erecap`` and ``hf-generate``.
 
-Only this module and ``backend_options`` know the planner. A new backend is a class with ``generate`` and a line in ``BACKENDS``.
+Only this module and ``backend_options`` import the package ``planner``. A new backend is a class with ``generate`` and a line in
+``BACKENDS``.
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +45,7 @@ from planner.trimming import TRIMS
 
 @dataclass(frozen=True)
 class _Cost:
-    """What a run reports of its prompt, besides times.
+    """Token counts and cache size of one answered prompt.
 
     Attributes
     ----------
@@ -55,7 +56,7 @@ class _Cost:
     kv_bytes
         Bytes of keys and values after the prefill.
     chosen
-        How the prompt was pruned.
+        The pruning that was chosen for the prompt.
     """
 
     layer_tokens: tuple[int, ...]
@@ -65,10 +66,10 @@ class _Cost:
 
 
 class _LocalBackend(ABC):
-    """A backend with a model in this process: tokenization, timing and the record. Subclasses differ in ``_run``.
+    """A backend with a model in this process. It tokenizes, times and records an answer; subclasses implement ``_run``.
 
-    TTFT counts from the call of ``generate`` to the first token known on the host. It contains tokenization, whose time is also
-    given alone. Each backend tokenizes for itself: a shared cache of tokens would favour the backend that runs second.
+    TTFT is the time from the call of ``generate`` until the host knows the first token. It includes tokenization, whose time is
+    also recorded separately. Backends share no cache of tokens, since that would favour the backend that runs second.
 
     Parameters
     ----------
@@ -86,17 +87,17 @@ class _LocalBackend(ABC):
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer a prompt.
 
-        ``prompt_tokens`` counts the whole prompt, also where it is trimmed, so that trimmed tokens count as dropped. ``new_tokens``
-        counts the end token, which the text leaves out.
+        ``prompt_tokens`` counts the prompt before trimming, so trimmed tokens count as dropped. ``new_tokens`` includes the end
+        token; the text does not.
 
         Parameters
         ----------
         prompt
             The prompt.
         sampling
-            How to decode.
+            Settings of the decode.
         on_line
-            Gets each complete line of the answer that is not blank, without its line break.
+            Called with each complete line of the answer, without its line break. Blank lines are skipped.
 
         Raises
         ------
@@ -159,7 +160,7 @@ class EngineBackend(_LocalBackend):
     selector
         Scores the tokens at the stages.
     choose
-        Gives each prompt a schedule of its own instead.
+        Chooses a schedule and selector for each prompt; replaces ``schedule`` and ``selector``.
     trim
         Shortens the text of a prompt before it is tokenized.
     """
@@ -189,7 +190,7 @@ class EngineBackend(_LocalBackend):
 
 
 class HFGenerateBackend(_LocalBackend):
-    """Stock transformers ``generate``, which users have today. Its greedy tokens are those of the baseline."""
+    """Stock transformers ``generate``, for comparison. It decodes the same greedy tokens as the baseline."""
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
         ids = torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
@@ -205,8 +206,8 @@ class HFGenerateBackend(_LocalBackend):
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """Translate ``sampling``, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
 
-        ``generate`` takes what is left out from the model's defaults. It ignores the end token only where another one is named, so
-        ``ignore_eos`` names a token that does not exist: the vocabulary's size.
+        ``generate`` takes every missing value from the model's defaults, the end token included. So for ``ignore_eos`` the end
+        token is set to an id that no token has: the vocabulary's size.
         """
         eos = [self.loaded.model.config.vocab_size] if sampling.ignore_eos else sorted(self.loaded.eos_ids)
         draws = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
@@ -222,13 +223,13 @@ class HFGenerateBackend(_LocalBackend):
 
     @staticmethod
     def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
-        """Count the bytes of the cache after prefill: the prompt's share of the whole, since all layers are equally long."""
-        held = output["cache"] if "cache" in output else output["past_key_values"]  # its name until transformers 5.24
+        """Count the bytes of the cache after prefill: all layers have one length, so this is the prompt's share of the whole."""
+        held = output["cache"] if "cache" in output else output["past_key_values"]  # the name up to transformers 5.24
         return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
 
 
 class _TokenStreamer(BaseStreamer):
-    """A streamer that hands ``generate``'s tokens to an answer. The first call brings the prompt."""
+    """A streamer that passes ``generate``'s tokens to an answer. The first call holds the prompt and is skipped."""
 
     def __init__(self, answer: TimedAnswer) -> None:
         self._answer, self._prompt_seen = answer, False
@@ -244,12 +245,12 @@ class _TokenStreamer(BaseStreamer):
 
 @dataclass(frozen=True)
 class EngineBackendMaker:
-    """A way to make a backend.
+    """A factory of backends, and the options that it takes.
 
     Attributes
     ----------
     make
-        Makes it from the options of its spec, all of which are known.
+        Makes the backend from the options of its spec, which have been checked to be known.
     options
         Names of the options it takes, besides those of ``planner.trimming``.
     """
@@ -325,7 +326,7 @@ def _pruner(model: ModelOptions, options: PruneOptions, loaded: LoadedModel) -> 
 
 
 def _chooser(options: PruneOptions, budget_s: float, loaded: LoadedModel, context: SelectorContext) -> BudgetChooser:
-    """Choose among the stages that the pruner was trained for; selectors without a pruner can score after every layer."""
+    """Make a chooser over the stages that the pruner was trained for; selectors without a pruner can score after every layer."""
     cost = CostModel.load(options.cost_file, Setting.of(loaded, options.selector))
     stages = None if context.pruner is None else context.pruner.stages
     return BudgetChooser(
@@ -334,7 +335,7 @@ def _chooser(options: PruneOptions, budget_s: float, loaded: LoadedModel, contex
 
 
 def _by_rule(options: PruneOptions, schedule: PruneSchedule) -> PruneSchedule:
-    """Apply the rule, with the pruner's fitted thresholds where the rule takes any."""
+    """Apply the rule of the options. ``threshold`` takes the thresholds that were fitted to the pruner."""
     if options.rule != "threshold":
         return schedule.by_rule(options.rule)
     return schedule.by_rule(options.rule, read_calibration(options.pruner or bundled_pruner_dir()).taus(schedule))

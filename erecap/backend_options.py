@@ -1,6 +1,6 @@
 """The options of the engine's backends, read from a spec string's text into typed records.
 
-Loads no model: what can be refused from the text alone is refused here.
+This module loads no model. It refuses every spec whose text alone shows that it is wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,14 +46,14 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """The options of the backend ``erecap`` besides those of its model.
+    """The pruning options of the backend ``erecap``.
 
     Attributes
     ----------
     keep
         Keep ratio of every stage.
     stages
-        Layers after which to prune, as ``parse_stages`` reads them; ``None`` for the seed's.
+        Layers after which to prune, as ``parse_stages`` reads them; ``None`` for the default stages.
     selector
         Name of the selector.
     pruner
@@ -61,11 +61,11 @@ class PruneOptions:
     seed
         Seed of the selector ``random``.
     rule
-        How a stage chooses among the tokens that are not forced.
+        Rule by which a stage chooses among the tokens that are not forced.
     budget_s
         Seconds that a replan may take; ``None`` without a budget. With one, stages and keep ratios are chosen for each prompt.
     cost_file
-        The cost model that predicts the seconds.
+        File of the cost model that predicts the seconds.
     """
 
     keep: float
@@ -86,7 +86,7 @@ def check_known(spec: BackendSpec, known: Sequence[str]) -> None:
 
 
 def read_model_options(options: Mapping[str, str]) -> ModelOptions:
-    """Read the options of the model and of trimming. Raise ``ValueError`` for a trim that cannot be made."""
+    """Read the options of the model and of trimming. Raise ``ValueError`` for two trims, or one that leaves no observation."""
     return ModelOptions(options.get("model"), options.get("dtype"), options.get("device"), _trim(options))
 
 
@@ -96,7 +96,7 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
     Parameters
     ----------
     options
-        All options of the spec; others than those of pruning are ignored.
+        All options of the spec; options of the model are ignored.
 
     Raises
     ------

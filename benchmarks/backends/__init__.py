@@ -1,1 +1,1 @@
-"""Planner backends by spec string, and what the run's configuration says about their models."""
+"""Planner backends by spec string, and facts about their models for ``config.json``."""

@@ -26,7 +26,7 @@ class HasModel(Protocol):
 def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str, dict[str, str]]:
     """Describe the models of some backends.
 
-    Each backend is made once, so that a misspelt parameter or a missing model is reported before an episode is played.
+    Each backend is made once, so a misspelt parameter or a missing model is reported before the first episode.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str
     Returns
     -------
     dict of str to dict
-        By spec string: name of the model, dtype, device, and checksums of the model and of the files that the backend prunes by.
+        By spec string: name of the model, dtype, device, and checksums of the model and of the files that control its pruning.
         Empty for a backend that runs no model in this process.
 
     Raises
@@ -60,7 +60,7 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
     }
-    if is_user_backend(spec):  # its parameters mean what its own factory says
+    if is_user_backend(spec):  # the meaning of its parameters is up to its factory
         return facts
     weights = _pruner_weights(spec, backend)
     files = {"pruner": weights, "cost": _cost_file(spec), "calibration": _calibration_file(backend, weights)}
@@ -76,8 +76,8 @@ def _cost_file(spec: str) -> Path | None:
 
 
 def _calibration_file(backend: HasModel, weights: Path | None) -> Path | None:
-    """Return the file of the thresholds; ``None`` for a backend that prunes by another rule."""
-    from erecap.calibration.thresholds import CALIBRATION_FILE  # see _cost_file
+    """Return the file of the thresholds; ``None`` for a backend with another rule."""
+    from erecap.calibration.thresholds import CALIBRATION_FILE  # imports torch
 
     by_threshold = getattr(getattr(backend, "schedule", None), "rule", None) == "threshold"
     return weights.parent / CALIBRATION_FILE if by_threshold and weights is not None else None
@@ -96,7 +96,7 @@ def _pruner_weights(spec: str, backend: HasModel) -> Path | None:
 
 
 def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
-    """Compute how much faster prefill could be at most, given the tokens that were dropped.
+    """Compute the largest speedup of prefill that the dropped tokens allow.
 
     Parameters
     ----------
@@ -108,10 +108,10 @@ def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
     Returns
     -------
     float or None
-        Work of the full prefill / work of the pruned one; ``None`` for a backend that runs no model in this process.
+        FLOPs of the full prefill / FLOPs of the pruned one; ``None`` for a backend that runs no model in this process.
     """
     if not isinstance(backend, HasModel) or not answer.layer_tokens:
         return None
-    from erecap.calibration.flops import ceiling  # see _pruner_weights
+    from erecap.calibration.flops import ceiling  # imports torch
 
     return ceiling(backend.loaded.model.config, answer.layer_tokens, answer.prompt_tokens)

@@ -1,7 +1,7 @@
 """A planner behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a hosted model): ``openai?base_url=...&model=...``.
 
-Times are measured in this process, so they include the network. The server does not report kept tokens or KV memory; these fields
-of the ``Generation`` keep their defaults.
+Times are measured in this process, so they include the network. The server reports neither kept tokens nor KV memory, so
+these fields of the ``Generation`` keep their defaults.
 """
 
 import time
@@ -15,7 +15,7 @@ _OPTIONS = ("base_url", "model", "timeout_s")
 
 
 class RemoteBackendError(ValueError):
-    """An endpoint that could not be reached, or that refused the request."""
+    """An error for an endpoint that could not be reached, or that refused the request."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class OpenAIBackend:
         Parameters
         ----------
         prompt : Prompt
-            Its segments become messages.
+            The prompt; each segment becomes a message.
         sampling : Sampling
-            How to decode.
+            Settings of the decode.
         on_line : callable, optional
             Called with each line of the answer as soon as it is complete; blank lines are skipped.
 
@@ -84,7 +84,7 @@ class OpenAIBackend:
         PromptTooLongError
             Where the prompt does not fit into the model's context.
         RemoteBackendError
-            Where the endpoint fails.
+            If the endpoint cannot be reached or refuses the request.
         """
         if sampling.ignore_eos:
             raise ValueError("ignore_eos=True: an OpenAI endpoint ends its answers itself; compare timings on local backends")

@@ -20,13 +20,13 @@ def _expert(spec: BackendSpec) -> PlannerBackend:
 
 
 def _engine(spec: BackendSpec) -> PlannerBackend:
-    from transformers.utils import logging  # takes seconds: imports torch, which the expert does without
+    from transformers.utils import logging  # takes seconds: imports torch, which the expert does not need
 
     from erecap.backend import make_backend
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run draws its own progress bars
     backend = make_backend(spec)
-    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # the first call of a process is slow; no replan is timed on it
+    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # warm-up: the first call in a process is slow
     return backend
 
 
@@ -35,13 +35,13 @@ MODEL_FREE: dict[str, Callable[[BackendSpec], PlannerBackend]] = {EXPERT: _exper
 
 
 def _engine_names() -> list[str]:
-    from erecap.backend import BACKENDS  # see _engine
+    from erecap.backend import BACKENDS  # takes seconds: imports torch
 
     return list(BACKENDS)
 
 
 def backend_names() -> list[str]:
-    """Names that a spec string may start with, besides import paths."""
+    """Return the names that a spec string may start with, besides import paths."""
     return [*MODEL_FREE, *_engine_names()]
 
 
@@ -75,12 +75,12 @@ def parse_specs(text: str) -> list[str]:
 
 
 def is_user_backend(spec: str) -> bool:
-    """Whether a spec string names a backend of a user's package. Only the backend itself shows whether it runs a model."""
+    """Tell whether a spec string names a backend of a user's package. Whether that runs a model is known after it is made."""
     return is_import_path(BackendSpec.parse(spec).name)
 
 
 def runs_model(spec: str) -> bool:
-    """Whether a spec string names a backend of the engine, which runs a model in this process."""
+    """Tell whether a spec string names a backend of the engine, which runs a model in this process."""
     name = BackendSpec.parse(spec).name
     return name not in MODEL_FREE and not is_import_path(name)
 
@@ -98,8 +98,8 @@ def choose_reference(backends: Sequence[str], user_models: Collection[str] = ())
     Returns
     -------
     str
-        The first ``baseline``; without one the first backend that runs a model in this process; without one the first that is
-        not the expert; else the expert.
+        The first that exists of: the first ``baseline``, the first backend that runs a model in this process, the first that is
+        not the expert, the expert.
     """
     others = [spec for spec in backends if spec != EXPERT]
     models = [spec for spec in others if runs_model(spec) or spec in user_models]
@@ -109,7 +109,7 @@ def choose_reference(backends: Sequence[str], user_models: Collection[str] = ())
 
 @dataclass(frozen=True)
 class BackendFactory:
-    """A maker of backends from spec strings. It can be pickled, and makes the backend in the process that calls it.
+    """A factory of backends from spec strings. It can be pickled, so that worker processes make their own backends.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class BackendFactory:
         Returns
         -------
         PlannerBackend
-            The backend. One of the engine has answered once, so that it is warm.
+            The backend. A backend of the engine has been warmed up.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class BackendFactory:
         if spec.name in MODEL_FREE:
             return MODEL_FREE[spec.name](spec)
         if self.threads is not None:
-            import torch  # see _engine
+            import torch  # takes seconds
 
             torch.set_num_threads(self.threads)
         return _engine(spec)

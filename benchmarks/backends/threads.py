@@ -10,5 +10,5 @@ def _cores() -> int:
 
 
 def threads_per_worker(workers: int) -> int | None:
-    """Return each worker's share of the cores, at least 1; ``None`` for a single process, where torch chooses."""
+    """Return the CPU threads of each worker, its share of the cores, at least 1; ``None`` for one process, where torch chooses."""
     return None if workers <= 1 else max(1, _cores() // workers)

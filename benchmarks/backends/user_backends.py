@@ -1,6 +1,6 @@
 """Planner backends from a user's own package: ``my_package.module:factory?key=value``.
 
-The factory is any callable that takes the ``BackendSpec`` and returns a ``PlannerBackend``, a class included.
+The factory is any callable, such as a class, that takes the ``BackendSpec`` and returns a ``PlannerBackend``.
 """
 
 import importlib
@@ -13,7 +13,7 @@ _FORM = "write my_package.module:factory?key=value"
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a backend's name is an import path, ``module:attribute``."""
+    """Tell whether a backend's name is an import path, ``module:attribute``."""
     return ":" in name
 
 
@@ -28,7 +28,7 @@ def find_factory(name: str) -> Callable[[BackendSpec], Any]:
     Returns
     -------
     callable
-        What the module holds under that name.
+        The attribute of the module.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def find_factory(name: str) -> Callable[[BackendSpec], Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports something that is not
+            raise  # the module exists, and imports one that does not
         raise ValueError(
             f"backend {name!r}: there is no module {error.name!r}: install its package, or put its folder on PYTHONPATH"
         ) from error
@@ -64,12 +64,12 @@ def make_user_backend(spec: BackendSpec) -> PlannerBackend:
     Returns
     -------
     PlannerBackend
-        What the factory returns.
+        The backend that the factory returns.
 
     Raises
     ------
     ValueError
-        Where the factory does not exist, and where its result has no ``generate``. What the factory raises is raised too.
+        Where the factory does not exist, and where its result has no ``generate``. Errors of the factory are passed on.
     """
     backend = find_factory(spec.name)(spec)
     if not isinstance(backend, PlannerBackend):

@@ -1,6 +1,6 @@
 """The subcommands of ``erecap``: one file each, and one line here.
 
-Commands import what needs torch inside their functions, so that ``erecap --help`` and runs of the expert start at once.
+Commands import modules that need torch inside their functions, so that ``erecap --help`` and runs of the expert start fast.
 """
 
 from collections.abc import Callable

@@ -28,10 +28,10 @@ def bench_prefill(
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by commas.")] = "2048,4096",
     keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
     selector: Annotated[str, typer.Option(help="Selector that scores the tokens.")] = "learned",
-    model: Annotated[str | None, typer.Option(help="Directory or hub id; the bundled planner by default.")] = None,
-    pruner: Annotated[str | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="Directory of the model's pruner; the bundled one by default.")] = None,
     random_weights: Annotated[bool, typer.Option(help="Use a random model of the bundled planner's shape.")] = False,
-    rounds: Annotated[int, typer.Option(help="Rounds of baseline, pruned and stock generate in turn.")] = 9,
+    rounds: Annotated[int, typer.Option(help="Timed rounds; each runs baseline, pruned and stock generate once.")] = 9,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; chosen for the machine by default.")] = None,
     device: Annotated[str | None, typer.Option(help="A torch device; the GPU by default where there is one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
@@ -71,7 +71,7 @@ def parse_lengths(text: str) -> list[int]:
     Raises
     ------
     ValueError
-        For anything else.
+        For other text.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -93,17 +93,17 @@ def load_with_pruner(
     pruner : str or None
         Directory of the pruner; ``None`` for the bundled one.
     dtype, device : str or None
-        As torch names them; ``None`` chooses for the machine.
+        Names of torch's dtype and device; ``None`` takes the default of the machine.
 
     Returns
     -------
     LoadedModel, TokenPruner or None
-        The model with its tokenizer; the pruner, ``None`` for a selector that uses none.
+        The model with its tokenizer, and the pruner or ``None`` for a selector that uses none.
 
     Raises
     ------
     ValueError
-        Where the selector needs a pruner and a model other than the bundled one is given without its own.
+        If the selector needs a pruner, and a model other than the bundled one is given without a pruner.
     """
     from erecap.models.loading import load_model, load_pruner
     from erecap.selectors import USE_PRUNER

@@ -13,12 +13,12 @@ def calibrate(
         list[Path] | None, typer.Option(help="Fit thresholds to these run directories (`erecap run --training-seeds`).")
     ] = None,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Measure what a replan costs on this machine, for erecap?budget_ms=...")
+        bool, typer.Option("--cost", help="Measure how long a replan takes on this machine, for erecap?budget_ms=...")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Directory or hub id; the bundled planner by default.")] = None,
-    pruner: Annotated[Path | None, typer.Option(help="The model's pruner; the bundled one by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
+    pruner: Annotated[Path | None, typer.Option(help="Directory of the model's pruner; the bundled one by default.")] = None,
     keeps: Annotated[str, typer.Option(help="Thresholds: keep ratios, separated by commas.")] = "0.9,0.8,0.7,0.5,0.3",
-    stages: Annotated[str | None, typer.Option(help="Thresholds: layers such as 0-5; the seed's by default.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Thresholds: prune after these layers, such as 0-5.")] = None,
     num_prompts: Annotated[int, typer.Option(help="Thresholds: recorded prompts; half of them are held out.")] = 128,
     max_length: Annotated[int, typer.Option(help="Thresholds: longest prompt in tokens.")] = 4608,
     selector: Annotated[str, typer.Option(help="Cost: the selector that scores the tokens.")] = "learned",
@@ -28,15 +28,15 @@ def calibrate(
     answer_tokens: Annotated[
         int, typer.Option(help="Cost: tokens of the answers that are timed; a budget covers an answer of this length.")
     ] = 16,
-    rounds: Annotated[int, typer.Option(help="Cost: how often each prompt is timed under each schedule, in turn.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Cost: how often each prompt is timed under each schedule.")] = 5,
     out: Annotated[
-        Path, typer.Option(help="Cost: where the cost model goes. Backends read another file than the default with cost=FILE.")
+        Path, typer.Option(help="Cost: file of the cost model. If it is not the default, give backends cost=FILE.")
     ] = Path("runs/cost.json"),
 ) -> None:
-    """Fit thresholds to a pruner's scores (--data), or measure what a replan costs on this machine (--cost).
+    """Fit thresholds to a pruner's scores (--data), or measure how long a replan takes on this machine (--cost).
 
-    Thresholds are written beside the pruner, where `erecap?rule=threshold` looks for them. A table says how much of the held-out
-    prompts they and top_k keep. The last line of stdout is one JSON object.
+    Thresholds are written to the pruner's directory, where `erecap?rule=threshold` reads them. A table shows how many tokens of
+    held-out prompts they and top_k keep. The last line of stdout is one JSON object.
     """
     from benchmarks.commands.calibrate_cost import CostOptions, run_cost_calibration
     from benchmarks.commands.calibrate_thresholds import ThresholdOptions, run_threshold_calibration

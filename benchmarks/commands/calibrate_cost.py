@@ -1,6 +1,6 @@
-"""``erecap calibrate --cost``: measure what a replan costs on this machine.
+"""``erecap calibrate --cost``: measure how long a replan takes on this machine.
 
-Imports torch, so ``calibrate`` imports it inside its function.
+This module imports torch, so ``calibrate`` imports it inside its function.
 """
 
 import json
@@ -23,7 +23,7 @@ from erecap.calibration.cost_fit import relative_error
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What is timed, and with which planner.
+    """The options of ``erecap calibrate --cost``.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class CostOptions:
     answer_tokens
         Length of the answers in tokens.
     rounds
-        How often each prompt is timed under each schedule.
+        Number of times that each prompt is timed under each schedule.
     selector
         Name of the selector.
     model, pruner
-        Directory or hub id, and directory; the bundled ones by default.
+        Directory or hub id of the model, and directory of the pruner; the bundled ones by default.
     dtype, device
-        As for ``load_model``.
+        Names of torch's dtype and device; ``None`` takes the default of the machine.
     """
 
     lengths: tuple[int, ...]
@@ -52,7 +52,7 @@ class CostOptions:
 
 
 def run_cost_calibration(options: CostOptions, out: Path) -> None:
-    """Measure a cost model, save it to ``out`` and show it."""
+    """Measure a cost model, save it to ``out`` and print it."""
     workload = Workload(options.lengths, options.answer_tokens, options.rounds)
     loaded, scorer = load_with_pruner(options.selector, options.model, options.pruner, options.dtype, options.device)
     with StageProgress(Console(stderr=True)) as progress:
@@ -66,7 +66,7 @@ def run_cost_calibration(options: CostOptions, out: Path) -> None:
 
 
 def _table(done: CostCalibration) -> Table:
-    """Lay out every point, measured and predicted."""
+    """Make a table of measured and predicted seconds at every point."""
     made = done.model
     out = Table(
         title=f"replan of {made.setting.describe()}; answers of {made.answer_tokens} tokens",

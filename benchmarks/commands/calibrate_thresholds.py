@@ -1,6 +1,6 @@
-"""``erecap calibrate --data``: fit thresholds that keep as much as a keep ratio does.
+"""``erecap calibrate --data``: fit thresholds that keep as many tokens as a keep ratio does.
 
-Imports torch, so ``calibrate`` imports it inside its function.
+This module imports torch, so ``calibrate`` imports it inside its function.
 """
 
 import json
@@ -23,20 +23,20 @@ from erecap.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """Which thresholds are fitted, and to what.
+    """The options of ``erecap calibrate --data``.
 
     Attributes
     ----------
     data
         Run directories.
     model, pruner
-        Directory or hub id, and directory; the bundled ones by default.
+        Directory or hub id of the model, and directory of the pruner; the bundled ones by default.
     keeps
         Keep ratios, separated by commas.
     stages
-        Layers such as ``0-5``; the seed's by default.
+        Layers after which to prune, such as ``0-5``; the default stages if not given.
     num_prompts
-        How many recorded prompts; half of them are held out.
+        Number of recorded prompts; half of them are held out.
     max_length
         Longest prompt in tokens.
     """
@@ -51,7 +51,7 @@ class ThresholdOptions:
 
 
 def run_threshold_calibration(options: ThresholdOptions) -> None:
-    """Fit thresholds, save them beside the pruner and show what they keep."""
+    """Fit thresholds, save them in the pruner's directory, and print how many tokens they keep."""
     ratios = _ratios(options.keeps)
     if options.model is not None and options.pruner is None:
         raise ValueError(f"model={options.model!r} needs a pruner of its own: give --pruner DIR")

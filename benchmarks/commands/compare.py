@@ -28,10 +28,10 @@ def compare(
     replay_prompts: Annotated[int, typer.Option(help="Prompts in the paired replay; 0 leaves it out.")] = 60,
     replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
 ) -> None:
-    """Play the same episodes with each backend, then replay the recorded prompts on each, and print how they differ.
+    """Play the same episodes with each backend, replay recorded prompts on each, and print the differences.
 
     The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots. The same command continues a
-    run that was stopped. The last line of stdout is one JSON object.
+    stopped run. The last line of stdout is one JSON object.
     """
     chosen = find_suite(suite)
     loop = ClosedLoop(chosen, tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())

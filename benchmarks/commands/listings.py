@@ -16,6 +16,6 @@ def suites() -> None:
 
 
 def backends() -> None:
-    """List the names that a backend spec may start with. my_package.module:factory is a backend of your own."""
+    """List the names that a backend spec may start with. For a backend of your own, write my_package.module:factory."""
     for name in backend_names():
         result_console().print(name)

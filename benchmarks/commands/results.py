@@ -1,4 +1,4 @@
-"""The end that ``erecap run`` and ``erecap compare`` share: play, write the report, print the table and one JSON line."""
+"""The part that ``erecap run`` and ``erecap compare`` share: play, write the report, print the table and one JSON line."""
 
 import json
 from typing import Any
@@ -26,17 +26,17 @@ def make_results(comparison: Comparison) -> Results:
     Parameters
     ----------
     comparison : Comparison
-        What to compare.
+        The comparison to run.
 
     Returns
     -------
     Results
-        What was found.
+        The results.
 
     Raises
     ------
     ValueError
-        Where the run directory holds another run. What backends and episodes raise is raised too.
+        Where the run directory holds another run. Errors of backends and episodes are passed on.
     """
     factory = BackendFactory(threads_per_worker(comparison.workers))
     results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=BackendFactory())
@@ -45,17 +45,17 @@ def make_results(comparison: Comparison) -> Results:
 
 
 def print_results(results: Results) -> None:
-    """Print the table, a warning on what is missing, and one JSON line.
+    """Print the table, warnings about missing results, and one JSON line.
 
     Parameters
     ----------
     results : Results
-        What a comparison found.
+        Results of a comparison.
 
     Raises
     ------
     typer.Exit
-        With exit code 130, where the results are incomplete: after Ctrl-C, or where worker processes died.
+        With exit code 130 if the results are incomplete, after Ctrl-C or because worker processes died.
     """
     summary = results.summary
     _print_tables(summary)

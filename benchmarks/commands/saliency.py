@@ -1,4 +1,4 @@
-"""``erecap saliency``: collect saliency, or look at it with ``erecap saliency show``."""
+"""``erecap saliency``: collect saliency. ``erecap saliency show`` displays it."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from benchmarks.commands.saliency_show import show
 from benchmarks.runs.progress import StageProgress
 
 DATA_HELP = (
-    "Run directories, shards directories of train-planner, .jsonl files (an instruction as in Dolly-15k or a chat per line), .txt "
+    "Run directories, shard directories of train-planner, .jsonl files (an instruction as in Dolly-15k or a chat per line), .txt "
     "files, or data sets on the hub."
 )
 PART_SIZE = 8
-"""Samples between two saves of an unfinished file."""
+"""Number of samples in a part, which is saved when it is complete."""
 
 saliency = typer.Typer()
 
@@ -25,33 +25,31 @@ def collect(
     context: typer.Context,
     data: Annotated[list[Path] | None, typer.Option(help=DATA_HELP, show_default="required")] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
-    num_samples: Annotated[int, typer.Option(help="Episodes, chosen at random.")] = 256,
-    max_length: Annotated[int, typer.Option(help="Tokens of an episode; longer ones are cut after a plan.")] = 4608,
-    stages: Annotated[
-        str | None, typer.Option(help="Layers after which saliency is taken, such as 0-5 or 0+2+4; the seed's by default.")
-    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Number of episodes, chosen at random.")] = 256,
+    max_length: Annotated[int, typer.Option(help="Longest episode in tokens; longer ones are cut after a plan.")] = 4608,
+    stages: Annotated[str | None, typer.Option(help="Layers after which to compute saliency, such as 0-5 or 0+2+4.")] = None,
     dtype: Annotated[str, typer.Option(help="The model's dtype: float32, bfloat16 or float16.")] = "float32",
     credit: Annotated[
         str,
         typer.Option(
-            help="How to tell what a plan needed: gradient (x hidden state), attention (from the plan), or removal (of turns)."
+            help="Measure of what a plan needed: gradient (x hidden state), attention (from the plan), or removal (of turns)."
         ),
     ] = "gradient",
-    replans: Annotated[int, typer.Option(help="Sampled replans of each episode.")] = 4,
+    replans: Annotated[int, typer.Option(help="Number of replans sampled per episode.")] = 4,
     horizon: Annotated[
-        str, typer.Option(help="Which plans credit a token: all (sampled later ones), or next (the one after its turn).")
+        str, typer.Option(help="Plans that give a token saliency: all (sampled later ones), or next (the one after its turn).")
     ] = "all",
-    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of episodes and replans.")] = 0,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out lines of texts that are no samples, and count them.")
+        bool, typer.Option("--skip-bad", help="Leave out lines that cannot be read as samples, and count them.")
     ] = False,
-    out: Annotated[
-        Path, typer.Option(help="The result, one safetensors file. Started again, a run goes on from the parts beside it.")
-    ] = Path("runs/saliency.safetensors"),
+    out: Annotated[Path, typer.Option(help="Result, one safetensors file. The same command continues a stopped run.")] = Path(
+        "runs/saliency.safetensors"
+    ),
 ) -> None:
-    """Collect saliency, stage 1 of the pruner: how much each token mattered to later plans, at each stage of the unpruned model.
+    """Collect saliency: how much each token mattered to later plans, at each stage of the unpruned model.
 
-    By default it is gradient x hidden state of the plans' loss.
+    By default it is gradient x hidden state of the plans' loss. `erecap train-pruner --saliency` reads it.
 
     The last line of stdout is one JSON object.
     """

@@ -11,29 +11,29 @@ from benchmarks.output.files import write_atomically
 
 
 def show(
-    file: Annotated[
-        Path | None, typer.Argument(help="A file made by `erecap saliency`; not needed with --prompt or --run.")
-    ] = None,
-    sample: Annotated[int, typer.Option(help="Draw the prompt of this sample's last replan.")] = 0,
+    file: Annotated[Path | None, typer.Argument(help="File made by `erecap saliency`; not needed with --prompt or --run.")] = None,
+    sample: Annotated[int, typer.Option(help="Draw the last replan's prompt of this sample (its number in the file).")] = 0,
     prompt: Annotated[
-        Path | None, typer.Option(help="Draw this prompt instead: a text, or a .json with a list of chat messages.")
+        Path | None, typer.Option(help="Draw the prompt in this file instead: a text, or a .json with a list of chat messages.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Draw a recorded replan of this run directory instead.")] = None,
-    episode: Annotated[int, typer.Option(help="With --run: which episode of the reference backend.")] = 0,
-    replan: Annotated[int, typer.Option(help="With --run: which replan of the episode, from 0.")] = 0,
+    episode: Annotated[int, typer.Option(help="With --run: number of the reference backend's episode, from 0.")] = 0,
+    replan: Annotated[int, typer.Option(help="With --run: number of the replan in the episode, from 0.")] = 0,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
-    pruner: Annotated[Path | None, typer.Option(help="The model's pruner; the bundled planner's own by default.")] = None,
+    pruner: Annotated[Path | None, typer.Option(help="Directory of the model's pruner; the bundled one by default.")] = None,
     keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
     stages: Annotated[
         str | None, typer.Option(help="Stages in the picture, such as 1+4; the first, the middle and the last by default.")
     ] = None,
     columns: Annotated[int, typer.Option(help="Characters per line of the picture.")] = 100,
-    max_tokens: Annotated[int, typer.Option(help="Tokens in the picture; of longer prompts the middle is left out.")] = 600,
-    scored: Annotated[int, typer.Option(help="Samples that the pruner scores for the statistics.")] = 32,
+    max_tokens: Annotated[
+        int, typer.Option(help="Most tokens in the picture; longer prompts are shown without their middle.")
+    ] = 600,
+    scored: Annotated[int, typer.Option(help="Number of samples that the pruner scores for the statistics.")] = 32,
     dtype: Annotated[str, typer.Option(help="The model's dtype: float32, bfloat16 or float16.")] = "float32",
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("saliency.png"),
+    out: Annotated[Path, typer.Option(help="File of the picture.")] = Path("saliency.png"),
 ) -> None:
-    """Show the statistics of saliency per stage, and draw one prompt: its tokens by saliency, pruner score and verdict.
+    """Print statistics of saliency by stage, and draw one prompt: its tokens by saliency, pruner score, and stage of their drop.
 
     The last line of stdout is one JSON object.
     """
@@ -51,7 +51,7 @@ def show(
     shown = None if stages is None else parse_stages(stages)
     loaded = load_model(model, dtype=dtype)
     found = None if file is None else SaliencySet(file, loaded.identity)
-    # only the bundled planner has a pruner that need not be named
+    # only the bundled planner has a default pruner
     scorer = load_pruner(pruner, loaded) if model is None or pruner is not None else None
     layers = found.stages if found is not None else scorer.stages if scorer is not None else seed_stages(loaded)
     subject = find_subject(loaded, PromptSource(sample, prompt, run, episode, replan), found, layers)

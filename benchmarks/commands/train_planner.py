@@ -12,7 +12,7 @@ from benchmarks.runs.progress import StageProgress
 
 
 def train_planner_command(
-    out: Annotated[Path, typer.Option(help="Directory of the run. Started again, it goes on from what is there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of the run. The same command continues a stopped run.")] = Path(
         "runs/planner"
     ),
     recipe: Annotated[
@@ -24,9 +24,9 @@ def train_planner_command(
     ] = None,
     install: Annotated[bool, typer.Option(help="Make the result the bundled planner.")] = False,
 ) -> None:
-    """Train the bundled planner from nothing: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
+    """Train the bundled planner from scratch: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
 
-    Takes about an hour and a half on 2 cores by the default recipe. The last line of stdout is one JSON object.
+    The default recipe takes about an hour and a half on 2 cores. The last line of stdout is one JSON object.
     """
     from benchmarks.recipes.planner.pipeline import run_recipe
 

@@ -17,12 +17,12 @@ SHOWN = ("lm", "mse", "rank", "order", "kept_share")
 def train_pruner_command(
     data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
     saliency: Annotated[
-        Path | None, typer.Option(help="A file that `erecap saliency` made of the same data; the terms mse and rank need it.")
+        Path | None, typer.Option(help="File that `erecap saliency` made from the same data; required by --mse and --rank.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or hub id; the bundled planner by default.")] = None,
     stages: Annotated[
         str | None,
-        typer.Option(help="Layers after which to score, such as 0-5 or 0+2+4; those of the saliency by default, else the seed's."),
+        typer.Option(help="Layers after which to score, such as 0-5 or 0+2+4; by default the saliency file's, if given."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="The frozen model's dtype: float32, bfloat16 or float16.")] = "float32",
     keep: Annotated[
@@ -30,29 +30,31 @@ def train_pruner_command(
     ] = "0.3-0.9",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    lm: Annotated[float, typer.Option(help="Weight of the language model's loss.")] = 1.0,
-    mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency; 1 in the seed.")] = 0.0,
-    rank: Annotated[float, typer.Option(help="Weight of the ranking loss; 1 in the seed.")] = 0.0,
+    lm: Annotated[float, typer.Option(help="Weight of the language model's loss under soft masks.")] = 1.0,
+    mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency.")] = 0.0,
+    rank: Annotated[float, typer.Option(help="Weight of the ranking loss against the saliency.")] = 0.0,
     targets: Annotated[
         str,
         typer.Option(
-            help="Which tokens the language model's loss predicts: those of the plan, or all up to its end (as the seed does)."
+            help="Target tokens of the language model's loss: plan (those of the plan), or all (every token up to its end)."
         ),
     ] = "plan",
     held_out: Annotated[float, typer.Option(help="Share of the episodes to validate on.")] = 0.1,
     eval_every: Annotated[int, typer.Option(help="Steps between validations; the best pruner is kept.")] = 25,
-    patience: Annotated[int | None, typer.Option(help="Validations without a lower loss after which to stop.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after this many validations without a lower loss; never by default.")
+    ] = None,
     num_samples: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 256,
     max_length: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 4608,
     seed: Annotated[int, typer.Option(help="As for `erecap saliency`.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As for `erecap saliency`.")] = False,
-    out: Annotated[Path, typer.Option(help="Directory of the run. Started again, it goes on from its checkpoint.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of the run. The same command continues a stopped run.")] = Path(
         "runs/pruner"
     ),
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's directory.")] = False,
     install: Annotated[bool, typer.Option(help="Make the result the bundled pruner.")] = False,
 ) -> None:
-    """Train one scorer per stage on a frozen model (stage 2 of the seed, whose stage 1 is `erecap saliency`).
+    """Train a pruner: one scorer per stage, on a frozen model.
 
     The last line of stdout is one JSON object.
     """

@@ -1,4 +1,4 @@
-"""The grid that ``erecap ablate`` plays: suites and backends on the same held-out seeds. Each suite is one comparison."""
+"""The grid of ``erecap ablate``: suites and backends on the same held-out seeds. Each suite is one comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ _OTHERS = tuple(f"erecap?keep={keep}&selector={name}" for name in ("learned-step
 _ORACLE = tuple(f"erecap?keep={keep}&selector=gradient" for keep in (0.7, 0.5))
 _TRIMMED = tuple(f"baseline?{trim}={count}" for trim in ("last", "mask") for count in (8, 4))
 _EARLY = "&stages=0-5"
-"""Stages from layer 0 on. The bundled planner reads old observations in layer 1, and the default stages come after that: tokens
-that they drop are no longer needed, so that all selectors do equally well. With a stage after layer 0 the selector matters."""
+"""Stages that begin after layer 0. The bundled planner reads old observations in layer 1, before the default stages, so those drop
+tokens that are no longer needed, and all selectors do equally well. With a stage after layer 0 the selector matters."""
 
 
 def _at(specs: Sequence[str], *keeps: float) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ class GridRow:
     episodes : int
         Episodes per backend.
     backends : tuple of str
-        Spec strings, besides the unpruned planner.
+        Spec strings; the unpruned planner is added to them.
     """
 
     suite: str
@@ -51,11 +51,11 @@ PUBLISHED = (
     GridRow("babyai", 200, _LADDER + _OTHERS + _TRIMMED),
     GridRow("household-long", 40, _at(_LADDER, 0.7, 0.5)),
 )
-"""The grid whose results are published, and that ``erecap ablate`` plays by default."""
+"""The grid of the published results, and the default of ``erecap ablate``."""
 
 
 def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | None) -> list[GridRow]:
-    """Choose the rows of a grid. What is not given is taken from the published grid.
+    """Choose the rows of a grid. Defaults come from the published grid.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | 
     Returns
     -------
     list of GridRow
-        One per suite. A suite that is not published has its own number of episodes and the ladder of keep ratios.
+        One per suite. A suite outside the published grid gets its own default number of episodes and a range of keep ratios.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, workers: int, rep
     rows : sequence of GridRow
         The grid.
     out : Path
-        Its directory; the comparison of a suite gets ``out/SUITE``.
+        Directory of the grid; the comparison of a suite gets ``out/SUITE``.
     seed : int
         Number of the run; it selects a block of seeds.
     workers : int

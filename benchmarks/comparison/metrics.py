@@ -1,4 +1,4 @@
-"""Statistics of runs: rates with intervals, paired differences, SPL. They take and return plain numbers."""
+"""Statistics of runs: rates with intervals, paired differences, SPL. All functions take and return plain numbers."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = tuple[float, float]
-"""Lower and upper end."""
+"""Lower and upper end of an interval."""
 RESAMPLES = 10_000
 _Z95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Compute the 95% interval of a success rate (Wilson 1927). It holds for few trials and for rates near 0 and 1.
+    """Compute the 95% interval of a success rate (Wilson 1927). It is also valid for few trials and for rates near 0 and 1.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Compute Spearman's rank correlation; equal values share the mean of their ranks.
+    """Compute Spearman's rank correlation; ties get the mean of their ranks.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
-"""Paired replay: recorded prompts are given to each backend in turn (A B A B), with a fixed number of decoded tokens.
+"""Paired replay: all backends answer the same recorded prompts in turn (A B A B), with a fixed number of decoded tokens.
 
-Latencies are therefore compared on identical work, and a machine that is slow for a while slows all backends alike.
+Latencies are thus compared on the same work, and a machine that is slow for a while slows all backends.
 
-Matrix libraries build a kernel for each new shape, and the backends of one process share these kernels. So each backend answers a
-prompt with one token right before it is timed on it; otherwise the first backend alone would pay for the kernels. A backend must
-not keep the KV cache of an earlier prompt, or its second answer would skip the prefill.
+Each backend answers a prompt with one token before it is timed on it, so that kernels for its shape exist. Matrix libraries build
+them on first use and all backends of a process share them, so the first backend alone would otherwise pay for them. A backend must
+not reuse the KV cache of an earlier prompt, or its timed answer would skip the prefill.
 
-One line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so that a kill never leaves half a pair.
+A line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so a killed run leaves only complete pairs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,26 +28,26 @@ log = structlog.get_logger(__name__)
 
 
 class Measured(BaseModel):
-    """One backend on one prompt."""
+    """The measurement of one backend on one prompt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt_tokens: int
     """Length of the prompt in tokens."""
     new_tokens: int
-    """Decoded tokens."""
+    """Number of decoded tokens."""
     dropped_tokens: int
-    """Prompt tokens that do not reach the last layer."""
+    """Number of prompt tokens that do not reach the last layer."""
     ttft_s: float
     """Time to first token, in seconds."""
     decode_s: float
-    """Time for the further tokens, in seconds."""
+    """Time from the first token to the last, in seconds."""
     total_s: float
     """Time for the whole answer, in seconds."""
     kv_bytes: int
     """Size of the prompt's KV cache, in bytes."""
     ceiling: float | None
-    """Largest possible speedup of prefill, given the tokens that were dropped; ``None`` where it is not known."""
+    """Largest speedup of prefill that the dropped tokens allow, as a ratio; ``None`` where it is not known."""
 
 
 class ReplayRow(BaseModel):
@@ -66,7 +66,7 @@ class ReplayRow(BaseModel):
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What identifies the prompt, as in ``RecordedPrompt.key``."""
+        """The key of the prompt, (env_id, seed, replan), as in ``RecordedPrompt.key``."""
         return self.env_id, self.seed, self.replan
 
 
@@ -76,14 +76,14 @@ def spread_over_lengths(prompts: Sequence[RecordedPrompt], limit: int) -> list[R
     Parameters
     ----------
     prompts : sequence of RecordedPrompt
-        What to choose from.
+        The prompts to choose from.
     limit : int
-        How many prompts to return at most.
+        Largest number of prompts to return.
 
     Returns
     -------
     list of RecordedPrompt
-        Prompts at evenly spaced places of the list sorted by length, the shortest and the longest included.
+        Prompts at evenly spaced indices of the list sorted by length, the shortest and the longest included.
     """
     ordered = sorted(prompts, key=lambda p: (p.prompt_tokens, *p.key))
     if len(ordered) <= limit:
@@ -101,13 +101,12 @@ def replay(
 ) -> list[ReplayRow]:
     """Measure each prompt on each backend.
 
-    Before anything is timed, each backend answers the longest prompt once. Prompts that the file already has for all backends are
-    skipped.
+    Each backend first answers the longest prompt once, as a warm-up. Prompts that the file has for all backends are skipped.
 
     Parameters
     ----------
     prompts : sequence of RecordedPrompt
-        What to replay.
+        The prompts to replay.
     backends : sequence of str
         Spec strings.
     make_backend : MakeBackend
@@ -117,17 +116,17 @@ def replay(
     decoded_tokens : int
         Tokens to decode per prompt.
     on_prompt : callable, optional
-        Called once per prompt when all backends are measured, also for those that were skipped.
+        Called once per prompt when all backends are measured, also for skipped prompts.
 
     Returns
     -------
     list of ReplayRow
-        One per prompt, those from the file first.
+        One per prompt; rows from the file come first.
 
     Raises
     ------
     ValueError
-        For a malformed file. What the backends raise is raised too.
+        For a malformed file. Errors of the backends are passed on.
     """
     wanted = {p.key for p in prompts}
     rows = [row for row in read_rows(path) if row.key in wanted and set(backends) <= set(row.measured)]
@@ -149,7 +148,7 @@ def replay(
 
 
 def read_rows(path: Path) -> list[ReplayRow]:
-    """Read a ``replay.jsonl``. A last line that was cut short by a kill is removed from the file.
+    """Read a ``replay.jsonl``. A last line that a kill left incomplete is removed from the file.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` is one without the replay."""
+"""A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` skips the replay."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,19 +22,19 @@ from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
 _MAY_DIFFER = ("episodes", "backends", "workers", "replay_prompts")
-"""Arguments that may change when a run is continued; they leave the finished episodes valid."""
+"""Arguments that may change when a run is continued, because finished episodes stay valid."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare, and how.
+    """The settings of a comparison.
 
     Attributes
     ----------
     command : str
-        Subcommand of ``erecap`` that makes the comparison.
+        Subcommand of ``erecap`` that runs the comparison.
     loop : ClosedLoop
-        What to play.
+        The suite, backends and episodes to play.
     out : Path
         The run directory.
     workers : int
@@ -60,12 +60,12 @@ class Comparison:
 
     @property
     def replayed(self) -> list[str]:
-        """The backends that take part in the replay: those that run a model in this process, where there are at least two."""
+        """The backends in the replay: those that run a model in this process; empty for fewer than two."""
         models = self.loop.model_backends
         return models if len(models) > 1 and self.replay_prompts else []
 
     def arguments(self) -> dict[str, Any]:
-        """Return everything that decides the result, for ``config.json``."""
+        """Return all settings that affect the result, for ``config.json``."""
         return {
             "suite": self.loop.suite.name,
             "backends": list(self.loop.backends),
@@ -83,7 +83,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Results:
-    """What a comparison found, for reports.
+    """The results of a comparison, for reports.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Results:
     rows : list of ReplayRow
         Rows of the replayed prompts.
     missing : int
-        Episodes that are not finished.
+        Number of episodes that are not finished.
     """
 
     out: Path
@@ -113,18 +113,18 @@ def run_comparison(
     episode: EpisodeFunction = run_episode,
     make_here: MakeBackend | None = None,
 ) -> Results:
-    """Play and replay what the run directory does not hold yet, and write its ``summary.json``.
+    """Play and replay what is missing in the run directory, and write its ``summary.json``.
 
-    Ctrl-C ends the comparison early; the results then cover what is finished.
+    Ctrl-C ends the comparison early. The results then cover the finished part.
 
     Parameters
     ----------
     comparison : Comparison
-        What to compare.
+        The comparison to run.
     make_backend : MakeBackend
-        Makes a backend that plays episodes, in a worker process where there are several.
+        Makes a backend that plays episodes. With several workers it is called in each worker process.
     progress : ComparisonProgress
-        Shows how far the comparison is.
+        Shows the progress.
     episode : EpisodeFunction
         Plays one episode.
     make_here : MakeBackend, optional
@@ -133,12 +133,12 @@ def run_comparison(
     Returns
     -------
     Results
-        What was found.
+        The results.
 
     Raises
     ------
     ValueError
-        Where the directory holds another run. What backends and episodes raise is raised too.
+        Where the directory holds another run. Errors of backends and episodes are passed on.
     """
     make_here = make_here or make_backend
     comparison = _start(comparison, make_here)
@@ -156,7 +156,7 @@ def run_comparison(
 
 
 def _start(comparison: Comparison, make_backend: MakeBackend) -> Comparison:
-    """Write ``config.json``, and note which of the user's backends run a model in this process."""
+    """Write ``config.json``. Return the comparison with those of the user's backends that run a model in this process."""
     loop = comparison.loop
     described = describe_models([spec for spec in loop.all_backends if runs_model(spec) or is_user_backend(spec)], make_backend)
     models = {spec: facts for spec, facts in described.items() if facts}
@@ -181,14 +181,14 @@ def sample_prompts(comparison: Comparison, records: RunRecords) -> list[Recorded
     Parameters
     ----------
     comparison : Comparison
-        How many prompts to replay, on which backends.
+        Gives the number of prompts and the backends.
     records : RunRecords
-        What has been played.
+        Records of the played episodes.
 
     Returns
     -------
     list of RecordedPrompt
-        Prompts of the reference's episodes, spread over their lengths.
+        Prompts of the reference backend's episodes, spread over their lengths.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def _collect(comparison: Comparison, records: RunRecords, interrupted: bool) -> 
 
 
 def _sampled_rows(comparison: Comparison, records: RunRecords) -> list[ReplayRow]:
-    """Return the rows of the sampled prompts. The file may hold others: of more episodes, or of another sample."""
+    """Return the rows of the sampled prompts. The file may also hold rows of other episodes or of another sample."""
     rows = paired.read_rows(comparison.out / REPLAY_FILE)
     wanted = {prompt.key for prompt in sample_prompts(comparison, records)} if rows else set()
     return [row for row in rows if row.key in wanted]

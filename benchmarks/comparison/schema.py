@@ -1,4 +1,4 @@
-"""The content of ``summary.json``. Times are in seconds and sizes in bytes; ``null`` where a backend has no such figure."""
+"""The content of ``summary.json``. Times are in seconds and sizes in bytes; ``null`` stands for a missing figure."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,18 +42,18 @@ class EnvSummary(_Part):
     """One backend in one environment of the suite."""
 
     episodes: int
-    """Finished episodes."""
+    """Number of finished episodes."""
     success_rate: float
     """Share of them that succeeded, 0 to 1."""
 
 
 class BudgetSummary(_Part):
-    """Replans that had a latency budget and gave a plan."""
+    """Latency budgets over the replans that had one and gave a plan."""
 
     predicted: float
-    """Share of them that the cost model expected to keep the budget, 0 to 1."""
+    """Share of them that the cost model predicted to stay within the budget, 0 to 1."""
     within: float
-    """Share of them that kept it, 0 to 1."""
+    """Share of them that stayed within the budget, 0 to 1."""
 
 
 class BackendSummary(_Part):
@@ -66,40 +66,40 @@ class BackendSummary(_Part):
     success_ci95: Interval
     """95% Wilson interval of the success rate."""
     subgoal_progress: float
-    """Mean share of an episode's subgoals that were done, 0 to 1."""
+    """Mean share of an episode's subgoals that were reached, 0 to 1."""
     spl: float | None
-    """Mean success weighted by path length, against the expert's steps, 0 to 1; ``None`` where no expert played."""
+    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played."""
     replans_mean: float
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
-    """Length of the prompt."""
+    """Length of the prompt, in tokens."""
     kept_share: float
-    """Mean share of the prompt's tokens that enter a layer, over layers and replans, 0 to 1."""
+    """Share of the prompt's tokens that enter a layer, mean over layers and replans, 0 to 1."""
     dropped_tokens: TokenSpread
-    """Prompt tokens that do not reach the last layer."""
+    """Number of prompt tokens that do not reach the last layer."""
     ttft_s: TimeSpread
-    """Time to first token: from submitting the prompt to knowing the first token."""
+    """Time to first token, in seconds: from submitting the prompt until the host knows the first token."""
     replan_s: TimeSpread
-    """Replan latency: from the observation to the parsed plan, over replans that gave a plan."""
+    """Replan latency, in seconds: from the observation to the parsed plan, over replans that gave a plan."""
     overhead_s: TimeSpread
-    """Part of the replan latency that is not the model's: the observation's text, the prompt, tokenization and parsing."""
+    """Part of the replan latency outside the model, in seconds: observation text, prompt, tokenization and parsing."""
     kv_bytes: ByteSpread
-    """Size of the prompt's KV cache."""
+    """Size of the prompt's KV cache, in bytes."""
     parse_errors: int
-    """Answers that were no plan, over all episodes."""
+    """Number of answers that could not be parsed as a plan, over all episodes."""
     by_env: dict[str, EnvSummary]
-    """Success by gymnasium id."""
+    """Episodes and success by gymnasium id."""
     budget: BudgetSummary | None = None
-    """How the latency budget was kept; ``None`` for a backend without one."""
+    """Share of replans within the latency budget; ``None`` for a backend without one."""
 
 
 class PairedSummary(_Part):
     """One backend against the reference: success on the same seeds, speed on the same prompts."""
 
     episodes: int
-    """Cases that both have finished."""
+    """Number of cases that both have finished."""
     success_diff: float
-    """Success rate minus the reference's, -1 to 1."""
+    """Success rate minus the reference's, over these cases, -1 to 1."""
     success_diff_ci95: Interval
     """95% bootstrap interval of the difference, over cases."""
     spl_diff: float | None
@@ -107,15 +107,15 @@ class PairedSummary(_Part):
     spl_diff_ci95: Interval | None
     """95% bootstrap interval of the difference, over cases; ``None`` where no expert played."""
     prompts: int
-    """Replayed prompts that both have answered."""
+    """Number of replayed prompts that both have answered."""
     ttft_speedup_p50: float | None
-    """Median over prompts of TTFT, reference / backend."""
+    """Median over prompts of the ratio of TTFT, reference / backend."""
     replan_speedup_p50: float | None
-    """Median over prompts of the time for the whole answer, reference / backend."""
+    """Median over prompts of the ratio of the time for the whole answer, reference / backend."""
     ceiling_p50: float | None
-    """Median over prompts of the largest possible TTFT speedup, given the tokens that were dropped."""
+    """Median over prompts of the largest TTFT speedup that the dropped tokens allow, as a ratio."""
     of_ceiling_p50: float | None
-    """Median over prompts of measured TTFT speedup / largest possible one."""
+    """Median over prompts of measured TTFT speedup / largest possible TTFT speedup."""
 
 
 class Summary(_Part):
@@ -128,8 +128,8 @@ class Summary(_Part):
     complete: bool
     """Whether all episodes and the replay are finished."""
     reference: str
-    """Spec string of the backend that ``paired`` compares with."""
+    """Spec string of the backend with which ``paired`` compares the others."""
     backends: dict[str, BackendSummary]
-    """Closed loop by spec string, the expert first; backends without a finished episode are left out."""
+    """Closed-loop figures by spec string, the expert first; backends without a finished episode are left out."""
     paired: dict[str, PairedSummary]
     """Differences from the reference by spec string; backends without a common case are left out."""

@@ -1,6 +1,6 @@
 """The ``Summary`` of a comparison, computed from its records.
 
-It says what each backend did, and how it differs from the reference on the same seeds and prompts.
+It holds the figures of each backend, and the differences from the reference on the same seeds and prompts.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequ
     Parameters
     ----------
     loop : ClosedLoop
-        What was to be played.
+        The episodes that were to be played.
     played : mapping of str to BackendRecords
         Records of the loop's cases by spec string.
     rows : sequence of ReplayRow
@@ -164,7 +164,7 @@ def _paired(
 
 @dataclass(frozen=True)
 class _Speed:
-    """Ratios per prompt, reference / backend. A ceiling is relative to the reference's own, which is 1 where that drops nothing."""
+    """Ratios per prompt, reference / backend. Ceilings are divided by the reference's, which is 1 if it drops nothing."""
 
     ttft: list[float]
     replan: list[float]

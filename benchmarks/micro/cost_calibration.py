@@ -28,16 +28,16 @@ _FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
 
 @dataclass(frozen=True)
 class Workload:
-    """The answers that are timed.
+    """The prompts and answers that are timed.
 
     Attributes
     ----------
     lengths
-        Tokens of the prompts to fit to; at least two different lengths.
+        Prompt lengths to fit to, in tokens; at least two different ones.
     answer_tokens
         Tokens of each answer, at least 2.
     rounds
-        Rounds in which all prompts and schedules take turns.
+        Number of rounds; each times every prompt under every schedule once.
     """
 
     lengths: tuple[int, ...]
@@ -63,7 +63,7 @@ class Point:
     schedule
         How it is pruned.
     held_out
-        Whether the point is left out of the fit to judge it by.
+        Whether the point is left out of the fit, to measure its error.
     """
 
     tokens: int
@@ -80,7 +80,7 @@ class CostCalibration:
     model
         The fitted cost model.
     measured
-        What was measured at each point, held-out points included.
+        Times of each point, held-out points included.
     """
 
     model: CostModel
@@ -96,8 +96,8 @@ def calibrate_cost(
 ) -> CostCalibration:
     """Time a workload and fit a cost model to the medians over its rounds.
 
-    Lengths between the given ones, under other keep ratios, are measured in the same rounds and held out to judge the fit by. All
-    points take turns, so that a machine that slows down slows all of them.
+    Held-out points, to measure the error of the fit, have lengths between the given ones and other keep ratios. They are timed in
+    the same rounds. All points take turns, so a machine that slows down slows all of them.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def calibrate_cost(
     Raises
     ------
     ValueError
-        As ``prefill`` and ``make_selector`` do.
+        For the reasons of ``prefill`` and ``make_selector``.
     """
     tokens, stages = workload.answer_tokens, pruner.stages if pruner else None
     context = SelectorContext(PruneSchedule.none(), pruner, model=loaded.model)
@@ -129,7 +129,7 @@ def calibrate_cost(
 
 
 def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point]:
-    """List the points: the given lengths to fit to, and their geometric means under other ratios to judge by."""
+    """List the points: the given lengths to fit to, and held-out points at their geometric means with other keep ratios."""
     between = [round(sqrt(a * b)) for a, b in pairwise(lengths)]
     fit = [
         Point(tokens, schedule, False)
@@ -140,9 +140,9 @@ def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point
 
 
 def _schedules(keeps: Sequence[float], sets: Sequence[Sequence[int]]) -> list[PruneSchedule]:
-    """List no pruning, and all sets of stages under all ratios.
+    """List the schedules: no pruning, and every set of stages with every keep ratio.
 
-    The fit needs sets of different sizes: with one size only, a stage's price could not be told from the overhead.
+    The fit needs sets of different sizes. With one size only, the price of a stage and the overhead could not be separated.
     """
     pruned = [PruneSchedule.after(layers, keep) for layers in sets for keep in keeps]
     return [PruneSchedule.none(), *pruned]

@@ -1,6 +1,6 @@
 """Prefill alone on random tokens: baseline, pruned and stock ``generate`` timed in turn, and compared with the ceiling.
 
-Measures times only; closed loops and replays are in ``benchmarks.comparison``.
+Closed loops and replays of recorded prompts are in ``benchmarks.comparison``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +36,9 @@ class PrefillPoint(BaseModel):
     layer_tokens
         Tokens that enter each layer of the pruned prefill.
     dropped_tokens
-        Tokens that do not enter the last layer.
+        Number of prompt tokens that do not enter the last layer.
     kept_share
-        Mean share of the prompt's tokens over layers.
+        Share of the prompt's tokens that enter a layer, mean over layers, 0..1.
     baseline_s
         Median seconds of the unpruned prefill.
     erecap_s
@@ -46,19 +46,19 @@ class PrefillPoint(BaseModel):
     hf_generate_s
         Median seconds of stock ``generate`` with one new token.
     speedup_p50
-        Baseline over pruned.
+        Median of baseline time / pruned time.
     ceiling
-        The most that the speedup could be, from counted work (``erecap.calibration.flops.ceiling``).
+        Largest speedup that the dropped tokens allow, from FLOPs (``erecap.calibration.flops.ceiling``).
     of_ceiling_p50
-        ``speedup_p50`` over ``ceiling``.
+        ``speedup_p50`` / ``ceiling``.
     hf_over_baseline_p50
-        Stock ``generate`` over baseline.
+        Median of stock ``generate`` time / baseline time.
     scoring_share
-        Share of scoring in the pruned prefill's time.
+        Share of scoring in the pruned prefill's time, 0..1.
     selection_share
-        Share of choosing the survivors.
+        Share of choosing the survivors in that time, 0..1.
     dropping_share
-        Share of gathering the survivors.
+        Share of gathering the survivors in that time, 0..1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,12 +80,12 @@ class PrefillPoint(BaseModel):
 
     @property
     def pruner_share(self) -> float:
-        """Share of pruning itself in the pruned prefill's time."""
+        """Share of scoring, selection and dropping together in the pruned prefill's time, 0..1."""
         return self.scoring_share + self.selection_share + self.dropping_share
 
 
 class PrefillReport(BaseModel):
-    """A measurement on one machine. Absolute times belong to that machine; quote the ratios.
+    """The result of a measurement on one machine. Times hold for that machine only, so quote the ratios.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class PrefillReport(BaseModel):
     keep
         Keep ratio of every stage.
     rounds
-        Timed rounds.
+        Number of timed rounds.
     points
         One entry per prompt length.
     """
@@ -132,8 +132,8 @@ def measure_prefill(
 ) -> PrefillReport:
     """Time prefill to the first token: baseline, pruned and stock ``generate`` in turn.
 
-    The schedule is the seed's for the model's depth. Devices are synchronized around each timing. The order rotates from round to
-    round, and the warm-up rounds are left out.
+    The schedule has the default stages. Devices are synchronized around each timing. The order rotates from round to round, and
+    warm-up rounds are left out.
 
     Parameters
     ----------
@@ -146,14 +146,14 @@ def measure_prefill(
     pruner
         The pruner, for selectors that use one.
     lengths
-        Tokens of the prompts.
+        Prompt lengths in tokens.
     rounds
         Number of timed rounds.
 
     Raises
     ------
     ValueError
-        For no rounds, or as ``prefill`` and ``make_selector`` do.
+        For fewer than 1 round, and for the reasons of ``prefill`` and ``make_selector``.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1: a median needs a measurement")
@@ -173,7 +173,7 @@ def measure_prefill(
 
 
 def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -> PreTrainedModel:
-    """Make a random Qwen2 of the bundled planner's shape, for timing where no planner is at hand."""
+    """Make a random Qwen2 of the bundled planner's shape, for timings without a trained planner."""
     config = Qwen2Config(
         vocab_size=1024, hidden_size=128, intermediate_size=512, num_hidden_layers=num_layers, num_attention_heads=4,
         num_key_value_heads=1, head_dim=64, max_position_embeddings=16384, initializer_range=0.08, tie_word_embeddings=True,
@@ -184,7 +184,7 @@ def random_model(dtype: torch.dtype, device: str = "cpu", num_layers: int = 8) -
 
 
 def random_pruner(model: PreTrainedModel, keep: float = 0.7) -> TokenPruner:
-    """Make an untrained pruner for the seed's stages of ``model``; it takes as long as a trained one."""
+    """Make an untrained pruner for the default stages of ``model``; it takes as long as a trained one."""
     schedule = PruneSchedule.for_depth(model.config.num_hidden_layers, keep)
     pruner = TokenPruner(identify(model), schedule.layers)
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """The cost of pruning itself within a prefill: scoring, selecting and dropping tokens, as shares of the prefill's time.
 
-The engine is timed from outside, by a selector and a stream that read the clock when they are called. Each reading waits for the
-device, which slows a long prefill down by less than a percent. This prefill is therefore not one of those that are compared.
+The engine's code stays as it is: a wrapped selector and a wrapped stream read the clock when they are called. Each reading waits
+for the device, which slows a long prefill by less than a percent. So the shares are measured in prefills of their own.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class PrunerCost:
     Attributes
     ----------
     scoring
-        Share of the selector.
+        Share of the selector's scoring.
     selection
         Share of choosing the survivors from the scores.
     dropping
@@ -44,12 +44,12 @@ class PrunerCost:
 
     @property
     def total(self) -> float:
-        """Sum of the three shares."""
+        """Sum of the three shares, 0..1."""
         return self.scoring + self.selection + self.dropping
 
 
 class _Clock:
-    """A stopwatch that adds the seconds since its last reading to a name."""
+    """A stopwatch that adds the seconds since its last reading to the total of a name."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.spent = device, dict.fromkeys(("scoring", "selection", "dropping"), 0.0)
@@ -113,7 +113,7 @@ def measure_pruner_cost(
     selector
         Scores the tokens.
     rounds
-        Number of timed prefills; the warm-up comes on top.
+        Number of timed prefills, besides the warm-up.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Timing several things in turn within one run, so that changes of the machine's load affect all of them."""
+"""Timing of several calls in turn, so that changes of the machine's load affect all of them."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -14,8 +14,8 @@ def in_turn(
 ) -> dict[Key, list[Result]]:
     """Run each call once per round and collect what it returns.
 
-    The order rotates from round to round, so that no call always follows the same one. ``WARM_UP_ROUNDS`` rounds come first and are
-    left out of the result.
+    The order rotates from round to round, so that no call always follows the same one. The first ``WARM_UP_ROUNDS`` rounds are left
+    out of the result.
 
     Parameters
     ----------

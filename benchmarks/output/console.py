@@ -6,7 +6,7 @@ FILE_WIDTH = 240  # characters
 
 
 def result_console() -> Console:
-    """Make a console on stdout. Where stdout is a file or a pipe, it is wide enough for every table."""
+    """Make a console on stdout. On a file or a pipe it is ``FILE_WIDTH`` wide, so that tables are not wrapped."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH

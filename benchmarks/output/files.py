@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, and checksums of files."""
+"""Atomic writing of files, and checksums of files."""
 
 import hashlib
 import os
@@ -12,12 +12,12 @@ def checksum(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace a file in one step: a reader sees the old content or the new one, never a part.
+    """Replace a file atomically: a reader sees the old content or the new content, never a part.
 
     Parameters
     ----------
     path : Path
-        The file. Its directory is made where it does not exist.
+        The file. Its directory is made if it is missing.
     content : bytes or str
         The new content; text is written as UTF-8.
 
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.chmod(name, 0o644)  # mkstemp's files are private
+        os.chmod(name, 0o644)  # mkstemp makes files that others cannot read
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logging(verbose: bool = False) -> None:
-    """Send structlog's events to stderr: those of level ``info`` and above, with ``verbose`` also ``debug``."""
+    """Send structlog's events to stderr: level ``info`` and above, with ``verbose`` also ``debug``."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

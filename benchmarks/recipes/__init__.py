@@ -1,1 +1,1 @@
-"""Recipes: how the bundled planner, its pruner and its thresholds are made."""
+"""Recipes that make the bundled planner, its pruner and its thresholds."""

@@ -1,4 +1,4 @@
-"""The pruner's recipe, in two stages: saliency of the unpruned planner where the loss needs it, then the token pruner."""
+"""The pruner's recipe: saliency of the unpruned planner, if the loss needs it, then training of the token pruner."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,35 +26,35 @@ log = structlog.get_logger()
 
 
 def seed_stages(loaded: LoadedModel) -> tuple[int, ...]:
-    """Return the layers after which the seed prunes a model of this depth."""
+    """Return the layers of the default stages for a model of this depth."""
     return PruneSchedule.for_depth(loaded.model.config.num_hidden_layers, 1.0).layers
 
 
 def warn_of_late_stages(loaded: LoadedModel, stages: Sequence[int]) -> None:
-    """Log those of ``stages`` after which saliency is 0 by definition."""
+    """Log a warning for those of ``stages`` after which saliency is always 0."""
     late = [stage for stage in stages if stage >= loaded.model.config.num_hidden_layers - 2]
     if late:
-        log.warning("after the last two layers saliency is 0 but for rounding: it says nothing about tokens", after_layers=late)
+        log.warning("after the last two layers saliency is 0 up to rounding and does not tell tokens apart", after_layers=late)
 
 
 @dataclass(frozen=True)
 class PrunerRecipe:
-    """What a pruner is trained on, and how.
+    """The data and settings of a pruner's training.
 
     Attributes
     ----------
     choice
         The episodes.
     config
-        How long and how to train.
+        Length and settings of the run.
     loss
-        The terms of the loss.
+        Weights and settings of the loss terms.
     saliency
-        Saliency of the same episodes, which the terms mse and rank need.
+        File with the saliency of the same episodes; required by the loss terms ``mse`` and ``rank``.
     stages
-        Layers after which to score; by default those of the saliency, or else the seed's.
+        Layers after which to score; by default those of the saliency file, or else the default stages.
     keeps
-        (lowest, highest) keep ratio; each batch draws one from between them.
+        (lowest, highest) keep ratio; each batch draws one between them.
     held_out
         Share of the episodes to validate on, 0..1.
     patience
@@ -63,7 +63,7 @@ class PrunerRecipe:
     Raises
     ------
     ValueError
-        For a share out of range.
+        Unless ``held_out`` is in [0, 1).
     """
 
     choice: SequenceChoice
@@ -94,7 +94,7 @@ def make_pruner(
     recipe
         Data and settings.
     out
-        Directory of the run; a run that was stopped goes on from its checkpoint.
+        Directory of the run; a stopped run continues from its checkpoint.
     on_step
         Called with each record of the log.
 
@@ -106,7 +106,7 @@ def make_pruner(
     Raises
     ------
     ValueError
-        Where data, saliency, stages and model do not fit together, and where ``out`` holds a run of other settings.
+        If data, saliency, stages and model do not fit together, or ``out`` holds a run with other settings.
     """
     identity, choice = identify(loaded.model), recipe.choice
     saliency = None if recipe.saliency is None else SaliencySet(recipe.saliency, identity, recipe.stages)
@@ -129,16 +129,16 @@ def make_pruner(
 
 
 def parse_keeps(text: str) -> tuple[float, float]:
-    """Read ``0.3-0.9`` or ``0.7`` as (lowest, highest) keep ratio. Raises ``ValueError`` for other text."""
+    """Read ``0.3-0.9`` or ``0.7`` as (lowest, highest) keep ratio. Raise ``ValueError`` for other text."""
     lowest, dash, highest = text.partition("-")
     try:
         return float(lowest), float(highest if dash else lowest)
     except ValueError as error:
-        raise ValueError(f"keep={text!r} is no keep ratio: write it like 0.7 or 0.3-0.9") from error
+        raise ValueError(f"keep={text!r} is not a keep ratio: write it like 0.7 or 0.3-0.9") from error
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Draw the numbers of the sequences to train on, and of those held out."""
+    """Split the sequences at random: return the numbers of those to train on, and of those held out."""
     order = np.random.default_rng([seed, 1]).permutation(count)
     held_out = min(count - 1, round(share * count))
     return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())

@@ -1,7 +1,7 @@
-"""The seeds that recipes may use. Those from ``HELD_OUT`` on are kept for measuring; nothing is trained or fitted on them.
+"""The seeds that recipes may use. Seeds from ``HELD_OUT`` on are for measuring only; nothing is trained or fitted on them.
 
-Below that, ``RECORDED`` splits the training seeds: the planner's recipe uses those below it, recordings made with `erecap run
---training-seeds` those from it on.
+``RECORDED`` splits the seeds below ``HELD_OUT``: the planner's recipe uses those below ``RECORDED``, and recordings made with
+`erecap run --training-seeds` use those from ``RECORDED`` on.
 """
 
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from pathlib import Path
 from benchmarks.runs.suites import HELD_OUT, RECORDED
 
 MAX_ROUNDS = 10
-"""Rounds of the planner's recipe, the expert's included."""
+"""Largest number of rounds of the planner's recipe, the expert's round included."""
 SEEDS_PER_ROUND = RECORDED // MAX_ROUNDS
-"""Round r of the planner's recipe uses the seeds from r times this number on."""
+"""Number of seeds of each round of the planner's recipe. Round r begins at seed r times this number."""
 
 
 def refuse_held_out(steps: Path, seeds: Iterable[int]) -> None:
-    """Refuse to train on held-out episodes.
+    """Raise an error for held-out episodes in training data.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""The sequences that saliency is taken from and the pruner is trained on.
+"""The sequences for saliency and for the pruner's training.
 
-Both commands choose them by the same function of the same options, so a saliency file fits the sequences of the training.
+`erecap saliency` and `erecap train-pruner` choose them with the same function and options, so a saliency file fits the training.
 """
 
 from collections.abc import Iterator
@@ -28,20 +28,20 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class SequenceChoice:
-    """Which sequences.
+    """A choice of training sequences.
 
     Attributes
     ----------
     data
-        Run directories, shards directories of ``train-planner``, ``.jsonl`` or ``.txt`` files, data sets on the hub.
+        Run directories, shard directories of ``train-planner``, ``.jsonl`` or ``.txt`` files, names of data sets on the hub.
     samples
-        Sequences, chosen at random.
+        Number of sequences, chosen at random.
     max_length
-        Longest sequence in tokens. Longer ones are cut after the last plan that ends within it.
+        Longest sequence in tokens. A longer one is cut after the last plan that ends within this length.
     seed
         Seed of the choice.
     skip_bad
-        Whether to leave out the lines of texts that are no samples; otherwise they are an error.
+        Whether to leave out lines that cannot be read as samples; otherwise they raise an error.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def choose_sequences(choice: SequenceChoice, tokenizer: PreTrainedTokenizerBase)
     Raises
     ------
     ValueError
-        For data of an unknown kind, held-out episodes, bad lines (unless skipped), and where no plan fits into ``max_length``.
+        For data of an unknown kind, held-out episodes, bad lines (unless skipped), or if no plan fits into ``max_length``.
     """
     bad: list[BadLine] = []
     on_bad = bad.append if choice.skip_bad else refuse
@@ -109,7 +109,7 @@ def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refu
     tokenizer
         A fast tokenizer with a chat template.
     on_bad
-        Called with each record that is no sample; raises by default.
+        Called with each record that cannot be read as a sample; raises by default.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def read_hub(name: str, tokenizer: PreTrainedTokenizerBase, on_bad: OnBad = refu
 
 
 def read_transcripts(steps: Path) -> Iterator[Sample]:
-    """Read the episodes of a run's reference backend. Plans that could not be read, or were cut, are not imitated.
+    """Read the episodes of a run's reference backend. Plans that could not be parsed or were cut are marked as not to imitate.
 
     Raises
     ------

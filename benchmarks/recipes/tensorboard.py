@@ -7,7 +7,7 @@ from erecap.training.loop import TrainRecord
 
 
 def tensorboard_hook(directory: Path) -> Callable[[TrainRecord], None]:
-    """Make a hook that writes each number of a record to event files in ``directory``; those of ``eval`` become ``eval/NAME``.
+    """Make a hook that writes the numbers of a record to event files in ``directory``. Those under ``eval`` become ``eval/NAME``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The thresholds' recipe: fitted to recorded prompts of half of the episodes, compared with ``top_k`` on the other half."""
+"""The recipe of the thresholds: fit to recorded prompts of half of the episodes, and comparison with ``top_k`` on the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _SPREAD = (10, 90)
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Which recorded prompts.
+    """A choice of recorded prompts.
 
     Attributes
     ----------
     data
         Run directories.
     prompts
-        How many prompts, chosen at random; half of them are held out.
+        Number of prompts, chosen at random; half of them are held out.
     max_length
         Longest prompt in tokens; longer ones are left out.
     seed
@@ -60,7 +60,7 @@ class PromptChoice:
 
 @dataclass(frozen=True)
 class PromptHalves:
-    """Recorded prompts in two halves, which share no episode.
+    """Recorded prompts in two halves that share no episode.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class PromptHalves:
     held_out
         Prompts to compare on.
     data
-        In words, where they come from.
+        Source of the prompts, in words.
     """
 
     fit: tuple[TokenizedPrompt, ...]
@@ -79,14 +79,14 @@ class PromptHalves:
 
 @dataclass(frozen=True)
 class KeptShares:
-    """Shares (0..1) of the held-out prompts' tokens that enter a layer, mean over layers.
+    """Shares of the held-out prompts' tokens that enter a layer, mean over layers, 0..1.
 
     Attributes
     ----------
     top_k, threshold
-        All prompts together, under either rule.
+        Share over all prompts together, under the rule ``top_k`` and under ``threshold``.
     threshold_p10, threshold_p90
-        10th and 90th percentile over prompts, under ``threshold``.
+        10th and 90th percentile over prompts of the share under ``threshold``.
     """
 
     top_k: float
@@ -117,7 +117,7 @@ def choose_prompts(choice: PromptChoice, chat: ChatTokenizer) -> PromptHalves:
     if len(found) < 2:
         raise ValueError(
             f"{len(found)} episodes with a prompt of at most {choice.max_length} tokens in {', '.join(map(str, choice.data))}: "
-            "fitting and holding out take one each, so record more or raise --max-length"
+            "the fit and the held-out half need one each, so record more or raise --max-length"
         )
     draw = np.random.default_rng(choice.seed)
     episodes = [found[key] for key in sorted(found)]
@@ -153,9 +153,9 @@ class ThresholdFitting:
     pruner
         Its pruner.
     prompts
-        What to fit to and to compare on.
+        Prompts to fit to and to compare on.
     progress
-        Told of each prompt that is done.
+        Shows the progress by prompt.
     """
 
     loaded: LoadedModel
@@ -164,12 +164,12 @@ class ThresholdFitting:
     progress: StageProgress
 
     def run(self, schedule: PruneSchedule) -> tuple[Fit, KeptShares]:
-        """Fit thresholds that keep as much as ``schedule`` does by ``top_k``, and measure what both keep of held-out prompts.
+        """Fit thresholds that keep as many tokens as ``schedule``, whose rule is ``top_k``. Compare both on held-out prompts.
 
         Raises
         ------
         ValueError
-            Where no token of the prompts may be dropped.
+            If no token of the prompts may be dropped.
         """
         selector, prompts = LearnedSelector(self.pruner, schedule), self.prompts
         self.progress.begin(f"keep {schedule.stages[0].keep}", len(prompts.fit) * len(schedule.stages) + len(prompts.held_out))

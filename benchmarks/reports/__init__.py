@@ -1,1 +1,1 @@
-"""Reports: what results look like as text, tables and plots."""
+"""Reports: results as text, tables and plots."""

@@ -1,4 +1,4 @@
-"""The report of a grid (``erecap ablate``): one table per suite, and success against what it costs."""
+"""The report of a grid (``erecap ablate``): one table per suite, and plots of success against cost."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,21 +3,21 @@
 from collections.abc import Iterable, Sequence
 
 NONE = "-"
-"""Stands where there is no figure."""
+"""Text for a missing figure."""
 
 
 def seconds(value: float) -> str:
-    """Format a time in seconds, in ms below one second; 0 means that there is none."""
+    """Format a time given in seconds, in ms below one second; 0 stands for a missing time."""
     return NONE if value == 0 else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
 
 
 def mebibytes(value: float) -> str:
-    """Format a size in bytes; 0 means that there is none."""
+    """Format a size given in bytes as MiB; 0 stands for a missing size."""
     return NONE if value == 0 else f"{value / 2**20:.1f} MiB"
 
 
 def percent(value: float | None) -> str:
-    """Format a share, 0 to 1."""
+    """Format a share, 0 to 1, as a percentage."""
     return NONE if value is None else f"{100 * value:.0f}%"
 
 

@@ -1,6 +1,6 @@
 """Plots of success against cost: against kept share, and against time to first token.
 
-A line joins the backends that choose tokens in the same way and differ in how many they keep.
+A line joins the backends that choose tokens in the same way and differ only in how many they keep.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,11 +18,11 @@ from benchmarks.reports.plots import png, style
 from planner import BackendSpec
 
 _AMOUNT_OPTIONS = ("keep", "last", "mask", "budget_ms")
-"""Options of a backend that say how much is kept. Backends that differ in nothing else share a line."""
+"""Options of a backend that set how much is kept. Backends that differ only in these share a line."""
 _LARGE_COST = 2.0
-"""From this multiple of the unpruned planner's cost on, the x axis is logarithmic."""
+"""The x axis is logarithmic if a backend costs at least this multiple of the unpruned planner's cost."""
 XAxis = Callable[[str, BackendSummary], float | None]
-"""Computes the x value of a backend from its spec string and its figures; ``None`` where it has none."""
+"""A function from a backend's spec string and figures to its x value; ``None`` where it has none."""
 
 
 def write_frontiers(summary: Summary, out: Path) -> list[Path]:
@@ -68,7 +68,7 @@ def frontier_lines(summary: Summary, cost: XAxis) -> dict[str, list[tuple[float,
     summary : Summary
         Figures of the suite.
     cost : XAxis
-        Computes x values.
+        Function that computes x values.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def frontier_lines(summary: Summary, cost: XAxis) -> dict[str, list[tuple[float,
 
 
 def line_of(spec: str) -> str:
-    """Name the line of a backend: its selector and further options, or how it trims the text, or its spec string."""
+    """Name the line of a backend: by selector and other options, by the way it trims the text, or by its spec string."""
     parsed = BackendSpec.parse(spec)
     if parsed.name == "erecap":
         others = [f"{k}={v}" for k, v in parsed.options.items() if k not in (*_AMOUNT_OPTIONS, "selector")]
@@ -94,7 +94,7 @@ def line_of(spec: str) -> str:
 
 
 def line_styles(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Choose a style for each line. Lines of one selector, whose names begin with it, share colour and marker.
+    """Choose a style for each line. Lines whose names begin with the same selector share colour and marker.
 
     Parameters
     ----------

@@ -17,17 +17,16 @@ from benchmarks.output.files import write_atomically
 Points = Sequence[tuple[float, float]]
 """Pairs (x, y)."""
 Groups = list[tuple[float, list[float]]]
-"""The y values that belong to each x."""
+"""The y values of each x."""
 
-# The colours of Okabe and Ito without yellow, which people with any colour vision can tell apart, and three more. Line styles and
-# markers differ as well.
+# The colours of Okabe and Ito, safe for colour-blind readers, without yellow, and three more. Line styles and markers differ too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#777777")
 LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"  # one for each colour
-MIN_EPISODES = 3  # a replan number that fewer episodes reach is left out
+MIN_EPISODES = 3  # replan numbers that fewer episodes reach are left out
 BINS = 12
-HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches: the figure, and what each line of the legend from the fifth on adds
-LEGEND_WIDTH = 75  # characters: names that are longer together stand below each other
+HEIGHT, LEGEND_LINE = 4.2, 0.2  # inches: the figure, and each line of the legend from the fifth on
+LEGEND_WIDTH = 75  # characters: longer names are put on separate lines
 
 
 def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[ReplayRow], out: Path) -> list[Path]:
@@ -76,7 +75,7 @@ def _ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
 def per_value(points: Points) -> Groups:
     """Group the y values by x. An x with fewer than ``MIN_EPISODES`` values is left out, unless all have fewer.
 
-    Few episodes reach a high replan number, and those that do are not typical.
+    Only unusual episodes reach a high replan number.
     """
     groups: dict[float, list[float]] = {}
     for x, y in points:
@@ -86,7 +85,7 @@ def per_value(points: Points) -> Groups:
 
 
 def per_bin(points: Points) -> Groups:
-    """Group the y values into ``BINS`` bins of x that hold equally many points; a bin stands at its median x."""
+    """Group the y values into ``BINS`` bins of x with the same number of points; the x of a bin is its median."""
     ordered = sorted(points)
     parts = np.array_split(np.asarray(ordered, dtype=np.float64).reshape(-1, 2), min(BINS, max(1, len(ordered))))
     return [(float(np.median(part[:, 0])), list(part[:, 1])) for part in parts if len(part)]
@@ -125,9 +124,9 @@ def style(number: int, variant: int = 0) -> dict[str, Any]:
     Parameters
     ----------
     number : int
-        Number of the line, from 0. Numbers beyond the colours are drawn as variants of the first lines.
+        Number of the line, from 0. Beyond the number of colours, variants of the first lines are used.
     variant : int
-        Number of the variant, from 0. Variants share the colour and the marker, which is hollow from the second one on.
+        Number of the variant, from 0. Variants have the same colour and marker; the marker is hollow from variant 1 on.
 
     Returns
     -------

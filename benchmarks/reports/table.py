@@ -19,8 +19,8 @@ class Column:
     header : str
         Its title.
     cell : callable
-        Makes the text of a cell from the backend's spec string, its closed loop, and its comparison with the reference. The last
-        is ``None`` for the reference itself.
+        Makes the text of a cell from the backend's spec string, its closed-loop summary, and its comparison with the reference.
+        The comparison is ``None`` for the reference itself.
     """
 
     header: str
@@ -76,7 +76,7 @@ _BUDGET_COLUMN = Column("within budget (predicted)", _budget)
 
 
 def _columns(summary: Summary) -> tuple[Column, ...]:
-    """Return the columns of the table; the one on budgets only where a backend had a budget."""
+    """Return the columns of the table. The budget column is left out if no backend had a budget."""
     return (*COLUMNS, _BUDGET_COLUMN) if any(b.budget for b in summary.backends.values()) else COLUMNS
 
 

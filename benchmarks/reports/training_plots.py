@@ -14,17 +14,17 @@ _PRUNER_TERMS = {
     "rank": "ranking loss",
     "order": "pairs in the order of saliency",
 }
-_CHANCE = 0.5  # share of pairs that a random order gets right
+_CHANCE = 0.5  # share of pairs that random scores put into the right order
 
 
 def pruner_plot(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """Plot the loss terms of a pruner, and the share of token pairs that it puts into the order of their saliency.
+    """Plot the loss terms of a pruner, and the share of token pairs whose scores are in the order of their saliency.
 
     Parameters
     ----------
     records : sequence of mapping
-        Lines of the training log. ``step`` counts optimiser steps, ``lm``, ``mse``, ``rank`` and ``order`` belong to training, the
-        same keys under ``eval`` to held-out episodes.
+        Lines of the training log. ``step`` counts optimiser steps; ``lm``, ``mse``, ``rank`` and ``order`` are of training, and
+        the same keys under ``eval`` are of held-out episodes.
 
     Returns
     -------

@@ -12,12 +12,12 @@ TABLE_FILE = "table.md"
 
 
 def write_report(results: Results) -> list[Path]:
-    """Write the table and the plots of a comparison into its run directory, also for one that was interrupted.
+    """Write the table and the plots of a comparison into its run directory. The comparison may be incomplete.
 
     Parameters
     ----------
     results : Results
-        What the comparison found.
+        Results of the comparison.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""Runs: what is played, how far it is, what it recorded, and where it was made."""
+"""Runs: suites and episodes to play, progress, records, and the provenance of a run."""

@@ -1,7 +1,7 @@
 """The closed loop: each backend plays the same episodes.
 
-The expert plays first: SPL compares with its steps, and a suite's step limit is a multiple of them. It is left out only where an
-environment has no expert; SPL then does not exist.
+The expert plays first: SPL is relative to its steps, and a suite's step limit is a multiple of them. It is left out only where an
+environment has no expert; then there is no SPL.
 """
 
 import math
@@ -24,12 +24,12 @@ OnEpisode = Callable[[EpisodeRecord], None]
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """What is to be played.
+    """The episodes to play, and the backends that play them.
 
     Attributes
     ----------
     suite : Suite
-        Where the episodes are played.
+        Suite of the episodes.
     backends : tuple of str
         Spec strings; the expert need not be among them.
     episodes : int
@@ -41,7 +41,7 @@ class ClosedLoop:
     training_seeds : bool
         Whether to play seeds that may be trained on instead of held-out ones.
     user_models : tuple of str
-        Those of ``backends`` that come from a user's package and run a model in this process. It is known once they are made.
+        Those of ``backends`` that come from a user's package and run a model in this process. This is known after they are made.
     expert_plays : bool
         Whether the expert plays; ``False`` for environments without one. A suite with a step limit needs it.
     """
@@ -84,7 +84,7 @@ class ClosedLoop:
         backend : str
             Spec string.
         limits : dict of Case to int
-            Step limits, for a suite that has them. Cases without one are then left out, unless the expert plays.
+            Step limits by case. In a suite with step limits, a case without one is left out, except for the expert.
 
         Returns
         -------
@@ -104,12 +104,12 @@ def play(
     on_episode: OnEpisode | None = None,
     episode: EpisodeFunction = run_episode,
 ) -> None:
-    """Play the episodes that the run directory does not hold yet, and append their records to its ``steps.jsonl``.
+    """Play the episodes that are missing in the run directory, and append their records to its ``steps.jsonl``.
 
     Parameters
     ----------
     loop : ClosedLoop
-        What to play.
+        The episodes and the backends.
     make_backend : MakeBackend
         Makes a backend from its spec string.
     out : Path
@@ -124,8 +124,8 @@ def play(
     Raises
     ------
     ValueError
-        For a bad number of workers, and for records that are malformed or being written by another run. What backends and episodes
-        raise is raised too.
+        For fewer than 1 worker, for malformed records, and where another run is writing the records. Errors of backends and
+        episodes are passed on.
     """
     with EpisodeLog(out / STEPS_FILE) as log:
 

@@ -22,7 +22,7 @@ _DARK, _LIGHT = (24, 24, 28), (240, 240, 240)
 
 
 class GifWriter:
-    """A ``FrameSink`` that collects the frames of an episode and saves them as a GIF of 256 colours."""
+    """A ``FrameSink`` that collects the frames of an episode and saves them as a GIF with 256 colours."""
 
     def __init__(self) -> None:
         self._frames: list[Image.Image] = []
@@ -45,7 +45,7 @@ class GifWriter:
         Parameters
         ----------
         path : Path
-            The file; it is replaced in one step.
+            Path of the file, which is replaced atomically.
 
         Raises
         ------
@@ -69,7 +69,7 @@ def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
     frame : uint8 array of shape (height, width, 3)
         RGB; shrunk where it is wider or higher than ``MAX_WIDTH`` pixels.
     caption : str
-        Text of one line.
+        Text, drawn on one line.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, pa
     job : EpisodeJob
         The episode.
     backend : PlannerBackend
-        Who plays it.
+        Backend that plays it.
     config : AgentConfig
         Settings of the agent.
     path : Path

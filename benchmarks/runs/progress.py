@@ -91,7 +91,7 @@ class StageProgress:
         stage : str
             Its name.
         total : float
-            Its length, in the units of ``advance``.
+            Length of the stage, in the units of ``advance``.
         """
         self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
         self._done = 0.0
@@ -102,7 +102,7 @@ class StageProgress:
         Parameters
         ----------
         units : float
-            How far.
+            Number of units.
         note : str
             The latest result, shown beside the bar.
         """
@@ -113,5 +113,5 @@ class StageProgress:
             log.info(self._stage, note=note)
 
     def reach(self, done: float, note: str = "") -> None:
-        """Advance to ``done`` units of the stage, for callers that count from its beginning."""
+        """Advance to ``done`` units of the stage, for callers that count from the start of the stage."""
         self.advance(done - self._done, note)

@@ -1,4 +1,4 @@
-"""``config.json``: what a run was started with and on which machine, and the check that a continued run is the same one."""
+"""``config.json``: arguments, models, code and machine of a run, and the check that a continued run has the same arguments."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class GitState(_Part):
     revision: str
     """Hash of the commit."""
     dirty: bool
-    """Whether files differ from the commit."""
+    """Whether the tree has changes that are not committed."""
 
 
 class Machine(_Part):
@@ -66,11 +66,11 @@ class RunConfig(_Part):
     command: str
     """Subcommand of ``erecap``."""
     arguments: dict[str, Any]
-    """Everything that decides the result, by name."""
+    """All settings that affect the result, by name."""
     seeds: list[int]
     """Seeds of the episodes, rising."""
     models: dict[str, dict[str, str]]
-    """By spec string, for each backend that runs a model in this process: its name, dtype, device, and checksums of its files."""
+    """By spec string of each backend that runs a model in this process: name, dtype, device and file checksums of the model."""
     packages: dict[str, str]
     """Versions of the installed distributions, by name."""
     python: str
@@ -78,7 +78,7 @@ class RunConfig(_Part):
     git: GitState | None
     """State of the source tree; ``None`` for an installed package."""
     machine: Machine
-    """The machine."""
+    """The machine that the run was started on."""
     started: str
     """When the run was first started: UTC, ISO 8601, to the second."""
 
@@ -93,7 +93,7 @@ def describe_run(
     command : str
         Subcommand of ``erecap``.
     arguments : mapping of str to Any
-        Everything that decides the result; JSON values.
+        All settings that affect the result, as JSON values.
     seeds : collection of int
         Seeds of the episodes.
     models : mapping of str to dict
@@ -106,7 +106,7 @@ def describe_run(
     """
     return RunConfig(
         command=command,
-        arguments=json.loads(json.dumps(arguments)),  # tuples become lists, as they do in the file
+        arguments=json.loads(json.dumps(arguments)),  # turns tuples into lists, as in the file
         seeds=sorted(seeds),
         models=dict(models),
         packages=_package_versions(),
@@ -118,16 +118,16 @@ def describe_run(
 
 
 def open_run(out: Path, config: RunConfig, may_differ: Collection[str]) -> None:
-    """Start a run in a directory, or continue the run that is there: check that it is the same one, and write ``config.json``.
+    """Start a run in a directory, or continue the one that is there: check that it is the same run, and write ``config.json``.
 
-    Another revision of the code, other packages or another machine are logged as warnings.
+    If the code's revision, the packages or the machine have changed, this logs a warning.
 
     Parameters
     ----------
     out : Path
         The run directory.
     config : RunConfig
-        The run as it is started now.
+        Description of the run that starts now.
     may_differ : collection of str
         Arguments that may change when a run is continued.
 
@@ -176,7 +176,7 @@ def _package_versions() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+    except metadata.PackageNotFoundError:  # the source tree is used without an installation
         return "not installed"
 
 

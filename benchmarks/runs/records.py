@@ -1,4 +1,4 @@
-"""The records of a run, read from ``steps.jsonl`` once: what summaries, replays, plots, recipes and token views work on."""
+"""The records of a run, read from ``steps.jsonl``, for summaries, replays, plots, recipes and token views."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from planner import Entry
 
 @dataclass(frozen=True)
 class BackendRecords:
-    """What one backend did in the finished episodes of a run.
+    """The records of one backend's finished episodes in a run.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class RunRecords:
     Attributes
     ----------
     path : Path
-        The ``steps.jsonl`` that they were read from.
+        The ``steps.jsonl`` from which they were read.
     backends : mapping of str to BackendRecords
         The records by the backend's spec string, in the order of the file.
     """

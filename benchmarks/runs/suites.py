@@ -1,7 +1,7 @@
 """Suites: named sets of episodes.
 
-Suites use held-out seeds, ``HELD_OUT`` and above. Training uses the seeds below: the planner's recipe those below ``RECORDED``,
-recordings that may be trained on (``training=True``) those from ``RECORDED`` on.
+Suites use held-out seeds, from ``HELD_OUT`` on. Seeds below it are for training: the planner's recipe uses those below
+``RECORDED``, and recordings to train on (``training=True``) those from ``RECORDED`` on.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BABYAI_LEVELS = tuple(LEVELS.values())
 
 @dataclass(frozen=True)
 class Case:
-    """One episode of a suite, whichever backend plays it.
+    """One episode of a suite, the same for all backends.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Suite:
     name : str
         Name on the command line.
     summary : str
-        What it is, for people.
+        Description for ``erecap suites``.
     env_ids : tuple of str
         Gymnasium ids of the environments.
     verbosity : {"terse", "verbose"}
@@ -66,7 +66,7 @@ class Suite:
         Parameters
         ----------
         episodes : int
-            How many.
+            Number of episodes.
         seed : int
             Number of the run; each run has its own block of ``SEEDS_PER_RUN`` seeds.
         training : bool
@@ -75,12 +75,12 @@ class Suite:
         Returns
         -------
         list of Case
-            The episodes; more of them begin with the same ones.
+            The episodes. A larger number begins with the same episodes.
 
         Raises
         ------
         ValueError
-            For numbers out of range.
+            If ``episodes`` or ``seed`` is out of range.
         """
         if not 1 <= episodes <= SEEDS_PER_RUN:
             raise ValueError(f"episodes={episodes} must be from 1 to {SEEDS_PER_RUN}: use another --seed for more")
@@ -116,7 +116,7 @@ SUITES: dict[str, Suite] = {
 
 
 def find_suite(name: str) -> Suite:
-    """Return the suite of that name; an unknown name raises ``ValueError``."""
+    """Return the suite called ``name``. Raise ``ValueError`` for an unknown name."""
     if name not in SUITES:
         raise ValueError(f"suite {name!r} is unknown: choose from {', '.join(SUITES)}")
     return SUITES[name]

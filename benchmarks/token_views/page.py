@@ -1,24 +1,24 @@
-"""The page: the tokens of a prompt laid out on lines of monospace type. Says where each piece of text stands; draws nothing."""
+"""The page: the tokens of a prompt on lines of monospace type. It holds the position of each piece of text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
-"""The mark in place of a line break."""
+"""The character that marks a line break."""
 HEAD_SHARE = 0.3
-"""Share of the tokens on the page that come from the beginning of a prompt that is too long for it."""
+"""Share of the page's tokens that come from the beginning of the prompt, if the prompt is too long for the page."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of one token on one line.
+    """A piece of one token's text, on one line.
 
     Attributes
     ----------
     token
         The token's number in the prompt; -1 for a note.
     line, column
-        Where the text begins, from 0.
+        Line and column at which the text begins, from 0.
     text
         The characters.
     """
@@ -36,11 +36,11 @@ class Page:
     Attributes
     ----------
     pieces
-        In reading order.
+        Pieces in reading order.
     lines, columns
-        Its size in characters.
+        Size of the page in characters.
     left_out
-        How many tokens are not on it.
+        Number of tokens that are left out.
     """
 
     pieces: tuple[Piece, ...]
@@ -55,11 +55,11 @@ def lay_out_page(texts: Sequence[str], columns: int, max_tokens: int) -> Page:
     Parameters
     ----------
     texts
-        What each token adds to the text.
+        Text of each token.
     columns
-        Characters of a line.
+        Width of a line in characters.
     max_tokens
-        Of longer prompts the middle is left out, with a note; most of the room goes to the end, which is newest.
+        Most tokens on the page. The middle of a longer prompt is left out, with a note; most of the tokens shown are the newest.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def lay_out_page(texts: Sequence[str], columns: int, max_tokens: int) -> Page:
 
 
 def _shown(tokens: int, max_tokens: int) -> tuple[int, int]:
-    """Choose the tokens on the page: (one past the last of the head, first of the tail)."""
+    """Choose the tokens on the page. Return (index one past the head's last token, index of the tail's first token)."""
     if tokens <= max_tokens:
         return tokens, tokens
     head = round(max_tokens * HEAD_SHARE)
@@ -88,7 +88,7 @@ def _shown(tokens: int, max_tokens: int) -> tuple[int, int]:
 
 
 class _Pen:
-    """The place of the next character."""
+    """A writer of pieces that keeps the position of the next character."""
 
     def __init__(self, columns: int) -> None:
         self._columns, self._line, self._column = columns, 0, 0

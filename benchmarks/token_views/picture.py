@@ -1,7 +1,8 @@
-"""A prompt as a picture: panels with its text, each token coloured by its saliency, its score, or the verdict on it.
+"""A prompt as a picture: panels with its text, each token coloured by its saliency, its score, or its verdict.
 
-Saliency and scores are coloured by rank among the prompt's tokens, since verdicts depend on ranks and saliency spans orders of
-magnitude. Tokens without a value (protected, or dropped before) stand on white.
+The verdict says which stage dropped the token, if any. Saliency and scores are coloured by rank among the prompt's tokens, since
+ranks decide what is dropped, and saliency spans orders of magnitude. Tokens without a value (protected, or dropped at an earlier
+stage) have a white background.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,11 @@ UNKNOWN_CHARACTER = "\N{WHITE SQUARE}"
 FONT = FontProperties(family="DejaVu Sans Mono")
 POINT = 1 / 72
 FONT_INCHES = 7.5 * POINT
-CHARACTER = 0.602 * FONT_INCHES  # advance of every character of the font
+CHARACTER = 0.602 * FONT_INCHES  # inches: width of each character of the font
 LINE = 1.42 * FONT_INCHES
 MARGIN, GAP, HEADING, TITLE, LEGEND, SCALE = 0.25, 0.3, 0.26, 0.6, 3.6, 0.7
-VERDICT = 0.19  # a line of the legend
-MIN_WIDTH = 9.0  # for the title, where the text is short
+VERDICT = 0.19  # inches: height of a line of the legend
+MIN_WIDTH = 9.0  # inches: room for the title if the text is narrow
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Panel:
     Attributes
     ----------
     heading
-        What the colours mean.
+        Title of the panel.
     colors
-        Per token, the colour behind it. Tokens on white are written in grey.
+        Background colour of each token. Tokens on white are written in grey.
     """
 
     heading: str
@@ -55,23 +56,23 @@ class Panel:
 
 
 def picture(view: TokenView, stages: Sequence[int] | None = None, columns: int = 100, max_tokens: int = 600) -> Figure:
-    """Draw a row of panels for saliency and, where there is a pruner, one for its scores; beside them verdicts and legend.
+    """Draw a row of panels for saliency and, with a pruner, a row for its scores. Verdicts and legend are beside them.
 
     Parameters
     ----------
     view
-        What is drawn.
+        The prompt and its values.
     stages
-        Layers, one panel each; chosen by ``choose_stages`` by default.
+        Layers of the stages, one panel each; chosen by ``choose_stages`` by default.
     columns
-        Characters of a line.
+        Width of a line in characters.
     max_tokens
-        Of longer prompts the middle is left out.
+        Most tokens in the picture; the middle of a longer prompt is left out.
 
     Raises
     ------
     ValueError
-        For a stage of which nothing is known, and for a page that is too small.
+        For a stage without saliency and scores, and for a page that is too small.
     """
     page = lay_out_page([_drawable(text) for text in view.texts], columns, max_tokens)
     rows = panels(view, choose_stages(view, stages))
@@ -93,7 +94,7 @@ def choose_stages(view: TokenView, stages: Sequence[int] | None = None) -> tuple
     Raises
     ------
     ValueError
-        For stages of which nothing is known.
+        For stages without saliency and scores.
     """
     pruned = [] if view.pruning is None else [stage.after_layer for stage in view.pruning.schedule.stages]
     known = sorted({*view.saliency, *pruned})
@@ -108,7 +109,7 @@ def choose_stages(view: TokenView, stages: Sequence[int] | None = None) -> tuple
 
 
 def panels(view: TokenView, stages: Sequence[int]) -> list[list[Panel]]:
-    """Make the rows of panels: saliency with the verdicts at its end; then, if there is a pruner, its scores."""
+    """Make the rows of panels: saliency and, at its end, the verdicts; then, with a pruner, its scores."""
     saliency = [_ranked("saliency", stage, view.saliency.get(stage), "not collected", SALIENCY_MAP, view) for stage in stages]
     if view.pruning is None:
         return [saliency]
@@ -132,7 +133,7 @@ def verdict_palette(pruning: Pruning) -> dict[int, str]:
 
 
 def _part(name: str, low: float, high: float) -> Colormap:
-    """Cut a colour map to the part on which dark text can be read."""
+    """Cut a colour map to the part on which dark text is readable."""
     return LinearSegmentedColormap.from_list(name, colormaps[name](np.linspace(low, high, 64)))
 
 
@@ -161,9 +162,9 @@ def _subtitle(view: TokenView, page: Page) -> str:
 
 
 class _Sheet:
-    """A figure with places in inches: a title, rows of panels of one size, and the legend.
+    """A figure laid out in inches: a title, rows of panels of one size, and the legend.
 
-    The legend takes the last panel's place, or stands below where nothing is pruned (``stages_pruned`` is ``None``).
+    The legend takes the place of the last panel. Without pruning (``stages_pruned`` is ``None``) it is below the panels.
     """
 
     def __init__(self, page: Page, columns: int, rows: int, stages_pruned: int | None) -> None:
@@ -183,7 +184,7 @@ class _Sheet:
         self.figure.text(MARGIN / width, 1 - (MARGIN + 0.25) / height, below, fontsize=9.5, va="top", color="#555555")
 
     def panel(self, row: int, column: int, heading: str) -> Axes:
-        """Make empty axes in characters (x) and lines (y, downwards) of the page."""
+        """Make empty axes whose units are characters (x) and lines (y, downwards) of the page."""
         axes = self.axes(*self._corner(row, column), self._page.columns * CHARACTER, self._page.lines * LINE)
         axes.set(xlim=(0, self._page.columns), ylim=(self._page.lines, 0))
         axes.set_title(heading, loc="left", fontsize=10, pad=4, color=TEXT)
@@ -194,7 +195,7 @@ class _Sheet:
         return (MARGIN, self._full[1] - MARGIN - SCALE) if self._below else self._corner(*self._last)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Make bare axes at a place in inches from the left and the top."""
+        """Make bare axes; all sizes are in inches, from the left and the top of the figure."""
         full_width, full_height = self._full
         place = (left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height)
         axes = self.figure.add_axes(place)
@@ -223,7 +224,7 @@ def _box(piece: Piece) -> list[tuple[float, float]]:
 
 
 def _outline(piece: Piece) -> Outline | None:
-    """Outline the piece's glyphs, in characters and lines. As text, they would be rounded to pixels and leave their columns."""
+    """Outline the piece's glyphs, in characters and lines. Text would be rounded to pixels and drift from its columns."""
     if not piece.text.strip():
         return None
     letters = TextPath((0, 0), piece.text.replace("$", r"\$"), size=1.0, prop=FONT)

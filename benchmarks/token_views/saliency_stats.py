@@ -1,4 +1,4 @@
-"""Statistics of collected saliency, stage by stage, and how far a pruner's scores agree with it."""
+"""Statistics of collected saliency by stage, and its agreement with a pruner's scores."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ from erecap.training.saliency_file import SaliencySet, SalientSample
 from erecap.training.sequences import Float32
 
 Scores = dict[int, Float32]
-"""Layer -> scores of a sample's tokens, float32 ``(tokens,)``."""
+"""By layer, the scores of a sample's tokens, float32 ``(tokens,)``."""
 TOP_SHARE, CARRIED_SHARE = 0.3, 0.1
 
 
@@ -27,19 +27,19 @@ class StageStatistics(BaseModel):
     Attributes
     ----------
     after_layer
-        The stage's layer.
+        Layer after which the stage comes.
     tokens
-        How many tokens have saliency, in all samples.
+        Number of tokens with saliency, in all samples.
     mean, median, p95, max
-        Of their saliency.
+        Mean, median, 95th percentile and maximum of their saliency.
     carried
-        Share of the total saliency that the most salient tenth of the tokens holds, 0..1.
+        Share of the total saliency in the 10% most salient tokens, 0..1.
     next_rank
-        Rank correlation with the next stage's saliency; ``None`` for the last stage.
+        Rank correlation with the next stage's saliency, -1..1; ``None`` for the last stage.
     pruner_rank
-        Rank correlation with the pruner's scores of the unpruned stream; ``None`` without a pruner of this stage.
+        Rank correlation with the pruner's scores of the unpruned residual stream, -1..1; ``None`` without a pruner for this stage.
     pruner_top
-        Share of the most salient 30% that is in the pruner's top 30%, 0..1 (0.3 by chance); ``None`` likewise.
+        Share of the 30% most salient tokens that are in the pruner's top 30%, 0..1 (0.3 by chance); ``None`` as above.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,11 +66,11 @@ def saliency_statistics(
     found
         Collected saliency.
     loaded
-        The model that it is of.
+        The model that the saliency was computed with.
     pruner
         The pruner to compare with, if any.
     scored
-        How many samples the pruner scores: the first ones.
+        Number of samples that the pruner scores; the first ones are taken.
     """
     samples = [sample for sample in found.samples() if not np.isnan(sample.saliency).all()]
     scores = [] if pruner is None else [(s, _scores(loaded, pruner, s, found.stages)) for s in samples[:scored]]
@@ -78,7 +78,7 @@ def saliency_statistics(
 
 
 def statistics_table(found: SaliencySet, stages: list[StageStatistics]) -> Table:
-    """Lay out the statistics for a terminal."""
+    """Make a table of the statistics, for a terminal."""
     title = f"saliency of {len(found)} samples: {found.loss}"
     out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=_CAPTION, caption_justify="left")
     for header in _HEADERS:

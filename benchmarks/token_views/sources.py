@@ -1,7 +1,4 @@
-"""Where a prompt to look at comes from, with its saliency: a sample of a saliency file, a recorded replan, any text.
-
-Knows nothing of pruning.
-"""
+"""The sources of a prompt to look at, with its saliency: a sample of a saliency file, a recorded replan, or any text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ from erecap.training.saliency_file import SaliencySet
 from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, TokenSequence
 
 ANSWER_TOKENS = 64
-"""Longest answer of the model, in tokens, where none is given."""
+"""Longest answer that the model decodes, in tokens, if the source has no answer."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,11 @@ class Subject:
     Attributes
     ----------
     title
-        In words, which prompt, and what its saliency is of.
+        The prompt and the loss of its saliency, in words.
     prompt
-        Its tokens.
+        Tokens of the prompt.
     saliency
-        By layer, float32 ``(tokens,)``, NaN for a token without.
+        Saliency by layer, float32 ``(tokens,)``, NaN for a token without.
     """
 
     title: str
@@ -55,7 +52,7 @@ class ChatMessage(BaseModel):
     Attributes
     ----------
     role, content
-        As for a chat template.
+        Role and text, as a chat template takes them.
     protected
         Whether no stage may drop its tokens; by default only those of system messages.
     """
@@ -76,7 +73,7 @@ _CHAT = TypeAdapter(list[ChatMessage])
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Which prompt to look at: a recorded replan if ``run`` is given, a file if ``prompt`` is, or else a sample.
+    """The source of the prompt: a recorded replan if ``run`` is given, a file if ``prompt`` is given, else a sample.
 
     Attributes
     ----------
@@ -87,7 +84,7 @@ class PromptSource:
     run
         A run directory.
     episode, replan
-        Which replan of the run, from 0.
+        Numbers of the episode in the run and of the replan in the episode, from 0.
     """
 
     sample: int = 0
@@ -98,23 +95,23 @@ class PromptSource:
 
 
 def find_subject(loaded: LoadedModel, source: PromptSource, found: SaliencySet | None, stages: Sequence[int]) -> Subject:
-    """Take the prompt that ``source`` names.
+    """Find the prompt that ``source`` names.
 
     Parameters
     ----------
     loaded
         The model that saliency is computed with.
     source
-        Which prompt.
+        Source of the prompt.
     found
-        Collected saliency, which a sample needs.
+        Collected saliency; required for a sample.
     stages
-        Layers after which saliency is taken, where it is not collected.
+        Layers after which saliency is computed, for the other sources.
 
     Raises
     ------
     ValueError
-        For a prompt that is not there.
+        For a prompt that does not exist.
     """
     if source.run is not None:
         return of_run(loaded, source.run, source.episode, source.replan, stages)
@@ -125,12 +122,12 @@ def find_subject(loaded: LoadedModel, source: PromptSource, found: SaliencySet |
 
 
 def of_sample(found: SaliencySet, index: int) -> Subject:
-    """Take the prompt of a sample's last replan, with the saliency in the file.
+    """Return the prompt of a sample's last replan, with the saliency in the file.
 
     Raises
     ------
     ValueError
-        For a number that is not there, and for a sample without saliency.
+        For a number out of range, and for a sample without saliency.
     """
     sample = found.sample(index)
     if not sample.plans.any():
@@ -144,7 +141,7 @@ def of_sample(found: SaliencySet, index: int) -> Subject:
 
 
 def of_run(loaded: LoadedModel, run: Path, episode: int, replan: int, stages: Sequence[int]) -> Subject:
-    """Take a recorded replan of the run's reference backend, with the saliency of the recorded answer's loss.
+    """Return a recorded replan of the run's reference backend, with the saliency of the recorded answer's loss.
 
     Parameters
     ----------
@@ -153,14 +150,14 @@ def of_run(loaded: LoadedModel, run: Path, episode: int, replan: int, stages: Se
     run
         The run's directory.
     episode, replan
-        Numbers, from 0.
+        Number of the episode, and of the replan in it, from 0.
     stages
         Layers after which saliency is taken.
 
     Raises
     ------
     ValueError
-        For a directory without a run, and for an episode or a replan that it does not have.
+        For a directory without a run, and for an episode or a replan that does not exist.
     """
     recorded, chat = _find(run / STEPS_FILE, episode, replan), ChatTokenizer(loaded.tokenizer)
     prompt = encode_prompt(chat, recorded.prompt)
@@ -169,23 +166,23 @@ def of_run(loaded: LoadedModel, run: Path, episode: int, replan: int, stages: Se
 
 
 def of_file(loaded: LoadedModel, path: Path, stages: Sequence[int]) -> Subject:
-    """Take the prompt in a file, with the saliency of an answer's loss.
+    """Return the prompt in a file, with the saliency of an answer's loss.
 
-    The answer is the last message of the chat, if that is the assistant's, or else the model's own greedy answer.
+    The answer is the last message of the chat if its role is "assistant", else the model's greedy answer.
 
     Parameters
     ----------
     loaded
         The model that saliency is computed with.
     path
-        Plain text, which is one user message; or a ``.json`` with a list of chat messages.
+        Plain text, read as one user message, or a ``.json`` with a list of chat messages.
     stages
         Layers after which saliency is taken.
 
     Raises
     ------
     ValueError
-        For a file that is missing, or is no chat with a message to answer.
+        For a missing file, and for a file without a message to answer.
     """
     messages, chat = _read_chat(path), ChatTokenizer(loaded.tokenizer)
     answer = messages.pop().content if messages[-1].role == "assistant" else None
@@ -236,7 +233,7 @@ def _greedy(loaded: LoadedModel, prompt: TokenizedPrompt) -> NDArray[np.int64]:
 
 
 def _answered(loaded: LoadedModel, prompt: TokenizedPrompt, answer: NDArray[np.int64], stages: Sequence[int]) -> dict[int, Float32]:
-    """Compute the saliency of the answer's loss, for the tokens of the prompt that are not protected."""
+    """Compute the saliency of the answer's loss for the prompt's tokens; protected ones have none."""
     ids = np.concatenate([prompt.input_ids, answer])
     last = np.arange(len(ids)) >= len(prompt)
     turns = last.astype(np.int32)

@@ -1,6 +1,6 @@
 """One prompt token by token: text, saliency, the pruner's scores, and the verdict on each token.
 
-Scores and verdicts are the engine's own, read off a prefill.
+Scores and verdicts come from a prefill of the engine. A verdict says which stage dropped the token, if any.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ class Pruning:
     schedule
         The stages and keep ratios.
     scores
-        By layer, float32 ``(tokens,)``, NaN for tokens that did not reach it. A stage that drops nothing has no scores.
+        Scores by layer, float32 ``(tokens,)``, NaN for tokens that did not reach it. A stage that drops nothing has no scores.
     verdicts
-        int64 ``(tokens,)``: number of the stage that dropped the token, ``KEPT``, or ``GUARDED`` where no stage may drop it.
+        Number of the stage that dropped the token, ``KEPT``, or ``GUARDED`` if no stage may drop it, int64 ``(tokens,)``.
     """
 
     schedule: PruneSchedule
@@ -50,13 +50,13 @@ class TokenView:
     Attributes
     ----------
     title
-        In words, which prompt.
+        The prompt, in words.
     texts
-        What each token adds to the text.
+        Text of each token.
     saliency
-        By layer, float32 ``(tokens,)``, NaN for a token without.
+        Saliency by layer, float32 ``(tokens,)``, NaN for a token without.
     pruning
-        What pruning does to it; ``None`` without a pruner.
+        Scores and verdicts; ``None`` without a pruner.
     """
 
     title: str
@@ -66,14 +66,14 @@ class TokenView:
 
 
 def view(loaded: LoadedModel, subject: Subject, pruner: TokenPruner | None, keep: float) -> TokenView:
-    """Look at ``subject``; with a pruner, prune it at the pruner's stages, keeping the share ``keep`` (0..1) at each."""
+    """Make the view of ``subject``. With a pruner, prune it at the pruner's stages with keep ratio ``keep`` (0..1)."""
     texts = token_texts(loaded.tokenizer, subject.prompt.input_ids.tolist())
     pruning = None if pruner is None else prune(loaded, subject.prompt, pruner, keep)
     return TokenView(subject.title, texts, subject.saliency, pruning)
 
 
 def prune(loaded: LoadedModel, prompt: TokenizedPrompt, pruner: TokenPruner, keep: float) -> Pruning:
-    """Prefill ``prompt`` at keep ratio ``keep`` (0..1) and read off what happened to its tokens."""
+    """Prefill ``prompt`` at keep ratio ``keep`` (0..1), and return scores and verdicts of its tokens."""
     schedule = PruneSchedule.after(pruner.stages, keep)
     selector = _Recording(LearnedSelector(pruner, schedule), len(prompt))
     result = prefill(loaded.model, prompt, schedule, selector)
@@ -82,9 +82,9 @@ def prune(loaded: LoadedModel, prompt: TokenizedPrompt, pruner: TokenPruner, kee
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Find what each token adds to the text. Where several tokens make up one character, the last of them has it.
+    """Return the text of each token. A character that is made of several tokens belongs to the last of them.
 
-    Tokens are decoded behind another one, because some tokenizers leave out the space before the first.
+    Tokens are decoded after another token, because some tokenizers drop the space before the first token.
     """
     known = {token: _decode(tokenizer, [ids[0], token])[len(_decode(tokenizer, ids[:1])) :] for token in set(ids)}
     texts, begin = [], 0
@@ -102,7 +102,7 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 @dataclass
 class _Recording:
-    """A selector that records the scores of another by stage, for one prompt of ``length`` tokens."""
+    """A selector that records the scores of another selector by stage, for one prompt of ``length`` tokens."""
 
     selector: Selector
     length: int

@@ -1,1 +1,1 @@
-"""Measurements and fits that come before a run: thresholds, FLOPs, and the seconds of a replan on a machine."""
+"""Thresholds fitted before a run, FLOPs of a prefill, and a model of how many seconds a replan takes on a machine."""

@@ -1,7 +1,7 @@
-"""The schedule and selector that a prompt gets from a backend with a latency budget.
+"""The schedule and selector that a backend with a latency budget chooses for a prompt.
 
-The choice depends on the prompt and the cost model alone. It reads no clock, so that a run gives the same plans however busy the
-machine is.
+The choice depends on the prompt and the cost model alone. It reads no clock, so a run gives the same plans on a busy machine as on
+an idle one.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from erecap.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class ChosenSchedule:
-    """How one prompt is pruned. The last three are ``None`` where no budget was given.
+    """The pruning of one prompt. Without a budget, the last three fields are ``None``.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class ChosenSchedule:
     budget_s
         Seconds that the replan may take.
     predicted_s
-        Seconds that 9 of 10 such replans are predicted to take at most.
+        Predicted 90th percentile of the replan latency, in seconds.
     budget_met
         Whether the prediction is within the budget.
     """
@@ -43,9 +43,9 @@ UNPRUNED = ChosenSchedule(PruneSchedule.none())
 
 
 class BudgetChooser:
-    """A choice of the least pruning with which 9 of 10 replans are predicted to stay within a budget.
+    """A function that chooses the least pruning whose predicted 90th percentile of the replan latency is within a budget.
 
-    Where no schedule meets the budget, the cheapest one is taken and marked as such: a late plan is better than none.
+    If no schedule meets the budget, it chooses the cheapest one and sets ``budget_met`` to false: a late plan is better than none.
 
     Parameters
     ----------

@@ -50,23 +50,23 @@ class Measurement:
 def fit_cost_model(
     setting: Setting, answer_tokens: int, measured: Sequence[Measurement], held_out: Sequence[Measurement]
 ) -> CostModel:
-    """Fit a cost model to measured medians, in least squares of the relative error.
+    """Fit a cost model to measured medians, by least squares of the relative error.
 
     Parameters
     ----------
     setting
-        Where the times were measured.
+        Setting in which the times were measured.
     answer_tokens
         Tokens of each answer, at least 2.
     measured
-        What to fit to.
+        Measurements to fit to.
     held_out
-        What to judge the fit by.
+        Measurements to judge the fit by.
 
     Raises
     ------
     ValueError
-        Where either is empty, or answers have no second token.
+        Where ``measured`` or ``held_out`` is empty, or ``answer_tokens`` is below 2.
     """
     if not measured or not held_out or answer_tokens < 2:
         raise ValueError(
@@ -90,7 +90,7 @@ def _judged(model: CostModel, held_out: Sequence[Measurement]) -> CostModel:
 
 
 def _fit(work: Sequence[tuple[int, ...]], seconds: Sequence[float]) -> list[float]:
-    """Fit prices, none negative, to the columns of ``work``. Every row weighs the same, however long it took."""
+    """Fit non-negative prices to the columns of ``work``. Errors are relative, so short and long answers weigh the same."""
     rows = np.array(work, np.float64) / np.array(seconds)[:, None]
     prices: list[float] = non_negative(rows, np.ones(len(rows))).tolist()
     return prices

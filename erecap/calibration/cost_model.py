@@ -1,7 +1,7 @@
-"""How long a replan takes on this machine, as a function of how many tokens enter each layer.
+"""The cost model: seconds of a replan on this machine, as a function of how many tokens enter each layer.
 
-Does not measure (`erecap calibrate --cost` does) and does not fit (``erecap.calibration.cost_fit``). Times belong to one setting:
-model, selector, device, dtype, threads.
+`erecap calibrate --cost` measures the times and ``erecap.calibration.cost_fit`` fits the model to them. Times hold for one setting
+only: model, selector, device, dtype, threads.
 """
 
 import json
@@ -24,17 +24,17 @@ FORMAT_VERSION = 1
 
 
 class CostModelMismatchError(ValueError):
-    """A cost model that was measured in another setting than the one it is to be used in."""
+    """An error for a cost model that was measured in another setting than the present one."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The setting that times belong to.
+    """The setting in which times were measured.
 
     Attributes
     ----------
     model
-        The model.
+        Identity of the language model.
     selector
         Name of the selector.
     device
@@ -42,9 +42,9 @@ class Setting:
     dtype
         Dtype of the weights.
     threads
-        CPU threads of torch; not compared where the device is a GPU.
+        CPU threads of torch; ignored by ``matches`` where the device is a GPU.
     torch
-        Version of torch; recorded and not compared.
+        Version of torch; ignored by ``matches``.
     """
 
     model: ModelIdentity
@@ -56,7 +56,7 @@ class Setting:
 
     @classmethod
     def of(cls, loaded: LoadedModel, selector: str) -> "Setting":
-        """Describe how ``loaded`` runs in this process with the selector of that name."""
+        """Return the setting of ``loaded`` in this process, with the selector called ``selector``."""
         device = device_name(loaded.device)
         return cls(loaded.identity, selector, device, dtype_name(loaded.dtype), torch.get_num_threads(), str(torch.__version__))
 
@@ -65,7 +65,7 @@ class Setting:
         return f"{self.model.describe()}, selector {self.selector}, {self.dtype} on {self.device}, {self.threads} threads"
 
     def matches(self, other: "Setting") -> bool:
-        """Tell whether times of one setting hold in the other."""
+        """Tell whether times measured in one setting hold in the other."""
         threads = self.threads == other.threads or not self.device.startswith("cpu")
         own, others = (self.selector, self.device, self.dtype), (other.selector, other.device, other.dtype)
         return self.model.matches(other.model) and own == others and threads
@@ -73,19 +73,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class CostModel:
-    """A linear model of the seconds of a replan: prefill, and decode of an answer. The agent's loop is not included.
+    """A linear model of the seconds that a model takes to answer a replan: prefill and decode, without the agent's loop.
 
-    The prices predict medians. A stage that drops nothing is not run, so the tokens per layer say which stages cost. The last three
-    fields were measured on prompts that were held out from the fit.
+    The prices predict medians. The engine skips a stage that drops nothing, so the token counts per layer also tell which stages
+    ran. The last three fields were measured on prompts that were held out from the fit.
 
     Attributes
     ----------
     setting
-        Where the times were measured.
+        Setting in which the times were measured.
     answer_tokens
         Tokens of the answer, the end token included.
     overhead_s
-        Seconds of a prefill that do not depend on lengths, the fixed cost of all layers included.
+        Seconds of a prefill that do not depend on the number of tokens.
     per_token_s
         Seconds per token that enters a layer.
     per_pair_s
@@ -93,17 +93,17 @@ class CostModel:
     per_stage_s
         Seconds per stage that drops tokens.
     per_scored_s
-        Seconds per token scored at a stage.
+        Seconds per token that a stage scores.
     step_s
-        Seconds of a decode step that do not depend on the cache.
+        Seconds of a decode step that do not depend on the length of the cache.
     per_cached_s
-        Seconds per cached token that a step reads in a layer.
+        Seconds per cached token that a decode step reads in a layer.
     late_p90
-        Ratio to the prediction that 9 of 10 measured answers stayed below; at least 1.
+        90th percentile of measured seconds / predicted seconds; at least 1.
     error_p50
-        Median relative error of the predicted medians.
+        Median over prompts of the relative error of the predicted median.
     error_max
-        Largest relative error of the predicted medians.
+        Largest relative error of a predicted median.
     """
 
     setting: Setting
@@ -130,11 +130,11 @@ class CostModel:
         return self.step_s * steps + self.per_cached_s * cached
 
     def replan_s(self, layer_tokens: Sequence[int]) -> float:
-        """Predict the seconds of the whole answer that half of the replans take at most."""
+        """Predict the median seconds of the whole answer."""
         return self.prefill_s(layer_tokens) + self.decode_s(layer_tokens)
 
     def late_replan_s(self, layer_tokens: Sequence[int]) -> float:
-        """Predict the seconds that 9 of 10 replans take at most. Latency budgets are compared with this."""
+        """Predict the 90th percentile of the seconds of the whole answer. Latency budgets are compared with it."""
         return self.late_p90 * self.replan_s(layer_tokens)
 
     def save(self, path: Path) -> None:
@@ -151,12 +151,12 @@ class CostModel:
         path
             The file.
         setting
-            The setting in which it will be used; ``None`` skips the check.
+            The present setting; ``None`` skips the check.
 
         Raises
         ------
         CostModelMismatchError
-            Where it was measured in another setting; names both.
+            Where it was measured in another setting; the message names both.
         ValueError
             Where there is no file, or it is of another format.
         """
@@ -178,13 +178,13 @@ class CostModel:
 
 
 def prefill_work(layer_tokens: Sequence[int]) -> tuple[int, int, int, int, int]:
-    """Count what a prefill is charged for: (1, tokens, pairs, stages, tokens scored), summed over layers."""
+    """Count the priced work of a prefill: (1, tokens, (query, key) pairs, stages, scored tokens), each summed over layers."""
     scored = [here for here, following in pairwise(layer_tokens) if following < here]
     return 1, sum(layer_tokens), sum(map(causal_pairs, layer_tokens)), len(scored), sum(scored)
 
 
 def decode_work(layer_tokens: Sequence[int], answer_tokens: int) -> tuple[int, int]:
-    """Count what tokens after the first are charged for: (steps, cached tokens read), summed over steps and layers."""
+    """Count the priced work of the decode: (steps, cached tokens read). The second is summed over steps and layers."""
     steps = answer_tokens - 1
     return steps, steps * sum(layer_tokens) + len(layer_tokens) * causal_pairs(steps)
 

@@ -1,4 +1,4 @@
-"""FLOPs of a prefill, and the most that dropping tokens can gain.
+"""FLOPs of a prefill, and the largest speedup that dropping tokens can give.
 
 A multiply-add counts as two operations. Norms, rotary embedding, softmax, the logits of the last position and the scoring of tokens
 are left out: together they are below a percent at any size that matters.
@@ -48,19 +48,19 @@ def prefill_flops(config: PretrainedConfig, layer_tokens: Sequence[int]) -> tupl
 
 
 def flops_cost(config: PretrainedConfig) -> Callable[[Sequence[int]], float]:
-    """Make the cost function of ``PruneSchedule.for_budget`` for a budget in FLOPs of prefill."""
+    """Make a cost function in FLOPs of prefill, for ``PruneSchedule.for_budget``."""
     return lambda layer_tokens: float(sum(prefill_flops(config, layer_tokens)))
 
 
 def ceiling(config: PretrainedConfig, layer_tokens: Sequence[int], prompt_tokens: int | None = None) -> float:
-    """Compute the largest speedup that dropped tokens can give a prefill: ``(lin + attn) / (lin * m1 + attn * m2)``.
+    """Compute the largest speedup that the dropped tokens can give a prefill: FLOPs of the full prefill / FLOPs of the pruned one.
 
     Parameters
     ----------
     config
         The model's config.
     layer_tokens
-        Tokens that really entered each layer.
+        Tokens that entered each layer of the pruned prefill.
     prompt_tokens
         Tokens of the whole prompt. Default: those that entered the first layer.
 

@@ -1,7 +1,7 @@
-"""Thresholds for the rule ``threshold``: how they are fitted to recorded prompts, and their file beside the pruner's.
+"""Thresholds for the rule ``threshold``: their fit to recorded prompts, and the file that holds them in the pruner's directory.
 
-A threshold stands for a keep ratio only with the scores that it was fitted to. The file therefore names the pruner's weights. The
-thresholds of one fit belong together, since each was fitted behind the stages before it. Does not know where prompts come from.
+A threshold matches a keep ratio only for the scores that it was fitted to, so the file names the checksum of the pruner's weights.
+The thresholds of one fit belong together: each was fitted to the tokens that the stages before it left.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ class Fit:
     Attributes
     ----------
     stages
-        Stages with their thresholds.
+        Stages, each with its threshold.
     prompts
         Number of prompts.
     tokens
-        Their tokens, summed.
+        Tokens of all prompts together.
     data
-        Where the prompts come from, in words.
+        Source of the prompts, in words.
     """
 
     stages: tuple[PruneStage, ...]
@@ -75,7 +75,7 @@ class PrunerThresholds:
     fits: tuple[Fit, ...] = ()
 
     def taus(self, schedule: PruneSchedule) -> tuple[float, ...]:
-        """Return a threshold for each stage of ``schedule``. Raise ``ValueError`` where none were fitted to it."""
+        """Return a threshold for each stage of ``schedule``. Raise ``ValueError`` where none were fitted for it."""
         for fit in self.fits:
             if fit.fits(schedule):
                 return tuple(stage.tau for stage in fit.stages if stage.tau is not None)
@@ -97,7 +97,7 @@ def read_calibration(directory: Path | str) -> PrunerThresholds:
     Raises
     ------
     ValueError
-        Where there are none, they are of another format, or the pruner was replaced since.
+        Where there is no file, it has another format, or the pruner was replaced after the fit.
     """
     path = Path(directory) / CALIBRATION_FILE
     if not path.is_file():
@@ -120,7 +120,7 @@ def read_calibration(directory: Path | str) -> PrunerThresholds:
 def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
     """Save thresholds beside a pruner.
 
-    They replace those of the same layers and keep ratios. Others stay, unless they belong to a pruner that was there before.
+    They replace thresholds for the same layers and keep ratios. Other thresholds stay if they belong to the same weights.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
     Returns
     -------
     PrunerThresholds
-        All that are in the file now.
+        All thresholds that the file now holds.
 
     Raises
     ------
@@ -163,10 +163,10 @@ def fit_thresholds(
 ) -> PruneSchedule:
     """Fit thresholds that keep as many tokens as ``top_k`` does, over all prompts together, at each stage.
 
-    Stages are fitted in order, each behind the thresholds of those before, as in use. A threshold is the quantile of the scores of
-    all prunable tokens that leaves what ``top_k`` keeps. Forced tokens are not in the quantile, since they survive whatever they
-    score, but they count among the kept ones. Where only forced tokens are left, no other token passes the threshold. Holds the
-    hidden states of all prompts in memory.
+    Stages are fitted in order; each sees the tokens that the thresholds before it left, as in use. The threshold is a quantile of
+    the scores of all prunable tokens, chosen so that as many tokens survive as under ``top_k``. Forced tokens survive with any
+    score: they count as kept and are not part of the quantile. If ``top_k`` keeps forced tokens only, the threshold exceeds all
+    scores. The hidden states of all prompts are held in memory.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def fit_thresholds(
     prompts
         The prompts to fit to.
     schedule
-        Stages and keep ratios, by the rule ``top_k``.
+        Stages and keep ratios, with the rule ``top_k``.
     selector
         Scores the tokens.
     on_prompt
@@ -184,7 +184,7 @@ def fit_thresholds(
     Returns
     -------
     PruneSchedule
-        The same stages by the rule ``threshold``.
+        The same stages with the rule ``threshold``.
 
     Raises
     ------
@@ -212,15 +212,15 @@ def fit_thresholds(
 def threshold_of(scores: NDArray[np.float32], count: int) -> float:
     """Find the threshold that about ``count`` scores exceed.
 
-    It lies midway between two neighbouring scores, so that no verdict depends on rounding. Equal scores cannot be separated, so the
-    gap nearest to ``count`` is taken. NaN counts as below every threshold.
+    The threshold lies midway between two neighbouring scores, so rounding does not change what survives. Equal scores cannot be
+    separated, so the gap nearest to ``count`` is taken. NaN counts as below every threshold.
 
     Parameters
     ----------
     scores
         float32 ``(n,)``.
     count
-        How many should lie above.
+        Number of scores that should exceed the threshold.
 
     Returns
     -------
@@ -237,7 +237,7 @@ def threshold_of(scores: NDArray[np.float32], count: int) -> float:
 
 
 class _Run:
-    """One prompt on its way through the layers, halted at each stage. Keeps no cache: it never decodes."""
+    """One prompt on its way through the layers, stopped at each stage. It has no KV cache, since nothing is decoded."""
 
     def __init__(self, parts: DecoderParts, prompt: TokenizedPrompt, schedule: PruneSchedule, device: torch.device) -> None:
         self._parts, self._layers_run = parts, 0
@@ -245,7 +245,7 @@ class _Run:
         self._stream = enter(parts, self._layout, parts.embed(self._layout.ids))
 
     def score(self, stage: int, selector: Selector) -> NDArray[np.float32]:
-        """Go on to ``stage`` and score its prunable tokens, float32 ``(prunable,)``."""
+        """Run the layers up to ``stage`` and score its prunable tokens, float32 ``(prunable,)``."""
         stream, end = self._stream, self._layout.stages[stage].after_layer + 1
         mask = attention_mask(self._parts.attention, None, stream.hidden)
         for layer in self._parts.layers[self._layers_run : end]:

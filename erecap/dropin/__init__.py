@@ -1,1 +1,1 @@
-"""Pruning inside a stock model's own ``generate``, the calls that are refused there, and the masked reference."""
+"""Pruning inside the ``generate`` of a stock model, the calls that it refuses, and the masked reference."""

@@ -1,7 +1,7 @@
 """Pruning for stock transformers models: ``with pruned(model, pruner, schedule) as stats: model.generate(...)``.
 
-While the context is open the engine runs the model's decoder. A forward that begins a cache prunes; later ones go on from the
-pruned cache. Everything on top of the decoder (`generate`, beam search, streamers, pipelines, adapters) stays stock.
+While the context is open, the engine runs the model's decoder. A forward with an empty cache prunes its prompt; later forwards
+continue from the pruned cache. The code above the decoder (`generate`, beam search, streamers, pipelines, adapters) is unchanged.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import LearnedSelector
 
-_CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the one to the other
+_CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the second to the first
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PrunedPrefill:
     Attributes
     ----------
     kept
-        ``[stage][row]``: columns of the input that survive the stage, int64 ``(kept,)``, rising.
+        ``[stage][row]``: columns of the input whose tokens survive the stage, int64 ``(kept,)``, rising.
     layer_tokens
         ``[row][layer]``: tokens that entered the layer.
     kv_bytes
@@ -54,7 +54,7 @@ class PrunedPrefill:
 
 @dataclass
 class PruneStats:
-    """A record of what happened inside the context.
+    """The prefills that were pruned inside the context.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class PruneStats:
 
 @dataclass(frozen=True)
 class _Past:
-    """What later forwards need to know of a pruned cache.
+    """The facts about a pruned cache that later forwards need.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class _Past:
 
 
 class _PrunedDecoder:
-    """A stand-in for a decoder's ``forward``."""
+    """A replacement for a decoder's ``forward``."""
 
     def __init__(self, model: PreTrainedModel, schedule: PruneSchedule, selector: Selector | None, stats: PruneStats) -> None:
         self.model, self.parts = model, decoder_parts(model)
@@ -103,11 +103,11 @@ class _PrunedDecoder:
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Run as a stock decoder's forward. Hidden states of dropped tokens are NaN, those of padding 0."""
+        """Run with the signature of a stock decoder. Hidden states of dropped tokens are NaN, those of padding are 0."""
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
         cache = DynamicCache() if cache is None else cache
         check_call(self.model.config, (input_ids, inputs_embeds), cache, use_cache, kwargs)
-        self.parts = decoder_parts(self.model)  # again: its attention function or its mode may have changed
+        self.parts = decoder_parts(self.model)  # read again, since its attention function or its mode may have changed
         hidden = self.parts.embed(input_ids) if inputs_embeds is None else inputs_embeds
         if cache.get_seq_length() == 0:
             hidden = self.prefill(hidden, input_ids, attention_mask, position_ids, cache)
@@ -119,7 +119,7 @@ class _PrunedDecoder:
     def prefill(
         self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
     ) -> Tensor:
-        """Run and prune a prompt; return final hidden states, ``(batch, n, hidden_size)``, in the columns of the input."""
+        """Run and prune prompts, ``(batch, n, hidden_size)``; return final hidden states of the same shape and columns."""
         batch, width = hidden.shape[:2]
         check_mask(mask, batch, width)
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
@@ -137,7 +137,7 @@ class _PrunedDecoder:
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
 
     def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:
-        """Run new tokens, unpruned, against the pruned cache; return their final hidden states, ``(batch, new, hidden_size)``."""
+        """Run new tokens on the pruned cache, without pruning; return final hidden states, ``(batch, new, hidden_size)``."""
         past, new = self._past(cache), hidden.shape[1]
         check_rows(len(past.layer_tokens), len(hidden))
         held = cache.get_seq_length()
@@ -155,7 +155,7 @@ class _PrunedDecoder:
         return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def _past(self, cache: DynamicCache) -> _Past:
-        """Look up what was pruned into ``cache``. Every layer must have gained the same number of tokens since."""
+        """Return the facts about ``cache``. Raise ``ValueError`` unless every layer has gained the same number of tokens since."""
         past = self.pasts.get(cache)
         if past is None:
             raise ValueError(
@@ -177,8 +177,8 @@ def pruned(
 ) -> Iterator[PruneStats]:
     """Let a model prune its prompts while the context is open.
 
-    Prompts are padded on the left, if at all. Each is one chunk, since ids do not say where a message ends. Logits of dropped
-    tokens are NaN, and so is a loss of ``labels`` on them. Everything is restored on exit, also after an exception.
+    Pad prompts on the left. Each prompt is one chunk, since token ids do not tell where a message ends. Logits of dropped tokens
+    are NaN, and so is a loss of ``labels`` on them. The model is restored on exit, also after an exception.
 
     Parameters
     ----------
@@ -199,11 +199,11 @@ def pruned(
     Raises
     ------
     UnsupportedModelError
-        For a model that cannot be pruned; before any computation, as the other errors.
+        For a model that cannot be pruned. This and the other errors come before any computation.
     PrunerMismatchError
         For the pruner of another model.
     ValueError
-        For a schedule, cache, input or mode of ``generate`` that does not go with pruning.
+        For a schedule, cache, input or mode of ``generate`` that pruning does not support.
     """
     check_not_compiled(model)
     stock: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -224,7 +224,7 @@ def pruned(
 
 @contextmanager
 def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    """Put ``value`` under ``name`` of ``module``; restore on exit what was there before, such as a hook."""
+    """Set attribute ``name`` of ``module`` to ``value``; restore the old value, such as a hook, on exit."""
     own = module.__dict__.get(name)
     setattr(module, name, value)
     try:
@@ -269,7 +269,7 @@ def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: Prune
 
 
 def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """Move padding from the left to the right, where causal layers need no mask for it."""
+    """Move padding from the left to the right, where causal layers need no mask, ``(batch, n, hidden)`` to the same shape."""
     if hidden.shape[1] == longest and bool((starts == 0).all()):
         return hidden
     columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
@@ -277,7 +277,7 @@ def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
 
 
 def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
-    """Pad prompts on the right, as ``_shift`` does. Raise ``ValueError`` for prompts that came without their ids."""
+    """Return token ids padded on the right, as ``_shift`` does. Raise ``ValueError`` where ``ids`` is ``None``."""
     if ids is None:
         raise ValueError(
             f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
@@ -294,7 +294,7 @@ def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor
 
 
 def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ...], starts: Tensor, width: int) -> Tensor:
-    """Put the survivors' states back into the input's columns."""
+    """Write the survivors' hidden states to their columns of the input."""
     positions, starts = positions.to(hidden.device), starts.to(hidden.device)
     spread = hidden.new_full((hidden.shape[0], width, hidden.shape[2]), torch.nan)
     spread.masked_fill_((torch.arange(width, device=hidden.device) < starts[:, None])[..., None], 0.0)
@@ -304,7 +304,7 @@ def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ..
 
 
 def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tensor | None:
-    """Mark the tokens behind the prompt that are not padding, bool ``(batch, tokens)``; ``None`` where there is no padding."""
+    """Mark the tokens after the prompt that are not padding, bool ``(batch, tokens)``; ``None`` where there is no padding."""
     appended = held - max(row[0] for row in past.layer_tokens) + hidden.shape[1]
     check_mask(mask, hidden.shape[0], past.prompt_width + appended)
     if mask is None or bool(mask[:, past.prompt_width :].all()):
@@ -313,7 +313,7 @@ def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tens
 
 
 def _visible(lengths: tuple[int, ...], cached: int, behind: Tensor | None, hidden: Tensor) -> Tensor | None:
-    """Mark what new tokens may attend to in one layer: their row's prompt, and appended tokens before them that are not padding."""
+    """Mark the keys of one layer that new tokens may attend to: their row's prompt, and earlier new tokens without padding."""
     new, width = hidden.shape[1], max(lengths)
     if new == 1 and len(set(lengths)) == 1 and behind is None:
         return None

@@ -1,7 +1,7 @@
-"""The slow masked reference that defines what pruning means; the engine must agree with it.
+"""The masked reference: a slow implementation that defines pruning. The engine must agree with it.
 
-Every token goes through every layer, and there is no cache. A dropped token stays in its place; the layers after its stage do not
-attend to it. Shares the model's modules with the engine and nothing else: selection is plain Python over sorted lists.
+Every token goes through every layer, and there is no cache. A dropped token stays in its place, but the layers after its stage do
+not attend to it. The reference shares only the model's modules with the engine: it selects tokens in plain Python, by sorted lists.
 """
 
 import math
@@ -22,7 +22,7 @@ from erecap.schedule.counts import share_of
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """What the reference computes.
+    """The result of the masked reference.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ def reference(
 ) -> ReferenceResult:
     """Run a prompt and a continuation through a model. Stages drop tokens of the prompt only.
 
-    Memory grows with the square of the full length in every layer: for tests and for judging selectors, not for use.
+    Use it in tests and to judge selectors: its memory grows with the square of the full length.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def reference(
 
 
 def _mask(alive: list[int], length: int, ids: Tensor) -> Tensor:
-    """Mark what may be attended to, bool ``(1, 1, n, n)``: oneself, and before it living prompt tokens and the continuation."""
+    """Mark the keys of each query, bool ``(1, 1, n, n)``: itself, earlier surviving prompt tokens, earlier continuation."""
     total = ids.shape[1]
     visible = torch.zeros(total, dtype=torch.bool, device=ids.device)
     visible[alive] = True
@@ -102,10 +102,10 @@ def _survivors(alive: list[int], scores: list[float], prompt: TokenizedPrompt, s
 
 
 def _best(candidates: list[int], score: dict[int, float], count: int) -> list[int]:
-    """Choose the ``count`` best scores, none where it is negative. Ties go to the earlier position."""
+    """Choose the ``count`` best scores; none where ``count`` is negative. Ties go to the earlier position."""
     return sorted(candidates, key=lambda p: (-score[p], p))[: max(0, count)]
 
 
 def _chunk(position: int, prompt: TokenizedPrompt) -> int:
-    """Find the number of the message that a token belongs to; the answer's header comes after the last."""
+    """Find the number of the message that a token belongs to. The header of the answer has the next number after the last."""
     return sum(end <= position for end in prompt.segment_ends)

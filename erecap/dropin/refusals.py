@@ -1,6 +1,6 @@
-"""Calls that a pruned model would answer wrongly, refused before anything is computed.
+"""Checks that refuse a call which a pruned model would answer wrongly, before anything is computed.
 
-Knows the calls of ``erecap.dropin.pruned`` and nothing of how pruning is done.
+They read the arguments of a call only; ``erecap.dropin.pruned`` does the pruning.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def check_not_compiled(*modules: Any) -> None:
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
             raise UnsupportedModelError(
-                "the model is compiled as a whole, so that nothing can come between its layers: compile them one by one "
+                "the model is compiled as a whole, so tokens cannot be dropped between its layers: compile them one by one "
                 "(for layer in model.get_decoder().layers: layer.compile(dynamic=True)), and not the model; with "
                 "torch._dynamo.config.recompile_limit at twice their number, since beyond 8 layers the others stay uncompiled"
             )
@@ -47,7 +47,7 @@ def check_generation(model: PreTrainedModel, generation_config: Any, asked: dict
     Raises
     ------
     ValueError
-        For such a mode.
+        For such a mode; the message names it.
     """
     for name, reason in _MODES.items():
         places = (asked.get(name), getattr(generation_config, name, None), getattr(model.generation_config, name, None))
@@ -67,28 +67,28 @@ def check_call(
     config
         The model's config.
     inputs
-        Token ids and embeddings, of which one must be given.
+        Token ids, int64 ``(batch, n)``, and embeddings, ``(batch, n, hidden_size)``, of which one must be given.
     cache
         The cache of the call.
     use_cache
-        What the call says about caching.
+        The argument ``use_cache`` of the call.
     more
         Other keyword arguments of the call.
 
     Raises
     ------
     ValueError
-        For such a call.
+        For such a call; the message gives the reason.
     """
     if sum(given is not None for given in inputs) != 1:
         raise ValueError("a forward takes either input_ids or inputs_embeds: give exactly one of them")
     asked = [name for name in _RECORDED if more.get(name, getattr(config, name, None))]
     if asked:
-        raise ValueError(f"{', '.join(asked)} cannot be had from a pruned model: layers see fewer tokens than the input has")
+        raise ValueError(f"{', '.join(asked)} cannot be returned by a pruned model: its layers see fewer tokens than the input has")
     if use_cache is False:
         raise ValueError(
-            "use_cache=False makes a new prompt of every token, and each would be pruned in its own way: leave it out, what is "
-            "pruned goes on from its cache"
+            "use_cache=False runs the whole text as a new prompt at every token, which would be pruned anew each time: leave it "
+            "out, so that tokens are decoded from the pruned cache"
         )
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise ValueError(
@@ -97,7 +97,7 @@ def check_call(
 
 
 def check_mask(mask: Tensor | None, batch: int, width: int) -> None:
-    """Raise ``ValueError`` for a mask that is not ``(batch, width)``: one column per token so far, dropped ones included."""
+    """Raise ``ValueError`` for a mask of another shape than ``(batch, width)``: a column per token so far, also dropped ones."""
     if mask is not None and tuple(mask.shape) != (batch, width):
         raise ValueError(
             f"an attention mask of shape {tuple(mask.shape)} where one of (batch, tokens) = {(batch, width)} is needed: it has a "
@@ -131,7 +131,7 @@ def check_positions(position_ids: Tensor | None, starts: Tensor, width: int) -> 
 
 
 def check_rows(pruned: int, given: int) -> None:
-    """Raise ``ValueError`` where a cache of ``pruned`` rows goes on with ``given`` others. One row may become many."""
+    """Raise ``ValueError`` where a cache of ``pruned`` rows gets ``given`` rows, unless ``pruned`` is 1, which may become many."""
     if pruned not in (1, given):
         raise ValueError(
             f"a cache of {pruned} pruned prompts goes on with {given} rows: repeat the prompts before they are pruned "

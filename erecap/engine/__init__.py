@@ -1,1 +1,1 @@
-"""Prefill that drops tokens between layers, and decode from the cache that is left. Knows no selector, only their protocol."""
+"""Prefill that drops tokens between layers, and decode from the cache that is left. Selectors are known by protocol only."""

@@ -1,6 +1,6 @@
 """Decode from exactly the cache that a prefill left, pruned or not.
 
-Knows token ids only; ``erecap.models.answers`` turns them into lines of text.
+It yields token ids; ``erecap.models.answers`` turns them into lines of text.
 """
 
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from erecap.models.masks import attention_mask
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to decode.
+    """Settings of a decode.
 
     Attributes
     ----------
     max_new_tokens
         The most tokens to decode per row, end token included.
     temperature
-        Divides the logits before sampling; 0 is greedy.
+        Divisor of the logits before sampling; 0 decodes greedily.
     seed
         Seed of the draws, the same for every row.
     eos_ids
         Tokens that end a row.
     ignore_eos
-        Decode exactly ``max_new_tokens`` tokens, for paired timings.
+        Whether to decode exactly ``max_new_tokens`` tokens, for paired timings.
     """
 
     max_new_tokens: int = 64
@@ -50,17 +50,17 @@ class DecodeOptions:
 def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
     """Decode all rows, one step at a time.
 
-    The first step reads ``start.logits`` and runs no layer. Each step waits for the device once, to hand its tokens over. The cache
-    in ``start`` grows with each step, so a prefill can be decoded once.
+    The first step reads ``start.logits`` and runs no layer. In each step the host waits for the device once, to read the tokens.
+    The cache in ``start`` grows with each step, so a prefill can be decoded only once.
 
     Parameters
     ----------
     model
         The model that ran the prefill.
     start
-        What the prefill left.
+        Result of the prefill.
     options
-        How to decode.
+        Settings of the decode.
 
     Yields
     ------
@@ -92,14 +92,14 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 class DecodeSteps:
     """A decoder that runs one token per row through all layers, on the cache of a prefill.
 
-    ``decode`` adds the choice of tokens and when to stop. Rotary embeddings and masks of all steps are made once, at the start.
+    ``decode`` chooses the tokens and decides when to stop. Rotary embeddings and masks of all steps are made once, at the start.
 
     Parameters
     ----------
     parts
         The model's modules.
     start
-        What the prefill left; its cache grows with each step.
+        Result of the prefill; its cache grows with each step.
     max_new_tokens
         The most steps that will be run.
     """
@@ -120,7 +120,7 @@ class DecodeSteps:
         tokens
             The last decoded token of each row, int64 ``(batch,)``.
         step
-            How many were decoded before them.
+            Number of tokens of each row that were decoded before them.
 
         Returns
         -------
@@ -136,7 +136,7 @@ class DecodeSteps:
 
 
 class _Chooser:
-    """A choice of next tokens. Each row draws from its own generator, so that a batch samples what its rows would alone."""
+    """A choice of next tokens. Each row has its own random generator, so it gets the same tokens in a batch as alone."""
 
     def __init__(self, options: DecodeOptions, logits: Tensor) -> None:
         self._temperature = options.temperature
@@ -151,7 +151,7 @@ class _Chooser:
 
 
 def _padding_masks(start: PrefillResult, max_new_tokens: int, device: torch.device) -> list[tuple[Tensor | None, int]]:
-    """Make, for each layer, the mask that hides padding and its cache's width.
+    """Make for each layer the mask that hides padding, and the width of its cache.
 
     The mask is bool ``(batch, 1, 1, keys)``, or ``None`` without padding. Layers between two stages hold the same tokens and share
     one mask.

@@ -1,6 +1,6 @@
 """A frozen decoder run layer by layer with gradients: whole sequences, padded on the right, no cache.
 
-``erecap.engine.prefill`` runs the same layers without gradients and really drops tokens.
+``erecap.engine.prefill`` runs the same layers without gradients, and drops tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from erecap.models.architecture import decoder_parts
 from erecap.models.device import dtype_name
 from erecap.models.masks import attention_mask
 
-# float16 underflows below 6e-8 and overflows above 65504: the loss is scaled up, and by less where that overflows.
+# Scales of the loss for float16, which underflows below 6e-8 and overflows above 65504. They are tried from large to small.
 _LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
 
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode with no parameter that takes a gradient; restore both on exit."""
+    """Put ``model`` into evaluation mode and take gradients from no parameter; restore both on exit."""
     training, flags = model.training, [p.requires_grad for p in model.parameters()]
     model.train(False)
     model.requires_grad_(False)
@@ -45,7 +45,7 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
     rope
         Cosine and sine of the positions, each ``(1, length, head_dim)``.
     bias
-        Added to the attention logits, ``(rows, 1, length, length)``; it must itself mask the future. ``None`` is plain causal
+        Added to the attention logits, ``(rows, 1, length, length)``; -inf must hide later tokens. ``None`` is plain causal
         attention.
 
     Returns
@@ -60,7 +60,7 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
 def stage_hidden(
     model: PreTrainedModel, input_ids: Tensor, stages: Sequence[int], checkpointing: bool = False
 ) -> tuple[list[Tensor], Tensor]:
-    """Run a model and keep the residual stream at the stages as nodes of the graph.
+    """Run a model, and return the residual stream at the stages so that gradients can be taken with respect to it.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ def stage_hidden(
     stages
         Layers after which the stages come.
     checkpointing
-        Compute each layer's activations again in the backward pass, so that only one layer's are held at a time.
+        Whether the backward pass computes each layer's activations again, so that only one layer's are in memory at a time.
 
     Returns
     -------
     list of Tensor
         Residual stream that leaves each stage's layer, ``(rows, length, hidden_size)`` each.
     Tensor
-        Final normalised hidden state, ``(rows, length, hidden_size)``.
+        Hidden state after the final norm, ``(rows, length, hidden_size)``.
 
     Raises
     ------
@@ -104,13 +104,13 @@ def stage_hidden(
 
 
 def check_stages(stages: Sequence[int], num_layers: int) -> None:
-    """Raise ``ValueError`` unless ``stages`` are layers in rising order, at least one."""
+    """Raise ``ValueError`` unless ``stages`` are one or more layers in rising order."""
     if not stages or list(stages) != sorted({stage for stage in stages if 0 <= stage < num_layers}):
         raise ValueError(f"stages after layers {list(stages)}: give at least one layer of 0..{num_layers - 1}, in rising order")
 
 
 def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
-    """Compute gradient x hidden state, ``|sum_d (dL / dh)_d * h_d|``, of each token at each stage. The graph is kept.
+    """Compute gradient x hidden state, ``|sum_d (dL / dh)_d * h_d|``, of each token at each stage. The autograd graph is kept.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def gradient_products(loss: Tensor, hidden: Sequence[Tensor]) -> Tensor:
     for scale in _LOSS_SCALES.get(hidden[0].dtype, (1.0,)):
         gradients = torch.autograd.grad(loss * scale, hidden, retain_graph=True)
         products = [((g.float() * h.float()).sum(-1).abs() / scale).detach() for g, h in zip(gradients, hidden, strict=True)]
-        found = torch.stack([product.to(loss.device) for product in products])  # layers may lie on several devices
+        found = torch.stack([product.to(loss.device) for product in products])  # layers may be on several devices
         if found.isfinite().all():
             return found
     kind = dtype_name(hidden[0].dtype)

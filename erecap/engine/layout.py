@@ -1,6 +1,6 @@
-"""Everything a prefill knows before it starts, laid out as tensors and sent to the device at once.
+"""The layout of a prefill: everything that is known before it starts, as tensors that are copied to the device at once.
 
-A copy that is sent between two layers would make the host wait for the layers queued before it.
+A copy between two layers would make the host wait for all layers queued before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from erecap.schedule.counts import Guards, PromptCounts, chunk_numbers, count_pr
 
 @dataclass(frozen=True)
 class ChunkTables:
-    """The chunks of a batch at one stage. The last chunk is the rows' padding, of which nothing survives.
+    """The chunks of a batch at one stage. The last chunk of a row is its padding, of which nothing survives.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class ChunkTables:
 
 @dataclass(frozen=True)
 class StageLayout:
-    """One stage of a prefill, with everything that is known of it before the first layer.
+    """One stage of a prefill, with all that is known before the first layer runs.
 
     Attributes
     ----------
@@ -46,15 +46,15 @@ class StageLayout:
     after_layer
         Layer after which it comes.
     rule
-        How it chooses among the tokens that are not forced.
+        Rule by which it chooses among the tokens that are not forced.
     tau
         Score that a token must exceed, for the rule ``threshold``.
     guards
         The forced tokens of each row.
     counts
-        Tokens of each row after the stage, on the host; ``None`` where they depend on the scores.
+        Number of tokens of each row after the stage, on the host; ``None`` where it depends on the scores.
     lengths
-        The same on the device, int64 ``(batch,)``; ``None`` where they depend on the scores.
+        ``counts`` on the device, int64 ``(batch,)``; ``None`` where they depend on the scores.
     chunks
         The chunks, for the rule ``chunk_top_k``.
     """
@@ -69,7 +69,7 @@ class StageLayout:
     chunks: ChunkTables | None = None
 
     def can_drop(self, reaching: tuple[int, ...]) -> bool:
-        """Tell whether any row may lose a token here, of the ``reaching`` tokens of each row. Asks no scores."""
+        """Tell whether any row may lose a token here, given the number of tokens of each row that reach the stage."""
         if self.counts is not None:
             return self.counts != reaching
         return any(count > guards.forced(count) for count, guards in zip(reaching, self.guards, strict=True))
@@ -79,7 +79,7 @@ class StageLayout:
 class PrefillLayout:
     """A batch of prompts, padded on the right to the longest.
 
-    With padding on the right a causal layer needs no mask: no token looks at the padding behind it.
+    With padding on the right a causal layer needs no mask: no token attends to the padding after it.
 
     Attributes
     ----------
@@ -88,9 +88,9 @@ class PrefillLayout:
     forced
         Number of leading stages that must keep each token, int64 ``(batch, n)`` (``PromptCounts.forced_stages``).
     prompt_lengths
-        Tokens of each row, on the host.
+        Number of tokens of each row, on the host.
     lengths
-        The same on the device, int64 ``(batch,)``.
+        ``prompt_lengths`` on the device, int64 ``(batch,)``.
     stages
         The stages, in the order of layers.
     """
@@ -103,7 +103,7 @@ class PrefillLayout:
 
 
 def lay_out(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
-    """Lay a batch out for a schedule and send it to the device."""
+    """Make the layout of a batch for a schedule, on ``device``."""
     rows = [count_prompt(schedule, prompt.protected, prompt.segment_ends) for prompt in prompts]
     lengths = tuple(len(prompt) for prompt in prompts)
     ids = _padded([prompt.input_ids for prompt in prompts], 0)
@@ -140,7 +140,7 @@ def _stage(
 
 
 def _counts(rows: Sequence[PromptCounts], stages: int) -> list[tuple[int, ...]]:
-    """List, for each stage, the tokens of each row that survive it."""
+    """Return, for each stage, the number of tokens of each row that survive it."""
     kept = [[count.kept for count in row.stages or ()] for row in rows]
     return [tuple(row[stage] for row in kept) for stage in range(stages)]
 

@@ -1,7 +1,6 @@
 """Prefill with pruning: the layers of a stock model run one by one, and tokens are dropped between them.
 
-The baseline is this same path with the empty schedule. Knows no tokenizer, text or sampling; ``erecap.engine.decode`` goes on from
-the cache that is left here.
+The baseline is the same path with the empty schedule. ``erecap.engine.decode`` continues from the cache that a prefill leaves.
 """
 
 from collections.abc import Sequence
@@ -33,9 +32,9 @@ class KeptTokens:
     after_layer
         Layer after which the stage comes.
     positions
-        Original positions, int64 ``(batch, kept)``, rising; row ``b`` is valid up to ``counts[b]``.
+        Original positions, int64 ``(batch, kept)``, rising; only the first ``counts[b]`` of row ``b`` are valid.
     counts
-        Survivors of each row.
+        Number of survivors of each row.
     """
 
     after_layer: int
@@ -45,7 +44,7 @@ class KeptTokens:
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """What a prefill leaves behind.
+    """The result of a prefill.
 
     Attributes
     ----------
@@ -58,7 +57,7 @@ class PrefillResult:
     layer_tokens
         ``[row][layer]``: tokens that entered the layer.
     next_positions
-        Position of each row's next token: the UNPRUNED length of the row.
+        Position of each row's next token: the length of the row before pruning.
     kv_bytes
         Bytes of ``cache`` after the prefill.
     """
@@ -80,8 +79,8 @@ def prefill(
 ) -> PrefillResult:
     """Run prompts through a model, dropping the tokens that score lowest.
 
-    Every token keeps its original position. Prompts of different lengths may share a batch; each gets what it gets alone. By
-    ``top_k`` and ``chunk_top_k`` the host does not wait for the device.
+    Every token keeps its original position. Prompts of different lengths may share a batch, and each gets the result it gets alone.
+    With the rules ``top_k`` and ``chunk_top_k`` the host does not wait for the device.
 
     Parameters
     ----------
@@ -90,9 +89,9 @@ def prefill(
     prompts
         One prompt, or a batch.
     schedule
-        Where tokens are dropped and how many. Default: nowhere, which is the baseline.
+        Where tokens are dropped and how many. Default: the empty schedule, which is the baseline.
     selector
-        Scores the tokens at the stages; needed where the schedule has any.
+        Scores the tokens at the stages; required by a schedule with stages.
 
     Raises
     ------
@@ -141,7 +140,7 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
 def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
     """Make the stream that enters the first layer.
 
-    Rotary embeddings are computed here once; stages only pick from them.
+    Rotary embeddings are computed here once; stages select rows of them.
 
     Parameters
     ----------
@@ -159,7 +158,7 @@ def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
 def run_layers(
     parts: DecoderParts, stream: Stream, cache: DynamicCache, layout: PrefillLayout, selector: Selector | None
 ) -> tuple[KeptTokens, ...]:
-    """Take a stream through all layers and drop tokens at the stages.
+    """Run a stream through all layers and drop tokens at the stages.
 
     Parameters
     ----------
@@ -199,7 +198,7 @@ def run_layer(
 ) -> Tensor:
     """Run one decoder layer.
 
-    Takes no position ids: rotary embeddings come ready, and flash attention would read positions with gaps as packed sequences.
+    The layer gets no position ids: ``rope`` replaces them, and flash attention takes ids with gaps for packed sequences.
 
     Parameters
     ----------
@@ -208,7 +207,7 @@ def run_layer(
     hidden
         Residual stream, ``(batch, n, hidden_size)``.
     mask
-        As ``attention_mask`` made it.
+        Mask made by ``erecap.models.masks.attention_mask``, or ``None``.
     cache
         Gets the layer's keys and values; ``None`` to keep none.
     rope
@@ -223,9 +222,9 @@ def run_layer(
 
 
 def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:
-    """Drop tokens from ``stream``. A stage at which no row can lose any is skipped, scoring included.
+    """Drop tokens from ``stream``. A stage at which no row can lose a token is skipped, scoring included.
 
-    Layers may lie on several devices (accelerate's ``device_map``). What stages need lies on the first, where prompts come in.
+    Layers may be on several devices (accelerate's ``device_map``). All tensors of the stages are on the first, as the prompts are.
     """
     if not stage.can_drop(stream.counts):
         return
@@ -237,7 +236,7 @@ def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:
 
 
 def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
-    """Compute the logits of each row's last position; for a long prompt all of them would cost as much as several layers."""
+    """Compute the logits of each row's last position only; logits of a whole long prompt cost as much as several layers."""
     if stream.even:
         last = stream.hidden[:, -1]
     else:

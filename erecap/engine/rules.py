@@ -1,7 +1,7 @@
-"""The rules by which a stage drops tokens: from scores to survivors. A new rule is a function and a line in ``RULES``.
+"""The rules by which a stage chooses survivors from scores. A new rule is a function and a line in ``RULES``.
 
-``top_k`` and ``chunk_top_k`` know on the host how many tokens they keep and wait for nothing. ``threshold`` keeps as many as score
-high enough. There the host waits once per stage for that number, which sets the size of everything that follows.
+For ``top_k`` and ``chunk_top_k`` the host knows how many tokens survive, so it never waits for the device. For ``threshold`` the
+number depends on the scores. The host waits for it once per stage, because it sets the shapes of all later tensors.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def survivors(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivors:
 def forced_now(stream: Stream, stage: StageLayout) -> Tensor:
     """Mark the tokens that ``stage`` must keep, bool ``(batch, n)``.
 
-    By ``threshold`` the layout cannot know the tail: it is the end of what reaches the stage. Padding may be marked too.
+    For ``threshold`` the tail is found here, as the last tokens that reach the stage. Padding may be marked too.
     """
     if stage.rule != "threshold":
         return stream.forced > stage.index
@@ -54,7 +54,7 @@ def _threshold(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivors:
     assert stage.tau is not None, "the schedule has checked it"
     survives = above(scores, forced_now(stream, stage), stage.tau, stream.padding())
     lengths = survives.sum(-1)
-    counts = tuple(lengths.tolist())  # the one wait of this stage
+    counts = tuple(lengths.tolist())  # the host waits for the device here
     return Survivors(places(survives, max(counts)), counts, lengths)
 
 

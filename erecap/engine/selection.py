@@ -1,4 +1,4 @@
-"""Which tokens survive a stage, given their scores. Knows nothing of layers, schedules or where scores come from."""
+"""Selection of the tokens that survive a stage, from their scores, as functions of plain tensors."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def top_k(scores: Tensor, forced: Tensor, keep: int, row_keep: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
     """Choose the forced tokens of each row, then its best ones.
 
-    Ties go to the lower index. NaN ranks lowest, and no score outranks a forced token. Nothing here waits for the device.
+    Ties go to the lower index. NaN ranks lowest, and no score outranks a forced token. The host does not wait for the device.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def top_k(scores: Tensor, forced: Tensor, keep: int, row_keep: Tensor | None = N
     keep
         Largest number of survivors in a row; at least the number of forced tokens of any row.
     row_keep
-        Survivors of each row, int64 ``(batch,)``, where rows differ. A row with fewer than ``keep`` ends in repeats of ``n - 1``.
+        Survivors of each row, int64 ``(batch,)``, where rows differ. A row with fewer than ``keep`` is filled up with ``n - 1``.
     padding
         Tokens that are never chosen, bool ``(batch, n)``.
 
@@ -49,7 +49,7 @@ def chunk_top_k(scores: Tensor, forced: Tensor, chunks: Tensor, starts: Tensor, 
     starts
         Column at which each chunk begins, int64 ``(batch, chunks)``.
     kept
-        Survivors of each chunk, forced ones included, int64 ``(batch, chunks)``.
+        Number of survivors of each chunk, forced ones included, int64 ``(batch, chunks)``.
     keep
         Largest number of survivors in a row.
 
@@ -67,7 +67,7 @@ def chunk_top_k(scores: Tensor, forced: Tensor, chunks: Tensor, starts: Tensor, 
 
 
 def above(scores: Tensor, forced: Tensor, tau: float, padding: Tensor | None = None) -> Tensor:
-    """Mark the forced tokens and those that score above ``tau``, never NaN and never padding: bool ``(batch, n)``."""
+    """Mark forced tokens and those that score above ``tau``, bool ``(batch, n)``. NaN is below ``tau``; padding is not marked."""
     survives = forced | (scores > tau)
     return survives if padding is None else survives & ~padding
 
@@ -93,7 +93,7 @@ def places(survives: Tensor, keep: int) -> Tensor:
 
 
 def _ranked(scores: Tensor, forced: Tensor, padding: Tensor | None = None) -> Tensor:
-    """Sort columns from the best to the worst, int64 ``(batch, n)``: forced tokens, then by score, padding last."""
+    """Sort columns from the best to the worst, int64 ``(batch, n)``: forced tokens, then the others by score, then padding."""
     limit = torch.finfo(scores.dtype).max
     priority = scores.nan_to_num(nan=-limit, posinf=limit, neginf=-limit).masked_fill(forced, torch.inf)
     if padding is not None:

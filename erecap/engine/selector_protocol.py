@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Selector(Protocol):
-    """A scorer of the tokens that have reached a stage; the engine keeps the highest."""
+    """A scorer of the tokens that reach a stage. The engine keeps the tokens with the highest scores."""
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score the tokens of a batch.
 
-        A token's score must not depend on other rows or on padding, and computing it must not wait for the device.
+        A token's score must not depend on other rows or on padding. The host must not wait for the device.
 
         Parameters
         ----------
@@ -23,7 +23,7 @@ class Selector(Protocol):
         stage_index
             Number of the stage in its schedule, from 0.
         lengths
-            Tokens of each row, int64 ``(batch,)``; what is behind them is padding.
+            Number of tokens of each row, int64 ``(batch,)``; the columns after them are padding.
 
         Returns
         -------
@@ -35,19 +35,19 @@ class Selector(Protocol):
 
 @runtime_checkable
 class PreparedSelector(Selector, Protocol):
-    """A selector that reads the whole prompts before their tokens come to a stage."""
+    """A selector that reads the whole prompts before the first layer runs."""
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
         """Read a batch of prompts.
 
         The engine calls this once per prefill that may drop tokens, before the first layer, under ``torch.inference_mode`` or
-        ``torch.no_grad``. Each call replaces the batch before. A row's scores must not depend on other rows.
+        ``torch.no_grad``. Each call replaces the previous batch. A row's scores must not depend on other rows.
 
         Parameters
         ----------
         ids
             Token ids, int64 ``(batch, n)``, padded on the right.
         lengths
-            Tokens of each row.
+            Number of tokens of each row.
         """
         ...

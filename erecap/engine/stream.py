@@ -8,16 +8,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Survivors:
-    """The tokens that a stage leaves.
+    """The survivors of a stage.
 
     Attributes
     ----------
     index
         Columns of the surviving tokens as ``selection.top_k`` returns them, int64 ``(batch, kept)``.
     counts
-        Survivors of each row, on the host.
+        Number of survivors of each row, on the host.
     lengths
-        The same on the device, int64 ``(batch,)``.
+        ``counts`` on the device, int64 ``(batch,)``.
     """
 
     index: Tensor
@@ -27,7 +27,7 @@ class Survivors:
 
 @dataclass
 class Stream:
-    """The tokens that are left, and what layers and stages need of them.
+    """The tokens that are left, with their tensors for layers and stages.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Stream:
     rope
         Cosine and sine of ``positions``, each ``(batch or 1, n, head_dim)``.
     counts
-        Tokens of each row, on the host; what is behind them is padding.
+        Number of tokens of each row, on the host; the columns after them are padding.
     lengths
-        The same on the device, int64 ``(batch,)``.
+        ``counts`` on the device, int64 ``(batch,)``.
     """
 
     hidden: Tensor
@@ -74,5 +74,5 @@ class Stream:
 
 
 def _rows(table: Tensor, flat: Tensor, batch: int) -> Tensor:
-    """Pick rows ``flat`` of ``table``, ``(batch, n, ...)`` -> ``(batch, kept, ...)``. One index_select is the fastest gather."""
+    """Pick rows ``flat`` of ``table``, ``(batch, n, ...)`` -> ``(batch, kept, ...)``, by index_select, the fastest gather."""
     return table.flatten(0, 1).index_select(0, flat).view(batch, -1, *table.shape[2:])

@@ -1,21 +1,20 @@
-"""Text from tokens as they come, line by line, so that the first skill can start before the plan is complete."""
+"""Text from a stream of tokens, line by line, so that the first skill can start before the plan is complete."""
 
 from collections.abc import Callable
 from time import perf_counter
 
 
 class LineStreamer:
-    """A splitter of tokens into lines: each complete line that is not blank is passed on as soon as its break is decoded.
+    """A splitter of tokens into lines. It passes on each line as soon as its line break is decoded; blank lines are skipped.
 
-    Only the tokens since the last line break are decoded at each step. A line ends at its break, so bytes of a character that is
-    still incomplete never come out.
+    Each step decodes only the tokens since the last line break. Since lines end at a break, no line holds an incomplete character.
 
     Parameters
     ----------
     decode
         Turns token ids into text.
     on_line
-        Gets each line, without its break.
+        Called with each line, without its line break.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], on_line: Callable[[str], None]) -> None:
@@ -35,12 +34,12 @@ class LineStreamer:
             self._pending, self._given = [], 0
 
     def close(self) -> None:
-        """End the answer: pass on the line that has no break after it."""
+        """End the answer: pass on the last line, which has no line break."""
         self._give(self._decode(self._pending).split("\n"))
         self._pending, self._given = [], 0
 
     def _give(self, lines: list[str]) -> None:
-        """Pass on the new ones of ``lines``. A token may hold a break and the start of the next line, so lines can come twice."""
+        """Pass on the lines that are new. A token may hold a line break and text after it, so a line can be decoded twice."""
         fresh, self._given = lines[self._given :], max(self._given, len(lines))
         for line in fresh:
             if line.strip():
@@ -48,10 +47,10 @@ class LineStreamer:
 
 
 class TimedAnswer:
-    """One answer as it comes: its tokens, its text, and its times in seconds since the prompt was submitted.
+    """An answer that is being decoded: its tokens, its text, and its times in seconds since the prompt was submitted.
 
-    Make it when the prompt is submitted: its clock starts then. The text ends at the first end token, also where decoding goes on
-    after it.
+    Its clock starts when it is made, so make it when the prompt is submitted. The text ends at the first end token, even if
+    decoding goes on.
 
     Parameters
     ----------
@@ -60,16 +59,16 @@ class TimedAnswer:
     eos_ids
         Tokens that end the text.
     on_line
-        Gets each complete line that is not blank.
+        Called with each complete line that is not blank.
 
     Attributes
     ----------
     tokens
         All tokens so far, end tokens included.
     ttft_s
-        Seconds to the first token; 0 before it.
+        Seconds to the first token; 0 until it is decoded.
     first_skill_s
-        Seconds to the first complete line; 0 before it.
+        Seconds to the first complete line; 0 until it is decoded.
     last_s
         Seconds to the last token so far.
     """
@@ -90,7 +89,7 @@ class TimedAnswer:
         return perf_counter() - self._submitted
 
     def put(self, token: int) -> None:
-        """Take the next token, which is known on the host."""
+        """Take the id of the next token."""
         self.tokens.append(token)
         self.last_s = self.elapsed()
         self.ttft_s = self.ttft_s or self.last_s

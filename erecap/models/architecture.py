@@ -14,7 +14,7 @@ _SUPPORTED_ROPE = ("default", "linear", "yarn", "llama3")
 
 
 class UnsupportedModelError(ValueError):
-    """A model that the engine would run wrongly, refused before any computation."""
+    """An error for a model that the engine cannot run correctly, raised before any computation."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DecoderParts:
     embed
         Token ids, int64 ``(batch, n)``, to hidden states ``(batch, n, hidden_size)``.
     rotary
-        Hidden states (for dtype and device) and positions, int64 ``(batch, n)``, to cosine and sine, each ``(batch, n, head_dim)``.
+        Positions, int64 ``(batch, n)``, to cosine and sine, each ``(batch, n, head_dim)``. A first tensor gives dtype and device.
     layers
         Decoder layers.
     norm
@@ -46,7 +46,7 @@ class DecoderParts:
 
 
 def check_config(config: PretrainedConfig) -> None:
-    """Raise ``UnsupportedModelError`` for an architecture on which the engine is not tested."""
+    """Raise ``UnsupportedModelError`` for an architecture that the engine does not support."""
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedModelError(
             f"model type {config.model_type!r} is not supported, the engine runs {', '.join(SUPPORTED_MODEL_TYPES)}: "
@@ -75,7 +75,7 @@ def _sliding_layers(config: PretrainedConfig) -> list[int]:
 
 
 def decoder_parts(model: PreTrainedModel) -> DecoderParts:
-    """Take ``model`` apart. Raise ``UnsupportedModelError`` where the engine cannot run it."""
+    """Return the parts of ``model``. Raise ``UnsupportedModelError`` where the engine cannot run it."""
     check_config(model.config)
     attention = model.config._attn_implementation
     if attention not in ATTENTION_KINDS:
@@ -93,7 +93,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
 
 
 class ContextLengthError(ValueError):
-    """A prompt and its answer that do not fit into the model's positions."""
+    """An error for a prompt and an answer that together exceed the model's positions."""
 
 
 def check_length(config: PretrainedConfig, prompt_tokens: int, new_tokens: int = 0) -> None:

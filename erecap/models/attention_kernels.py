@@ -1,4 +1,4 @@
-"""Which of torch's attention kernels a prefill uses on a GPU.
+"""The choice of torch's attention kernel for a prefill on a GPU.
 
 On Hopper torch prefers cuDNN's attention. It is the fastest on long prompts, but it makes a plan for every new length, which takes
 about 40 ms on an H200. An agent's prompt has a new length at every replan, and a pruned prefill has one more per stage. So a
@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PLANS_PAY_FROM = 16_384
-"""Tokens from which cuDNN's faster kernel makes up for its plan within the prefill of one prompt."""
+"""Prompt length in tokens from which cuDNN's kernel saves more time in one prefill than its plan costs."""
 
 _ENABLED = {
     SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
@@ -23,18 +23,18 @@ _ENABLED = {
     SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled,
     SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled,
 }
-"""The kernels in the order of preference for new lengths, and whether the caller allows them."""
+"""Kernels in the order of preference for new lengths, each with a function that tells whether the caller allows it."""
 
 
 class PreferredKernels:
-    """A context in which a prefill says how many tokens enter the next layer, and gets the kernel that suits them.
+    """A context that chooses the attention kernel of each layer by the number of tokens that enter it.
 
-    Kernels that the caller forbids stay forbidden, and torch's own preference comes back on exit. On a CPU nothing changes.
+    Kernels that the caller has disabled stay disabled. Torch's own preference is restored on exit. On a CPU nothing changes.
 
     Parameters
     ----------
     device
-        Where the prefill runs.
+        Device of the prefill.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class PreferredKernels:
         self._entered.close()
 
     def prefer_for(self, tokens: int) -> None:
-        """Prefer the kernels for a layer that ``tokens`` tokens enter."""
+        """Set the order of preference for a layer that ``tokens`` tokens enter."""
         long = tokens >= PLANS_PAY_FROM
         if self._device.type != "cuda" or long == self._long:
             return
@@ -61,12 +61,12 @@ class PreferredKernels:
 
 
 def _rank(kernel: SDPBackend, long: bool) -> int:
-    """Place of a kernel in the order of preference; for long prompts cuDNN's comes first."""
+    """Return a kernel's place in the order of preference. For long prompts cuDNN's kernel comes first."""
     return -1 if long and kernel == SDPBackend.CUDNN_ATTENTION else list(_ENABLED).index(kernel)
 
 
 @lru_cache
 def _let_torch_choose_once(device: torch.device) -> None:
-    """Run attention once: torch sets its own preference at the first call, and would overrule the one that is set before."""
+    """Run attention once, because the first call sets torch's own preference and would replace one that is set before it."""
     small = torch.zeros(1, 1, 8, 64, dtype=torch.float16, device=device)
     torch.nn.functional.scaled_dot_product_attention(small, small, small, is_causal=True)

@@ -1,4 +1,4 @@
-"""Device and dtype, chosen when asked and never at import; synchronization and memory of a device."""
+"""Choice of device and dtype (on call, never at import), synchronization, and memory of a device."""
 
 import platform
 import sys
@@ -13,11 +13,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class OutOfMemoryError(ValueError):
-    """A device without enough memory for what was asked."""
+    """An error for a device without enough memory."""
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device called ``name``, by default the GPU where there is one. Raise ``ValueError`` for one that is not there."""
+    """Return the device called ``name``, by default the GPU where there is one. Raise ``ValueError`` for a missing one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -49,7 +49,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=1)
 def _cpu_multiplies_bfloat16() -> bool:
-    """Tell by the processor's flags. A measurement could differ between a busy and an idle machine.
+    """Tell from the processor's flags. A timing could differ between a busy and an idle machine.
 
     With AVX512-BF16 or AMX, bfloat16 products run 1.2-3 times as fast as float32 ones. Without, they are emulated and slower.
     """
@@ -58,7 +58,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name without its package: ``float32``."""
+    """Return the dtype's name without ``torch.``: ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -79,13 +79,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of ``peak_memory_bytes`` on a GPU. The peak of a process on CPU cannot be reset."""
+    """Start a new measurement of ``peak_memory_bytes`` on a GPU. On CPU nothing can be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak in bytes: on a GPU of tensors since ``reset_peak_memory``, on CPU of the process since its start."""
+    """Return peak memory in bytes: on a GPU of tensors since ``reset_peak_memory``, on CPU of the process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _peak_resident_bytes()
@@ -114,7 +114,7 @@ def check_free_memory(device: torch.device, needed: int, what: str) -> None:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
-    """Turn a GPU's out-of-memory error into an ``OutOfMemoryError`` that names ``what`` was tried and what to do."""
+    """Turn a GPU's out-of-memory error into an ``OutOfMemoryError`` that names the work (``what``) and remedies."""
     try:
         yield
     except torch.OutOfMemoryError as error:

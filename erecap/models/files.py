@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def fill_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a neighbouring file, then rename it to ``path``. Missing directories are made."""
+    """Let ``write`` fill a temporary file in the same directory, then rename it to ``path``. Make missing directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     write(partial)

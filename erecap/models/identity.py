@@ -32,9 +32,9 @@ class ModelIdentity:
     Attributes
     ----------
     name
-        Hub id or directory name; for people, and not compared.
+        Hub id or directory name, for messages; ``matches`` ignores it.
     checksum
-        16 hex digits over shape and sampled weights.
+        Hash of shape and sampled weights, 16 hex digits.
     num_layers
         Number of decoder layers.
     hidden_size
@@ -47,7 +47,7 @@ class ModelIdentity:
     hidden_size: int
 
     def matches(self, other: "ModelIdentity") -> bool:
-        """Tell whether both are the same weights."""
+        """Tell whether both identify the same weights."""
         return (self.checksum, self.num_layers, self.hidden_size) == (other.checksum, other.num_layers, other.hidden_size)
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
 
     Samples are rounded to bfloat16 before they are hashed, so that the same weights in float32 and in bfloat16 are one model.
     Weights that accelerate has offloaded to disk or host memory are fetched one module at a time. LoRA adapters (PEFT) are skipped:
-    a model with an adapter counts as its base model, whose pruner fits as far as the adapter leaves hidden states alike.
+    a model with an adapter counts as its base model. The base model's pruner fits it if the adapter changes hidden states little.
 
     Parameters
     ----------

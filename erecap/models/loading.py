@@ -20,7 +20,7 @@ _TURN_END = "<|im_end|>"
 
 
 class ModelNotFoundError(ValueError):
-    """A model that is not where it was said to be."""
+    """An error for a directory or hub id from which no model can be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class LoadedModel:
     model
         The model.
     tokenizer
-        Its transformers tokenizer.
+        The model's transformers tokenizer.
     device
-        Where the weights are.
+        Device of the weights.
     dtype
         Dtype of the weights.
     eos_ids
@@ -49,11 +49,11 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """Identity that a pruner is checked against."""
+        """The identity of the model, against which a pruner is checked."""
         return identify(self.model)
 
 
-# Backends of one process share a model while any of them lives, so that baseline and erecap do not hold it twice.
+# The backends of one process share a model, so baseline and erecap hold it once. It is freed with the last of them.
 _loaded: WeakValueDictionary[tuple[str, torch.dtype, torch.device], LoadedModel] = WeakValueDictionary()
 
 
@@ -119,7 +119,7 @@ def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    """Collect the tokens that end an answer: from generation config and tokenizer, and ChatML's end of a turn."""
+    """Collect the ids of the tokens that end an answer: from generation config and tokenizer, and ChatML's ``<|im_end|>``."""
     generation = getattr(model.generation_config, "eos_token_id", None)
     ids = {
         tokenizer.eos_token_id,

@@ -9,7 +9,7 @@ ATTENTION_KINDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor | None:
     """Make the mask that a decoder layer takes.
 
-    ``sdpa`` and flash attention are causal without a mask. ``eager`` is bidirectional without one, and adds its mask to the logits.
+    Without a mask, ``sdpa`` and flash attention are causal, and ``eager`` is bidirectional. ``eager`` adds its mask to the logits.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor 
     Returns
     -------
     Tensor or None
-        bool for ``sdpa``, the dtype of ``hidden`` for ``eager``.
+        bool for ``sdpa``, the dtype of ``hidden`` for ``eager``, ``(batch or 1, 1, queries, keys)``.
 
     Raises
     ------
     ValueError
-        For flash attention with anything but plain causality.
+        For flash attention with ``visible``.
     """
     if kind == "sdpa":
         return visible

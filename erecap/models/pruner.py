@@ -1,7 +1,6 @@
 """The token pruner: one small MLP per stage that scores how much a token matters to what comes later.
 
-It maps residual streams to scores and belongs to the model that it was trained for. Knows nothing of schedules, selection or
-training.
+It maps residual streams to scores, and belongs to the model that it was trained for.
 """
 
 import json
@@ -21,11 +20,11 @@ FORMAT_VERSION = 1
 
 
 class PrunerMismatchError(ValueError):
-    """A pruner that was trained for another model than the one it is used with."""
+    """An error for a pruner that was trained for another model than the present one."""
 
 
 class StageScorer(nn.Module):
-    """An MLP ``hidden_size -> hidden_size // 4 -> GELU -> 1`` (the seed's pruning module)."""
+    """An MLP ``hidden_size -> hidden_size // 4 -> GELU -> 1`` that scores tokens at one stage."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -35,8 +34,8 @@ class StageScorer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Score ``hidden``, ``(batch, n, hidden_size)`` in the dtype of the weights: float32 ``(batch, n)``.
 
-        The last product is taken in float32. In bfloat16 thousands of tokens would share a few hundred values, and position
-        instead of score would decide between them.
+        The last product is computed in float32. In bfloat16 thousands of tokens would share a few hundred scores, and the order of
+        positions would decide between them.
         """
         features = nn.functional.gelu(self.up(hidden)).float()
         return nn.functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
@@ -55,7 +54,7 @@ class TokenPruner(nn.Module):
     Parameters
     ----------
     identity
-        The model that it is trained for.
+        Identity of the model that it is trained for.
     stages
         Layers after which it scores, in strictly rising order.
     """
@@ -76,7 +75,7 @@ class TokenPruner(nn.Module):
         return self.scorers[stage](hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def check_model(self, model: ModelIdentity) -> None:
-        """Raise ``PrunerMismatchError``, naming both sides, unless this pruner was trained for ``model``."""
+        """Raise ``PrunerMismatchError`` unless this pruner was trained for ``model``; the message names both models."""
         if not self.identity.matches(model):
             raise PrunerMismatchError(
                 f"the pruner was trained for {self.identity.describe()}, the model is {model.describe()}: "
@@ -84,7 +83,7 @@ class TokenPruner(nn.Module):
             )
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write weights (safetensors) and configuration (JSON) into ``directory``, which is made where it is missing."""
+        """Write weights (safetensors) and configuration (JSON) into ``directory``. Make the directory if it is missing."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS_FILE)

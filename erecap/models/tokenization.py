@@ -1,8 +1,8 @@
 """From chat messages to token ids, segment by segment.
 
-An agent's history only grows, so each replan's prompt is the last one plus a few messages. Messages are rendered and tokenized one
-by one and kept, so that only new messages cost time. This is valid only for chat templates that render a message the same way
-whatever surrounds it. ``ChatTokenizer`` checks this once per tokenizer and refuses others.
+An agent's history only grows, so each replan's prompt is the previous prompt plus a few messages. Messages are rendered and
+tokenized one by one and cached, so only new messages cost time. This requires a chat template that renders a message the same way
+whatever its neighbours are. ``ChatTokenizer`` checks this once per tokenizer and refuses other templates.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Message = tuple[str, str, bool]
-"""Role, text, and whether its tokens are protected."""
+"""A chat message: role, text, and whether its tokens are protected from pruning."""
 
 _CACHED_SEGMENTS = 8192
 _ANCHOR = {"role": "system", "content": "anchor"}
@@ -22,7 +22,7 @@ _ANCHOR = {"role": "system", "content": "anchor"}
 
 @dataclass(frozen=True, eq=False)
 class TokenizedPrompt:
-    """A prompt on the host.
+    """A prompt as token ids, on the host.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class TokenizedPrompt:
     protected
         Tokens that no stage may drop, bool ``(n,)``.
     segment_ends
-        One past the last token of each message. The tokens after the last end are the header of the answer.
+        Index one past the last token of each message. The tokens after the last end are the header of the answer.
     """
 
     input_ids: NDArray[np.int64]
@@ -59,7 +59,7 @@ class TokenizedPrompt:
     def from_ids(
         cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None
     ) -> "TokenizedPrompt":
-        """Make a prompt of one message from bare token ids, int ``(n,)``. Default for ``protected``, bool ``(n,)``: none."""
+        """Make a prompt of one message from token ids, int ``(n,)``; ``protected``, bool ``(n,)``, is false by default."""
         row = np.asarray(ids, dtype=np.int64)
         return cls(row, np.zeros(row.shape, np.bool_) if protected is None else np.asarray(protected, np.bool_), (row.size,))
 
@@ -90,9 +90,9 @@ class ChatTokenizer:
         self._header = self._encode_header()
 
     def encode(self, messages: Iterable[Message]) -> TokenizedPrompt:
-        """Tokenize a conversation and the header of its answer, which is protected.
+        """Tokenize a conversation and the header of its answer. The header is protected.
 
-        Equals tokenizing the whole conversation rendered with ``add_generation_prompt=True``. Known messages are only copied.
+        The ids equal those of the whole conversation rendered with ``add_generation_prompt=True``. Cached messages are copied.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class ChatTokenizer:
         return self._render([{"role": role, "content": text} for role, text, _ in messages], header=True)
 
     def tokens_of(self, text: str) -> NDArray[np.int64]:
-        """Tokenize rendered text, int64 ``(n,)``. Special tokens in it are read as such; none are added."""
+        """Tokenize rendered text, int64 ``(n,)``. Special tokens in the text become special tokens; none are added."""
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
     def _segment(self, first: bool, role: str, text: str) -> NDArray[np.int64]:

@@ -1,4 +1,5 @@
 """Timings, memory and decode rates of the engine on one machine: ``python -m erecap.profiling``.
 
-Needs torch, transformers, tokenizers, safetensors and numpy alone, so that it runs on a bare GPU machine.
+Needs only torch, transformers, tokenizers, safetensors and numpy, so it runs on a machine without the rest of E-RECAP's
+dependencies.
 """

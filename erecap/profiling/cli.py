@@ -34,7 +34,7 @@ from erecap.selectors import SelectorContext, make_selector
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what ``arguments`` ask for; return 0, 1 for an error of the user's, 130 after Ctrl-C."""
+    """Run the measurement that ``arguments`` name. Return 0, 1 after a user error, or 130 after Ctrl-C."""
     args = make_parser().parse_args(arguments)
     try:
         if args.command == "show":
@@ -55,7 +55,7 @@ def _chosen_kernel(args: argparse.Namespace) -> Any:
 
 @dataclass
 class _Measurement:
-    """What the arguments ask for: device, model, variants and result file, each made when first needed."""
+    """The measurement that the arguments name: device, model, variants and result file, each made when first used."""
 
     args: argparse.Namespace
 
@@ -85,7 +85,7 @@ class _Measurement:
 
     @cached_property
     def variants(self) -> Variants:
-        """By keep ratio; the schedule is the seed's for the model's depth, and all share one pruner."""
+        """Schedule and selector by keep ratio: the default stages for the model's depth, and one pruner for all."""
         depth = self.model.config.num_hidden_layers
         made = make_random_pruner(self.model, PruneSchedule.for_depth(depth, 0.7))
         if self.args.pruner:
@@ -112,7 +112,7 @@ class _Measurement:
         )
 
     def show(self) -> int:
-        """Print the table and say where the file is."""
+        """Print the table and the path of the result file."""
         self.file.save()
         _print(self.file.content)
         sys.stdout.write(f"written: {self.args.out}\n" if self.args.out else "")
@@ -202,7 +202,7 @@ SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
     "rates": _rate_rows,
     "env": lambda content: [{"fact": key, "value": value} for key, value in content["machine"].items()],
 }
-"""Rows of the table by measurement, from the content of its result file."""
+"""By measurement, the function that makes the rows of the table from the content of the result file."""
 
 
 COMMANDS: dict[str, Callable[[_Measurement], int]] = {

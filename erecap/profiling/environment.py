@@ -1,4 +1,4 @@
-"""What a result file says of the machine it was made on."""
+"""Facts about the machine and the model, for result files."""
 
 import os
 import platform
@@ -20,7 +20,15 @@ _GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clock
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Return the device, its driver and the versions of what runs on it."""
+    """Return facts about ``device`` and the software on it.
+
+    Returns
+    -------
+    dict
+        ``device`` and ``device_name``; versions of ``python``, ``torch``, ``transformers`` and ``numpy``; ``cpu_count``, logical
+        cores; ``threads``, CPU threads of torch. On a GPU also the versions ``cuda`` and ``cudnn``, and ``gpu``: ``total_bytes``,
+        ``multiprocessors`` (their number), and fields of nvidia-smi with their units.
+    """
     facts: dict[str, Any] = {
         "device": str(device),
         "device_name": device_name(device),
@@ -49,7 +57,7 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
 
 
 def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attention: str) -> dict[str, Any]:
-    """Return the model's name, dtype, attention function and sizes."""
+    """Return the model's name, dtype, attention function and sizes (the last as the config names them)."""
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
     return {
         "model_id": name,
@@ -60,6 +68,6 @@ def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attenti
 
 
 def command_line() -> str:
-    """Return the command that made the file, as one would type it; the directory of ``--out`` is left out."""
+    """Return the command line of this process, quoted for a shell. The directory of ``--out`` is left out."""
     arguments = [Path(word).name if before == "--out" else word for before, word in pairwise(sys.argv)]
     return shlex.join(["python", "-m", "erecap.profiling", *arguments])

@@ -1,4 +1,4 @@
-"""FLOPs of a prefill: counted by torch as the operations run, and on paper."""
+"""FLOPs of a prefill: counted by torch while the operations run, and computed from the config."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ _ATTENTION_OPS = (
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Run ``call`` under torch's ``FlopCounterMode`` and return what it counts, multiply-adds as two.
+    """Run ``call`` under torch's ``FlopCounterMode`` and return the FLOPs that it counts. A multiply-add counts as two.
 
-    Square attention is taken to be causal, as it is in every prefill here; torch's own formula counts all pairs, and refuses
-    grouped heads in some releases.
+    Attention with as many queries as keys counts as causal, as it is in every prefill here. Torch's own formula counts all (query,
+    key) pairs, and some releases refuse grouped heads.
     """
     ops = [getattr(torch.ops.aten, name) for name in _ATTENTION_OPS if hasattr(torch.ops.aten, name)]
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(ops, _causal_attention_flops))
@@ -37,14 +37,14 @@ def _causal_attention_flops(query: Sequence[int], key: Sequence[int], value: Seq
 
 
 def analytic_flops(config: PretrainedConfig, layer_tokens: Sequence[int], scored_tokens: int) -> int:
-    """Return the FLOPs of a prefill on paper: matrices, causal attention, scorers and the logits of one position.
+    """Compute the FLOPs of a prefill from the config: matrices, causal attention, scorers and the logits of one position.
 
     Parameters
     ----------
     layer_tokens
         Tokens that enter each layer.
     scored_tokens
-        Tokens that reach a stage, added up over stages.
+        Tokens that a stage scores, summed over stages.
     """
     hidden = config.hidden_size
     scorer = 2 * (hidden + 1) * (hidden // 4)

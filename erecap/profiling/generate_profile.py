@@ -1,4 +1,4 @@
-"""Prefill and a fixed number of decoded tokens: time to the first token, time per further token, and what bounds it."""
+"""Prefill and a fixed number of decoded tokens: TTFT, time per output token (TPOT), and a lower bound of TPOT."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,30 @@ from erecap.profiling.shapes import make_random_prompt, read_bytes_per_token
 from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
 
 DECODERS = ("eager", "graph-flash", "graph-split")
-"""Ways to decode: the engine's, and one captured step with either attention of ``graph_decode``."""
+"""Names of the decoders: the engine's own, and the CUDA graph with either attention of ``graph_decode``."""
 
 Decoder = Callable[[PrefillResult], Iterator[int]]
 
 
 @dataclass(frozen=True)
 class GeneratePlan:
-    """What to measure: prompt lengths and decoded tokens, rounds, decoders by name, and the seconds that the whole may take.
+    """Settings of the measurement.
 
-    ``capture`` records graphs; without it the graph's step runs as it is, which checks it where there is no GPU.
+    Attributes
+    ----------
+    lengths
+        Prompt lengths in tokens.
+    new_tokens
+        Tokens to decode per prompt.
+    rounds
+        Timed generations per length, decoder and variant.
+    decoders
+        Names from ``DECODERS``.
+    seconds
+        Seconds that the whole measurement may take.
+    capture
+        Whether to record the decode step as a CUDA graph. Without it the step's kernels are launched one by one, which also works
+        without a GPU.
     """
 
     lengths: Sequence[int]
@@ -42,7 +56,15 @@ class GeneratePlan:
 
 @dataclass(frozen=True)
 class _Run:
-    """One generation: seconds from the prompt to each token, and the tokens."""
+    """One generation.
+
+    Attributes
+    ----------
+    token_s
+        Seconds from the start of the prefill to each token.
+    tokens
+        Token ids.
+    """
 
     token_s: list[float]
     tokens: list[int]
@@ -57,9 +79,33 @@ class _Run:
 
 
 def profile_generate(model: PreTrainedModel, variants: Variants, plan: GeneratePlan, copy_rate: float, file: ResultFile) -> None:
-    """Measure every decoder at every length for every variant and add one point each to ``file``.
+    """Measure every decoder at every length for every variant, and add one point each to ``file``.
 
-    A decoder that fails, or runs out of memory, is a point that says so. ``copy_rate`` is the machine's, in bytes/s.
+    For a decoder that fails or runs out of memory, the point's ``status`` gives the reason. Otherwise ``status`` is ``ok`` and the
+    point holds:
+
+    - ``prompt_tokens``, ``output_tokens``; ``keep``, the keep ratio; ``decoder``; ``rounds``, the number of timed generations
+    - quantiles in ms (``quantiles_ms``) of ``ttft``, ``tpot`` (per output token), ``itl`` (between tokens) and ``e2el`` (the whole)
+    - ``output_throughput`` and ``total_token_throughput``: tokens/s without and with the prompt's
+    - ``prefill_share``: TTFT / whole time, 0..1
+    - ``weight_read_bytes`` per token; ``floor_tpot_ms``, the time to read them at ``copy_rate``; ``share_of_floor``, that time /
+      median TPOT
+    - ``tokens_like_first_decoder``: length of the common prefix with the first decoder's answer, in tokens
+    - ``speedup``, ``p25_speedup``, ``p75_speedup``: baseline's whole time / this one's, over rounds; only with a baseline
+    - ``capture_s``, median seconds to build a graph decoder, and ``captured``; only for graph decoders
+
+    Parameters
+    ----------
+    model
+        The model.
+    variants
+        Schedule and selector by keep ratio.
+    plan
+        What to measure.
+    copy_rate
+        The machine's copy rate, in bytes/s.
+    file
+        Gets the points.
     """
     end = perf_counter() + plan.seconds
     for length in plan.lengths:
@@ -109,7 +155,7 @@ def _measure(
 
 
 class _Maker:
-    """Turns a prefill into a stream of tokens; a graph is captured for each prefill, and the time that takes is kept."""
+    """A decoder by name. A graph decoder is built anew for each prefill, and the time of that is recorded."""
 
     def __init__(self, model: PreTrainedModel, name: str, plan: GeneratePlan) -> None:
         self._model, self._name, self._plan = model, name, plan
@@ -128,14 +174,14 @@ class _Maker:
         return decoder.decode()
 
     def facts(self) -> Row:
-        """How long a graph took to make, at the median; empty for the engine's own decode."""
+        """Return the median seconds to build a graph decoder; empty for the engine's own decoder."""
         if not self._capture_s:
             return {}
         return {"capture_s": sorted(self._capture_s)[len(self._capture_s) // 2], "captured": self._plan.capture}
 
 
 def _run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: tuple[Any, Any], make: _Maker) -> _Run:
-    """Generate once. The making of a graph stands between the first token and the second and is left out of the times."""
+    """Generate once. A graph is built after the first token; the times leave that out."""
     synchronize(model.device)
     start_s = perf_counter()
     start = prefill(model, prompt, *variant)
@@ -167,7 +213,7 @@ def _figures(runs: Sequence[_Run], prompt_tokens: int) -> Row:
 
 
 def _floor(model: PreTrainedModel, runs: Sequence[_Run], copy_rate: float) -> Row:
-    """Time to read the weights once at the rate of a copy, and its share of a token's time."""
+    """Compute the time to read the weights once at ``copy_rate``, and its share of the median TPOT."""
     floor_ms = read_bytes_per_token(model) / copy_rate * 1e3
     tpot_ms = _figures(runs, 0)["median_tpot_ms"]
     return {"weight_read_bytes": read_bytes_per_token(model), "floor_tpot_ms": floor_ms, "share_of_floor": floor_ms / tpot_ms}
@@ -179,7 +225,7 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return what a terminal shows of each point."""
+    """Return the table row of each point."""
     return [_summary(point) for point in points]
 
 

@@ -1,8 +1,8 @@
-"""Greedy decode of one token on static buffers, so that a CUDA graph can replay it: experimental.
+"""Greedy decode on static buffers, so that a CUDA graph can replay the step of one token (experimental).
 
-A pruned prefill leaves a cache of another length in every layer. Each layer gets a buffer for its own tokens and those to come,
-and the step reads from the device which slot it fills and how far it may look: nothing depends on the host. Knows one prompt at a
-time, and layers like Qwen2's and Llama's: no norms on queries and keys.
+A pruned prefill leaves a cache of a different length in each layer. Each layer gets a buffer with room for its cached tokens and
+the tokens to decode. The step reads its cache slot and the number of keys from device memory, so it needs no value from the host.
+It takes one prompt at a time, and layers as in Qwen2 and Llama, without norms on queries and keys.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,21 +18,35 @@ from erecap.engine.prefill import PrefillResult
 from erecap.models.architecture import check_length, decoder_parts
 
 SPLITS = 16
-"""Parts into which the product of attention weights and values is cut, so that they run side by side."""
+"""Number of parts into which the product of attention weights and values is cut, so that they run in parallel."""
 
 _WARM_UPS = 3
 
 Attend = Callable[["StaticLayer", Tensor, Tensor, Tensor], Tensor]
-"""Attention of one query: layer, queries ``(heads, head_dim)``, the slot of the newest token, int64 ``(1,)``, and how many
-tokens the layer holds, int32 ``(1,)``; returns ``(1, heads * head_dim)``."""
+"""Attention of one token. It takes the layer, queries ``(heads, head_dim)``, the token's cache slot, int64 ``(1,)``, and the number
+of tokens in the cache, int32 ``(1,)``. It returns ``(1, heads * head_dim)``."""
 
 
 @dataclass
 class StaticLayer:
     """One decoder layer's weights and buffers.
 
-    ``qkv`` and ``qkv_bias`` are the three projections in one. ``cache`` is ``(2, kv_heads, slots, head_dim)``: keys, then values.
-    ``bounds`` and ``one_query``, int32 ``(2,)``, are where keys and queries begin and end, for the flash kernel.
+    Attributes
+    ----------
+    qkv, qkv_bias
+        The query, key and value projections in one matrix, ``((heads + 2 * kv_heads) * head_dim, hidden_size)``, and one bias.
+    out
+        The output projection of attention.
+    input_norm, mlp_norm
+        The norms before attention and before the MLP.
+    mlp
+        The MLP.
+    cache
+        Keys, then values: ``(2, kv_heads, slots, head_dim)``.
+    heads
+        Number of query heads.
+    bounds, one_query
+        For the flash kernel, where keys and queries begin and end, int32 ``(2,)``.
     """
 
     qkv: Tensor
@@ -48,23 +62,28 @@ class StaticLayer:
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of KV heads."""
         return self.cache.shape[1]
 
 
 class GraphDecoder:
-    """Decodes ``max_new_tokens`` greedily from ``start``, whose cache stays as it is.
+    """A greedy decoder of exactly ``max_new_tokens`` tokens. It copies the cache of the prefill and leaves the original as it is.
 
     Parameters
     ----------
+    model
+        The model that ran the prefill.
+    start
+        Result of the prefill of one prompt.
+    max_new_tokens
+        Number of tokens to decode.
     attention
-        ``split`` for two batched products, which run anywhere; ``flash`` for the flash kernel of torch, which takes bfloat16 and
-        float16 on a GPU.
+        ``split``: two batched products, on any device. ``flash``: torch's flash kernel, for bfloat16 and float16 on a GPU.
 
     Raises
     ------
     ValueError
-        For a batch, an unknown attention, a model of another kind, or an answer beyond the model's positions.
+        For a batch, an unknown attention, a model with norms on queries and keys, or an answer beyond the model's positions.
     """
 
     def __init__(self, model: PreTrainedModel, start: PrefillResult, max_new_tokens: int, attention: str = "split") -> None:
@@ -94,9 +113,9 @@ class GraphDecoder:
         self._cos, self._sin = self._rotary_tables(device)
 
     def _rotary_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rows by step, ``(max_new_tokens, heads + 2 * kv_heads, head_dim)``: queries and keys turn, values stay.
+        """Compute cosines and sines by step, ``(max_new_tokens, heads + 2 * kv_heads, head_dim)`` each; values are not rotated.
 
-        The sign of the half that is subtracted is in the sines.
+        The rotation subtracts one half of each head; that sign is in the sines.
         """
         positions = self._start.next_positions[0] + torch.arange(self.max_new_tokens, device=device)
         weight: Any = self._parts.embed.weight
@@ -112,14 +131,14 @@ class GraphDecoder:
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Go back to the first token, which the prefill's logits give."""
+        """Go back to the first token, which is the argmax of the prefill's logits."""
         first = self._start.logits.argmax(-1)
         self._step.zero_()
         self._token.copy_(first)
         self.tokens[:1].copy_(first)
 
     def step(self) -> None:
-        """Run one token through the layers and choose the next: on device memory only, no value reaches the host."""
+        """Run one token through the layers and choose the next. No value is read by the host."""
         hidden = self._parts.embed(self._token)
         slots, cos, sin = (
             self._base + self._step,
@@ -136,7 +155,7 @@ class GraphDecoder:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Record one step as a CUDA graph, after a few steps that make every kernel and handle it needs."""
+        """Record one step as a CUDA graph. A few warm-up steps first load the kernels and handles that it needs."""
         side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -153,7 +172,7 @@ class GraphDecoder:
 
     @torch.inference_mode()
     def decode(self) -> Iterator[int]:
-        """Yield the tokens one by one; each waits for the device once. Goes back to the first token before it starts."""
+        """Reset, then yield the tokens one by one. The host waits for the device once per token."""
         self.reset()
         yield int(self.tokens[0])
         for step in range(1, self.max_new_tokens):
@@ -191,7 +210,7 @@ def _static_layer(layer: Any, keys: Tensor, values: Tensor, room: int) -> Static
 def _run_static(
     layer: StaticLayer, hidden: Tensor, cos: Tensor, sin: Tensor, slot: Tensor, count: Tensor, attend: Attend
 ) -> Tensor:
-    """One layer on ``hidden``, ``(1, hidden_size)``; ``cos`` and ``sin`` are ``(heads + 2 * kv_heads, head_dim)``."""
+    """Run one layer on ``hidden``, ``(1, hidden_size)``; ``cos`` and ``sin`` are ``(heads + 2 * kv_heads, head_dim)``."""
     flat = functional.linear(_norm(layer.input_norm, hidden), layer.qkv, layer.qkv_bias)
     rows = flat.view(-1, layer.cache.shape[-1])
     rows = torch.addcmul(rows * cos, rows.roll(rows.shape[-1] // 2, -1), sin)
@@ -203,12 +222,12 @@ def _run_static(
 
 
 def _norm(module: Any, hidden: Tensor) -> Tensor:
-    """Root mean square norm in one kernel where torch has one."""
+    """Apply an RMS norm; torch runs it as one kernel where it has one."""
     return functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon)
 
 
 def split_attention(layer: StaticLayer, query: Tensor, slot: Tensor, count: Tensor) -> Tensor:
-    """Attention by batched products over KV heads, with their query heads as rows: float32 scores, values in ``SPLITS`` parts."""
+    """Compute attention (``Attend``) by batched products over KV heads: float32 scores, weights x values in ``SPLITS`` parts."""
     keys, values = layer.cache[0], layer.cache[1]
     grouped = query.view(layer.kv_heads, -1, query.shape[-1])
     scores = _product_float32(grouped, keys.transpose(1, 2)) * query.shape[-1] ** -0.5
@@ -221,14 +240,14 @@ def split_attention(layer: StaticLayer, query: Tensor, slot: Tensor, count: Tens
 
 
 def _product_float32(left: Tensor, right: Tensor) -> Tensor:
-    """Batched product with a float32 result; of bfloat16 factors only where the device has such a product."""
+    """Multiply batches with a float32 result. Only CUDA multiplies bfloat16 into float32; elsewhere the factors are converted."""
     if left.device.type == "cuda" and left.dtype != torch.float32:
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
 
 
 def flash_attention(layer: StaticLayer, query: Tensor, slot: Tensor, count: Tensor) -> Tensor:
-    """Attention by torch's flash kernel for sequences of different lengths, told on the device how many keys there are."""
+    """Compute attention (``Attend``) by torch's flash kernel for variable lengths, which reads ``count`` from device memory."""
     result = torch.ops.aten._flash_attention_forward(
         query.view(1, layer.heads, -1),
         layer.cache[0].transpose(0, 1),

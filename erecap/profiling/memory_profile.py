@@ -1,4 +1,4 @@
-"""Peak memory of a prefill by prompt length, baseline and pruned, beside the formula, until the device has no more."""
+"""Peak memory of a prefill by prompt length, baseline and pruned, measured and by formula, up to the device's limit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,27 @@ from erecap.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What to measure: prompt lengths in rising order, and the seconds that the whole may take."""
+    """Settings of the measurement.
+
+    Attributes
+    ----------
+    lengths
+        Prompt lengths in tokens, rising.
+    seconds
+        Seconds that the whole measurement may take.
+    """
 
     lengths: Sequence[int]
     seconds: float
 
 
 def profile_memory(model: PreTrainedModel, variants: Variants, plan: MemoryPlan, file: ResultFile) -> None:
-    """Prefill once per length and variant and add a point each to ``file``; a variant that ran out of memory ends there."""
+    """Prefill once per length and variant, and add a point each to ``file``. A variant that runs out of memory ends there.
+
+    A point holds ``prompt_tokens``; ``keep``, the keep ratio; ``formula_bytes`` (the function of that name); and ``status``. Where
+    ``status`` is ``ok``, it also holds ``ttft_s``, ``kv_bytes``, ``peak_memory_bytes`` and, on a GPU, ``reserved_bytes``, the peak
+    of what torch's allocator took from the device.
+    """
     end, rate, over = perf_counter() + plan.seconds, 0.0, set[float]()
     for length in plan.lengths:
         for keep, (schedule, selector) in variants.items():
@@ -71,7 +84,7 @@ def _measure(model: PreTrainedModel, length: int, schedule: PruneSchedule, selec
 
 
 def _expected_tokens(config: PretrainedConfig, schedule: PruneSchedule, length: int) -> list[int]:
-    """Tokens that enter each layer, up to the guards, which no length of interest notices."""
+    """Estimate the tokens that enter each layer. Forced tokens are ignored: they matter only in short prompts."""
     keep = {stage.after_layer: stage.keep for stage in schedule.stages}
     tokens = [float(length)]
     for layer in range(config.num_hidden_layers - 1):
@@ -80,9 +93,9 @@ def _expected_tokens(config: PretrainedConfig, schedule: PruneSchedule, length: 
 
 
 def formula_bytes(model: PreTrainedModel, layer_tokens: Sequence[int]) -> int:
-    """Return peak memory on paper: weights, the cache so far, and the activations of the layer at which both are largest.
+    """Compute the peak memory of a prefill in bytes: weights, plus the largest sum of cache and activations over layers.
 
-    Activations are three rows of the MLP's width and three of the model's per token, which is what a gated MLP holds at once.
+    Activations are three rows of the MLP's width and three of the model's width per token, as a gated MLP holds them at once.
     """
     config, size = model.config, next(model.parameters()).element_size()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -93,7 +106,7 @@ def formula_bytes(model: PreTrainedModel, layer_tokens: Sequence[int]) -> int:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return what a terminal shows of each point."""
+    """Return the table row of each point."""
     return [_summary(point) for point in points]
 
 

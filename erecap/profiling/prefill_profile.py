@@ -1,4 +1,4 @@
-"""Prefill by prompt length and keep ratio: time to the first token against the baseline, the ceiling and the machine's rate."""
+"""Prefill by prompt length and keep ratio: TTFT against the baseline, the ceiling and the machine's matrix product rate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from erecap.schedule import PruneSchedule
 from erecap.selectors import Selector
 
 WARM_UPS = 2
-"""Rounds before those that count. In the first a length is met for the first time, which is reported on its own."""
+"""Warm-up rounds per length. The time of the first, which meets the length for the first time, is reported separately."""
 
 Variants = dict[float, tuple[PruneSchedule, Selector | None]]
 """Schedule and selector by keep ratio; 1.0 is the baseline, with the empty schedule."""
@@ -30,7 +30,19 @@ Variants = dict[float, tuple[PruneSchedule, Selector | None]]
 
 @dataclass(frozen=True)
 class PrefillPlan:
-    """Prompt lengths in tokens, rounds at each, the seconds that the whole may take, and whether to count FLOPs."""
+    """Settings of the measurement.
+
+    Attributes
+    ----------
+    lengths
+        Prompt lengths in tokens.
+    rounds
+        Timed rounds per length.
+    seconds
+        Seconds that the whole measurement may take.
+    count
+        Whether torch also counts the FLOPs.
+    """
 
     lengths: Sequence[int]
     rounds: int
@@ -39,10 +51,34 @@ class PrefillPlan:
 
 
 def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPlan, matmul_rate: float, file: ResultFile) -> None:
-    """Measure every variant at every length and add one point each to ``file``.
+    """Measure every variant at every length, and add one point each to ``file``.
 
-    A length that runs out of memory, or that would take longer than what is left of the time, is a point that says so.
-    ``matmul_rate`` is the machine's, in FLOP/s.
+    For a length that runs out of memory, or would take longer than the time that is left, ``status`` gives the reason. Otherwise
+    ``status`` is ``ok`` and the point holds:
+
+    - ``prompt_tokens``; ``keep``, the keep ratio; ``rounds``, the number of timed rounds
+    - quantiles of TTFT in ms (``quantiles_ms``), and ``first_ttft_ms``, of the first prefill at this length
+    - ``speedup``, ``p25_speedup``, ``p75_speedup``: TTFT of the baseline / TTFT, over rounds; ``first_speedup``, of the first
+      prefills; ``share_of_ceiling``, speedup / ceiling; these only with a baseline
+    - ``ceiling``: the largest speedup that the dropped tokens allow (``erecap.calibration.flops.ceiling``)
+    - ``layer_tokens``, by layer; ``kept_share``, their mean / ``prompt_tokens``; ``final_share``, of the last layer
+    - ``prefill_flops`` without and ``analytic_flops`` with scorers and logits; ``counted_flops``, by torch, at the shortest length
+    - ``achieved_flops_per_s``: ``prefill_flops`` / median TTFT; ``share_of_matmul``, that rate / ``matmul_rate``
+    - ``kv_bytes``, ``peak_memory_bytes``
+    - ``scoring_share``, ``selecting_share``: shares of the prefill's time (``StageCost``), 0..1
+
+    Parameters
+    ----------
+    model
+        The model.
+    variants
+        Schedule and selector by keep ratio.
+    plan
+        What to measure.
+    matmul_rate
+        The machine's rate of a large matrix product, in FLOP/s.
+    file
+        Gets the points.
     """
     end, rate = perf_counter() + plan.seconds, _Rate(model)
     _warm_up(model, variants)
@@ -64,7 +100,7 @@ def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPla
 
 
 def _warm_up(model: PreTrainedModel, variants: Variants) -> None:
-    """Load libraries and kernels on a prompt of no measured length."""
+    """Load libraries and kernels with a prompt whose length is not measured."""
     prompt = make_random_prompt(model, 200)
     for schedule, selector in variants.values():
         prefill(model, prompt, schedule, selector)
@@ -76,24 +112,24 @@ def _add_all(file: ResultFile, variants: Variants, length: int, status: str) -> 
 
 
 def _forget() -> None:
-    """Give the allocator's memory back, so that the next length starts afresh."""
+    """Return the allocator's cached memory to the device before the next length."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class _Rate:
-    """What the model was seen to do per second, to tell how long a length will take."""
+    """The measured rate of the model in FLOP/s, to predict how long a length will take."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._config, self.flops_per_s = model.config, 0.0
 
     def rounds_within(self, seconds: float, length: int, variants: Variants, most: int) -> int:
-        """How many rounds fit into ``seconds``, at most ``most``; 0 for none. All of them while no rate is known."""
+        """Predict how many rounds fit into ``seconds``, from 0 to ``most``; ``most`` while no rate is known."""
         if not self.flops_per_s:
             return most
         share = sum(1.0 if keep == 1.0 else keep for keep in variants)
         flops = sum(prefill_flops(self._config, [length] * self._config.num_hidden_layers))
-        # Besides the rounds: warm-ups, three prefills per variant for the stages' cost, and one for the counted FLOPs.
+        # Subtract what is run besides the rounds: warm-ups, three prefills per variant for the stages' cost, one to count FLOPs.
         return max(0, min(most, int(seconds * self.flops_per_s / (flops * share)) - WARM_UPS - 4))
 
     def learn(self, length: int, seconds: float) -> None:
@@ -102,7 +138,21 @@ class _Rate:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One variant at one length: seconds of the first run and of each round, what the prefill left, peak memory in bytes."""
+    """One variant at one length.
+
+    Attributes
+    ----------
+    first_s
+        Seconds of the first prefill.
+    rounds_s
+        Seconds to the first token, one per round.
+    layer_tokens
+        Tokens that entered each layer.
+    kv_bytes
+        Bytes of keys and values after the prefill.
+    peak_bytes
+        Peak memory of the first prefill, in bytes.
+    """
 
     first_s: float
     rounds_s: list[float]
@@ -128,7 +178,7 @@ def _measure_length(
 def _first_facts(
     model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector | None
 ) -> tuple[float, tuple[int, ...], int, int]:
-    """Run the prompt for the first time: seconds, tokens per layer, bytes of keys and values, peak bytes."""
+    """Run the prompt for the first time; return seconds, tokens per layer, bytes of keys and values, and peak bytes."""
     reset_peak_memory(model.device)
     kept: list[PrefillResult] = []
     seconds = seconds_of(lambda: kept.append(prefill(model, prompt, schedule, selector)), model.device)
@@ -138,7 +188,7 @@ def _first_facts(
 def _timed_first_token(
     model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector | None
 ) -> Callable[[], float]:
-    """Return a call that gives the seconds until the first token is known on the host."""
+    """Return a function that prefills and returns the seconds until the host knows the first token."""
     return partial(seconds_of, lambda: prefill(model, prompt, schedule, selector).logits.argmax(-1).tolist(), model.device)
 
 
@@ -202,7 +252,7 @@ def _stage_shares(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: Pru
 
 
 def _count_all(model: PreTrainedModel, variants: Variants, file: ResultFile) -> None:
-    """Add the counted FLOPs to the points of the shortest length, after everything else: counting is slow and measures no time."""
+    """Add the FLOPs that torch counts to the points of the shortest length. This comes last, because counting is slow."""
     points: list[Row] = [point for point in file.points if point["status"] == "ok"]
     shortest = min((point["prompt_tokens"] for point in points), default=0)
     for point in points:
@@ -213,7 +263,7 @@ def _count_all(model: PreTrainedModel, variants: Variants, file: ResultFile) -> 
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return what a terminal shows of each point."""
+    """Return the table row of each point."""
     return [_summary(point) for point in points]
 
 

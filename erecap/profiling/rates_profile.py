@@ -1,4 +1,4 @@
-"""Ceilings of the machine, measured: a large matrix product, a large copy, and the attention kernels at hand."""
+"""Measured rates of the machine: a large matrix product, a large copy, and each attention kernel."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -17,13 +17,13 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-"""Kernels behind torch's attention function, by the names of the option ``--sdpa-backend``."""
+"""Kernels of torch's attention function, by their names for the option ``--sdpa-backend``."""
 
 _WARM_UPS, _REPEATS = 3, 10
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> dict[str, Any]:
-    """Measure a product of two square matrices of random numbers: ``matmul_flops_per_s``, the median of ten."""
+    """Measure a product of two random square matrices ``matmul_size`` wide: ``matmul_flops_per_s``, the median of ten."""
     size = size or (8192 if device.type == "cuda" else 1024)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = _median_seconds(lambda: left @ right, device)
@@ -31,7 +31,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
 
 
 def copy_rate(device: torch.device, size_bytes: int | None = None) -> dict[str, Any]:
-    """Measure a copy within the device's memory, bytes read plus bytes written: ``copy_bytes_per_s``, the median of ten."""
+    """Measure a copy within the device's memory: ``copy_bytes_per_s``, bytes read plus bytes written, the median of ten."""
     size_bytes = size_bytes or (4 << 30 if device.type == "cuda" else 64 << 20)
     source = torch.empty(size_bytes // 4, device=device).normal_()
     target = torch.empty_like(source)
@@ -42,9 +42,11 @@ def copy_rate(device: torch.device, size_bytes: int | None = None) -> dict[str, 
 def attention_rates(
     config: PretrainedConfig, device: torch.device, dtype: torch.dtype, lengths: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Measure causal attention of one layer of ``config`` by each kernel: ``attention_flops_per_s``, causal pairs counted.
+    """Measure causal attention of one layer of ``config`` with each kernel, at each of ``lengths`` (tokens).
 
-    A kernel that refuses the shape, or runs out of memory, gives a row that says so.
+    Each row holds ``kernel``, ``tokens`` and ``status``. Where ``status`` is ``ok``, it also holds ``attention_ms``, the median of
+    ten, and ``attention_flops_per_s``, which counts causal pairs only. Where a kernel refuses the shape or runs out of memory,
+    ``status`` gives the reason.
     """
     return [_attention_row(config, device, dtype, name, length) for length in lengths for name in BACKENDS]
 
@@ -57,7 +59,7 @@ def _attention_row(config: PretrainedConfig, device: torch.device, dtype: torch.
     )
     row: dict[str, Any] = {"kernel": name, "tokens": length}
     if name == "math" and length > 4096:
-        return row | {"status": "left out: it holds all scores at once"}
+        return row | {"status": "left out: it stores all attention scores at once"}
     try:
         with sdpa_kernel([BACKENDS[name]]):
             seconds = _median_seconds(

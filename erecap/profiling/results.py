@@ -1,4 +1,4 @@
-"""Result files: one JSON object per measurement, written whole after every point, so that a kill keeps what was measured."""
+"""Result files: one JSON object per measurement. The file is rewritten after every point, so a killed run keeps its points."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ Row = dict[str, Any]
 
 
 class ResultFile:
-    """A result file in the making: ``version``, ``command``, ``machine`` and further facts, and ``points``, one per measurement.
+    """A result file that grows: ``version``, ``command``, ``machine`` and other facts, and ``points``, one per measured case.
 
     Parameters
     ----------
     path
-        Where the file goes; ``None`` measures without writing one.
+        Path of the file; ``None`` writes no file.
     facts
-        What holds for all points.
+        Facts that hold for all points.
     """
 
     def __init__(self, path: Path | None, **facts: Any) -> None:
@@ -37,7 +37,7 @@ class ResultFile:
         self.save()
 
     def save(self) -> None:
-        """Write the file whole or not at all."""
+        """Write the file atomically."""
         if self.path is not None:
             text = json.dumps(self.content, indent=1, allow_nan=True) + "\n"
             fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
@@ -49,7 +49,7 @@ def read_result(path: Path) -> Row:
     Raises
     ------
     ValueError
-        For a file that is no result file, or of another version.
+        For a file that is not a result file, or has another version.
     """
     try:
         content: Row = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Models of published shapes with random weights, made on the device: a profile needs the work of a model, not its knowledge."""
+"""Models of published shapes with random weights, made on the device. Timings and memory do not depend on trained weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 
 POSITIONS = 1 << 20
-"""Positions of every shape: far beyond the published ones, so that memory ends a sweep over lengths and the config does not."""
+"""``max_position_embeddings`` of every shape. It is far above the published values, so that only memory limits the length."""
 
 _QWEN2: dict[str, Any] = {
     "model_type": "qwen2",
@@ -46,14 +46,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama3-8b": _LLAMA3 | _sizes(32, 4096, 14336, 32, 8),
     "nano": _QWEN2 | _sizes(8, 128, 512, 4, 1) | {"head_dim": 64, "vocab_size": 1024},
 }
-"""Architectures by name, as published. ``nano`` has the bundled planner's."""
+"""Published architectures by name. ``nano`` is the bundled planner's."""
 
 
 def shape_config(name: str) -> PretrainedConfig:
     """Return the configuration of the shape called ``name``.
 
-    Weights are drawn with a deviation of ``1 / sqrt(hidden_size)``: activations stay finite through all layers and attention is
-    far from uniform.
+    Its ``initializer_range`` is ``1 / sqrt(hidden_size)``: random weights of this standard deviation keep activations finite
+    through all layers, and attention is far from uniform.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def shape_config(name: str) -> PretrainedConfig:
 
 
 def shape_bytes(name: str, dtype: torch.dtype) -> int:
-    """Return the bytes that the weights of shape ``name`` take in ``dtype``; biases and norms, a thousandth of them, left out."""
+    """Return the bytes of the weights of shape ``name`` in ``dtype``, without biases and norms (about a thousandth)."""
     config = shape_config(name)
     tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
     return int(config.num_hidden_layers * layer_cost(config).linear_per_token // 2 + tables) * dtype.itemsize
@@ -83,7 +83,7 @@ def shape_bytes(name: str, dtype: torch.dtype) -> int:
 def make_random_model(
     config: PretrainedConfig, device: torch.device, dtype: torch.dtype, attention: str = "sdpa", seed: int = 0
 ) -> PreTrainedModel:
-    """Make a model of ``config`` with random weights, directly on ``device`` and in ``dtype``, ready for inference.
+    """Make a model of ``config`` with random weights, directly on ``device`` and in ``dtype``, in evaluation mode.
 
     Rotary frequencies are computed by the model itself and stay float32.
     """
@@ -115,7 +115,7 @@ def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
 
 
 def make_random_pruner(model: PreTrainedModel, schedule: PruneSchedule) -> TokenPruner:
-    """Make an untrained pruner for the stages of ``schedule``, in the model's device and dtype: as slow as a trained one."""
+    """Make an untrained pruner for the stages of ``schedule``, on the model's device and in its dtype, for timings."""
     with torch.device(model.device):
         pruner = TokenPruner(identify(model, "random"), [stage.after_layer for stage in schedule.stages])
     return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
@@ -127,14 +127,14 @@ def make_random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Bytes of all weights; tied ones count once."""
+    """Count the bytes of all weights; tied weights count once."""
     return sum(weight.nbytes for weight in model.parameters())
 
 
 def read_bytes_per_token(model: PreTrainedModel) -> int:
-    """Bytes of the weights that one decoded token reads: all but the embedding table, of which it reads one row.
+    """Count the bytes of the weights that one decode step reads.
 
-    A table that is also the output matrix (tied) is read whole.
+    The embedding table is left out, since a step reads one row of it, unless it is tied: then it is also the output matrix.
     """
     parts: Any = model
     table = parts.get_input_embeddings().weight

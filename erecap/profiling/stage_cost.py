@@ -1,7 +1,7 @@
-"""What pruning itself costs within a prefill: time spent scoring, and selecting and gathering, as shares of the whole.
+"""The cost of pruning itself within a prefill: scoring, and selecting with gathering, as shares of the prefill's time.
 
-The engine is watched from outside: a selector and hooks on the decoder layers take marks as they are called. On a GPU marks are
-events in its queue, so nothing waits for them.
+The engine's code stays as it is: a wrapped selector and hooks on the decoder layers record the time of each call. On a GPU these
+records are CUDA events, so the host does not wait.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,22 @@ from erecap.selectors import Selector
 
 @dataclass(frozen=True)
 class StageCost:
-    """Shares of a pruned prefill's time: 0.01 is 1%. ``selecting`` includes the gather of what is left."""
+    """Shares of a pruned prefill's time; 0.01 is 1%.
+
+    Attributes
+    ----------
+    scoring
+        Share of the selector.
+    selecting
+        Share of choosing and gathering the survivors.
+    """
 
     scoring: float
     selecting: float
 
 
 class _Marks:
-    """Named moments, in the order in which they were taken."""
+    """Named points in time, in the order in which they were taken."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._taken = device, list[tuple[str, Any]]()
@@ -45,14 +53,14 @@ class _Marks:
             self._taken.append((name, perf_counter()))
 
     def spans(self) -> Iterator[tuple[str, float]]:
-        """Each mark's name and the seconds to the next mark."""
+        """Yield each mark's name and the seconds to the next mark."""
         synchronize(self._device)
         for (name, start), (_, end) in zip(self._taken, self._taken[1:], strict=False):
             yield name, start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
 
 
 class MarkedSelector:
-    """A selector that marks when it begins and ends to score."""
+    """A selector that marks the begin and the end of scoring."""
 
     def __init__(self, selector: Selector, take: Any) -> None:
         self._selector, self._take = selector, take
@@ -68,7 +76,7 @@ class MarkedSelector:
 def measure_stage_cost(
     model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, rounds: int = 3
 ) -> StageCost:
-    """Return the medians over ``rounds`` prefills of ``prompt``, which should have been run before."""
+    """Measure the median shares over ``rounds`` prefills of ``prompt``. Run the prompt once before, as a warm-up."""
     costs = [_one_cost(model, prompt, schedule, selector) for _ in range(rounds)]
     return StageCost(median(cost.scoring for cost in costs), median(cost.selecting for cost in costs))
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDEST = 48
-"""Characters of a cell; the result file has the whole."""
+"""Most characters of a cell; longer text is cut here and complete in the result file."""
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` as text with aligned columns; a row may lack some."""
+    """Return ``rows`` as text with aligned columns. A column that a row lacks stays empty."""
     if not rows:
         return "(nothing measured)"
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -1,4 +1,4 @@
-"""Clocks, turns and quantiles: how every figure of a profile is taken."""
+"""Timing of calls, in turn, and quantiles of the times."""
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Time one call, with ``device`` idle before and after."""
+    """Time one call in seconds; ``device`` is synchronized before and after."""
     synchronize(device)
     start = perf_counter()
     call()
@@ -23,7 +23,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def take_turns(calls: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
-    """Return what each call gave in each of ``rounds``; the order turns from round to round, so that none is always first."""
+    """Run each call once per round and collect the results by name. The order rotates, so that no call is always first."""
     results: dict[Key, list[Result]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds):
@@ -34,7 +34,7 @@ def take_turns(calls: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[K
 
 
 def quantiles_ms(name: str, seconds: Sequence[float]) -> dict[str, float]:
-    """Return mean, standard deviation, median, quartiles and 99th percentile in milliseconds, with the keys of ``vllm bench``."""
+    """Compute mean, standard deviation, median, quartiles and 99th percentile of ``seconds``, in ms, keyed as in ``vllm bench``."""
     milliseconds = np.asarray(seconds) * 1e3
     return {
         f"mean_{name}_ms": float(milliseconds.mean()),
@@ -47,6 +47,6 @@ _PERCENTILES = {"median": 50, "p25": 25, "p75": 75, "p99": 99}
 
 
 def ratio_quartiles(name: str, above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Return median and quartiles of the ratios taken round by round, as ``name``, ``p25_name`` and ``p75_name``."""
+    """Compute the median and the quartiles of ``above / below`` over rounds, keyed ``name``, ``p25_name`` and ``p75_name``."""
     ratios = np.asarray(above) / np.asarray(below)
     return {name: float(np.median(ratios)), **{f"p{share}_{name}": float(np.percentile(ratios, share)) for share in (25, 75)}}

@@ -1,4 +1,4 @@
-"""Where a prefill's time goes: a torch.profiler trace of one, added up by part of the model and by kernel."""
+"""The time of a prefill by part of the model and by kernel, from a torch.profiler trace."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ PARTS = (
     "embedding",
     "other",
 )
-"""What time is added up by. ``linear`` is every matrix of the layers, ``elementwise`` the activation and the residual sums."""
+"""Parts of the model. ``linear`` is every matrix of the layers, ``elementwise`` the activation and the residual sums."""
 
 _PREFIX = "part:"
 _ATTENTION = ("aten::scaled_dot_product", "aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention")
@@ -42,7 +42,11 @@ _SELECT = ("aten::sort", "aten::argsort", "aten::topk", "aten::gather", "aten::m
 
 
 def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file: ResultFile) -> None:
-    """Trace one prefill of ``length`` tokens for every variant and add a point each to ``file``."""
+    """Trace one prefill of ``length`` tokens for every variant, and add a point each to ``file``.
+
+    A point holds ``prompt_tokens``; ``keep``, the keep ratio; ``status``; ``untraced_ms``, the shortest of three prefills without
+    the profiler; and the times of ``summarise``.
+    """
     prompt = make_random_prompt(model, length)
     for keep, (schedule, selector) in variants.items():
         run = partial(prefill, model, prompt, schedule, selector)
@@ -58,7 +62,7 @@ def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file:
 def _trace(model: PreTrainedModel, run: Any) -> Sequence[FunctionEvent]:
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])
     with torch.inference_mode(), _ranges(model):
-        with profile(activities=activities):  # the first trace of a process pays for the profiler itself
+        with profile(activities=activities):  # the first trace of a process includes the start of the profiler
             synchronize(model.device)
         with profile(activities=activities) as taken:
             run()
@@ -67,7 +71,7 @@ def _trace(model: PreTrainedModel, run: Any) -> Sequence[FunctionEvent]:
 
 
 class _RangedSelector:
-    """A selector whose scoring is a range of the trace."""
+    """A selector whose calls of ``score`` are ranges of the trace."""
 
     def __init__(self, selector: Selector) -> None:
         self._selector = selector
@@ -80,7 +84,7 @@ class _RangedSelector:
 
 @contextmanager
 def _ranges(model: PreTrainedModel) -> Iterator[None]:
-    """Make every module of interest a range of the trace; an inner range takes its time out of the outer one."""
+    """Make a range of the trace of every call of a module. Time in an inner range does not count to the outer one."""
     with ExitStack() as stack:
         for module, part in _modules(model):
             open_ranges: list[Any] = []
@@ -115,9 +119,13 @@ def _modules(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
 
 
 def summarise(events: Sequence[FunctionEvent], device: torch.device) -> Row:
-    """Add up the time of ``events``: ``parts_ms`` by part, ``kernels`` the longest by name, ``device_ms`` the sum.
+    """Add up the time of ``events``: on a GPU of its kernels, on a CPU of the operations without those that they call.
 
-    On a GPU the time is its kernels', on a CPU the operations' own.
+    Returns
+    -------
+    dict
+        ``device_ms``, the whole time; ``parts_ms`` and ``parts_share`` (0..1), by part of ``PARTS``; ``kernel_count``, the number
+        of kernel calls; ``kernels``, the 25 with the most time, each ``name``, ``ms`` and ``count`` (calls).
     """
     parts, kernels, counts = dict.fromkeys(PARTS, 0.0), defaultdict[str, float](float), defaultdict[str, int](int)
     for event in events:
@@ -140,7 +148,7 @@ def summarise(events: Sequence[FunctionEvent], device: torch.device) -> Row:
 
 
 def _costs(event: FunctionEvent, device: torch.device) -> Iterator[tuple[str, float]]:
-    """Names and microseconds of the work that ``event`` itself, and none below it, gave the device."""
+    """Yield name and microseconds of the work that ``event`` itself gave the device, without the events below it."""
     if device.type == "cuda":
         yield from ((kernel.name, kernel.duration) for kernel in event.kernels if not kernel.name.startswith(_PREFIX))
     elif event.self_cpu_time_total > 0:
@@ -148,7 +156,7 @@ def _costs(event: FunctionEvent, device: torch.device) -> Iterator[tuple[str, fl
 
 
 def _part_of(event: FunctionEvent) -> str:
-    """Name the part of ``event``: attention by its operation, else the nearest range, else what lies between layers."""
+    """Name the part of ``event``: attention by its operation, else the innermost range, else gather, select or other."""
     names = [event.name]
     above = event.cpu_parent
     while above is not None:
@@ -165,7 +173,7 @@ def _part_of(event: FunctionEvent) -> str:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return what a terminal shows of each point: milliseconds and shares by part, one row per part."""
+    """Return the table: one row per part, with milliseconds and share of each point."""
     rows = []
     for part in PARTS:
         row: dict[str, Any] = {"part": part}

@@ -1,4 +1,4 @@
-"""Where tokens are dropped and how many. Host arithmetic on lengths: no tensor, model or device."""
+"""Schedules: after which layers tokens are dropped, and how many. Arithmetic on lengths, without tensors or a model."""
 
 from erecap.schedule.counts import forced_stages, layer_tokens, stage_counts
 from erecap.schedule.schedule import PruneSchedule

@@ -1,7 +1,7 @@
 """How many tokens of a prompt survive each stage: exact arithmetic on the host, before any layer has run.
 
-By ``top_k`` and ``chunk_top_k`` the counts follow from the schedule and the prompt alone, so the engine needs no host-device
-synchronisation. By ``threshold`` they depend on the scores; then only what is forced is known here.
+For ``top_k`` and ``chunk_top_k`` the counts follow from the schedule and the prompt alone, so the engine needs no host-device
+synchronisation. For ``threshold`` they depend on the scores; then only the forced tokens are known here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from erecap.schedule.stages import PruneStage, Rule, check_depth
 
 
 class CountedSchedule(Protocol):
-    """What the counts read of a schedule. The fields are those of ``PruneSchedule``."""
+    """The fields of a ``PruneSchedule`` that the counts read."""
 
     @property
     def stages(self) -> tuple[PruneStage, ...]:
@@ -94,8 +94,8 @@ class ChunkCount:
 class Guards:
     """The tokens of one prompt that the stages of a schedule must keep: its head, its tail and its protected tokens.
 
-    Everything is counted on the host. A tail never grows from stage to stage and was kept by all stages before, so it always
-    consists of the last tokens of the ORIGINAL prompt; the protected tokens outside head and tail are counted on the mask.
+    The tail never grows from stage to stage, and all earlier stages kept it. So it always consists of the last tokens of the
+    original prompt, and the forced tokens of any stage can be counted on the mask of the prompt.
 
     Parameters
     ----------
@@ -129,14 +129,14 @@ class Guards:
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """Everything that is known of one prompt at the stages of a schedule before it runs.
+    """The counts of one prompt at the stages of a schedule that are known before it runs.
 
     Attributes
     ----------
     guards
         The tokens that stages must keep.
     stages
-        Counts at each stage; ``None`` by ``threshold``, where they depend on the scores.
+        Counts at each stage; ``None`` for ``threshold``, where they depend on the scores.
     chunks
         Counts at each stage chunk by chunk; empty unless the rule is ``chunk_top_k``.
     num_stages
@@ -151,9 +151,9 @@ class PromptCounts:
     def forced_stages(self) -> NDArray[np.int64]:
         """Count for each token the leading stages that must keep it, int64 ``(tokens,)``.
 
-        A token is forced at stage ``s`` exactly where its number exceeds ``s``. One number is enough because forced sets only
-        shrink: head and protected tokens are forced at every stage, a token of the tail from the first stage on for as long as the
-        tail reaches back to it. By ``threshold`` the tail is left out, since the lengths that it depends on are not known.
+        A token is forced at stage ``s`` if its number exceeds ``s``. One number is enough, because the set of forced tokens only
+        shrinks: head and protected tokens are forced at every stage, and a token of the tail at the stages whose tail still
+        includes it. For ``threshold`` the tail is left out, since it depends on lengths that are not known yet.
         """
         through = np.where(self.guards.mask(0), self.num_stages, 0).astype(np.int64)
         for index, count in enumerate(self.stages or ()):
@@ -172,7 +172,7 @@ def count_prompt(schedule: CountedSchedule, protected: NDArray[np.bool_], segmen
     protected
         Mask of the prompt's protected tokens, bool ``(tokens,)``.
     segment_ends
-        One past the last token of each message. Only ``chunk_top_k`` reads them.
+        Index one past the last token of each message, used by ``chunk_top_k`` only.
     """
     guards = Guards(schedule, protected)
     chunks = chunk_counts(schedule, protected, segment_ends) if schedule.rule == "chunk_top_k" else ()
@@ -204,8 +204,8 @@ def chunk_counts(schedule: CountedSchedule, protected: NDArray[np.bool_], segmen
     """Count the tokens of one prompt at every stage of ``chunk_top_k``, chunk by chunk; parameters as in ``count_prompt``.
 
     A prompt has ``len(segment_ends) + 1`` chunks, of which some may be empty. A chunk keeps
-    ``forced + round(keep * (before - forced))`` tokens. Forced tokens come on top of the share, so what happens to the others does
-    not depend on when the guards leave the chunk.
+    ``forced + round(keep * (before - forced))`` tokens. The share applies to the tokens that are not forced, so their number does
+    not depend on how many tokens of the chunk are forced.
     """
     guards, chunks = Guards(schedule, protected), chunk_numbers(len(protected), segment_ends)
     before = np.bincount(chunks, minlength=len(segment_ends) + 1)
@@ -246,7 +246,7 @@ def layer_tokens(
 
 
 def spread_over_layers(length: int, kept: Mapping[int, int], num_layers: int) -> tuple[int, ...]:
-    """Count the tokens that enter each layer, of a prompt of ``length`` tokens of which ``kept[l]`` are left after layer ``l``."""
+    """Count the tokens that enter each layer, for ``length`` prompt tokens of which ``kept[l]`` are left after layer ``l``."""
     tokens = [length]
     for layer in range(num_layers - 1):
         tokens.append(kept.get(layer, tokens[-1]))

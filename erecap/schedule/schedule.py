@@ -17,14 +17,14 @@ class PruneSchedule:
     """The stages of a prefill, in the order of layers, and the tokens that no stage may drop.
 
     The first ``head`` tokens, the last ``max(tail_min, tail_share * current length)`` tokens and the protected tokens are always
-    kept (after SDTP, arXiv 2504.04514). They are called *forced*. ``rule`` says how a stage chooses among the tokens that reach it:
+    kept (as in SDTP, arXiv 2504.04514). They are called *forced*. ``rule`` says how a stage chooses among the tokens that reach it:
 
-    - ``top_k``: ``round(keep * current)`` tokens, forced ones among them, the rest by score.
-    - ``chunk_top_k``: in each chunk (a message of the prompt) the best ``round(keep * those not forced)``; forced ones on top.
-    - ``threshold``: tokens that score above the stage's ``tau``; forced ones on top.
+    - ``top_k``: the forced tokens, then the best by score, ``round(keep * current)`` in all.
+    - ``chunk_top_k``: the forced tokens and, in each chunk (a message of the prompt), the best share ``keep`` of the others.
+    - ``threshold``: the forced tokens, and all that score above the stage's ``tau``.
 
-    By ``chunk_top_k`` and ``threshold`` the verdict on a token depends on nothing outside its chunk, so it stands when the prompt
-    is extended. A tail that is a share of the length would break this, because it reaches further back in a longer prompt.
+    With ``chunk_top_k`` and ``threshold``, whether a token survives depends on nothing outside its chunk, so it does not change
+    when the prompt is extended. A tail that is a share of the length would break this, because it is longer in a longer prompt.
     ``by_rule`` therefore sets ``tail_share`` to 0 for these rules.
 
     Attributes
@@ -38,7 +38,7 @@ class PruneSchedule:
     tail_share
         Share of the current length that is always kept at the end, in [0, 1].
     rule
-        How a stage chooses among the tokens that are not forced.
+        Rule by which a stage chooses among the tokens that are not forced.
     """
 
     stages: tuple[PruneStage, ...] = ()
@@ -65,12 +65,12 @@ class PruneSchedule:
 
     @classmethod
     def after(cls, layers: Iterable[int], keep: float) -> "PruneSchedule":
-        """Make a schedule with a stage after each of ``layers``, all of one ``keep``."""
+        """Make a schedule with a stage after each of ``layers``, all with the keep ratio ``keep``."""
         return cls(tuple(PruneStage(layer, keep) for layer in layers))
 
     @classmethod
     def for_depth(cls, num_layers: int, keep: float) -> "PruneSchedule":
-        """Make the seed's schedule for a model of ``num_layers`` layers (``stages.seed_layers``)."""
+        """Make a schedule with the default stages (``stages.seed_layers``) for a model of ``num_layers`` layers."""
         return cls.after(seed_layers(num_layers), keep)
 
     @classmethod
@@ -80,7 +80,7 @@ class PruneSchedule:
         Parameters
         ----------
         stages
-            Layers as ``parse_stages`` reads them; ``None`` for the seed's.
+            Layers as ``parse_stages`` reads them; ``None`` for the default stages.
         num_layers
             Depth of the model.
         keep
@@ -153,7 +153,7 @@ class PruneSchedule:
 
     @classmethod
     def preset(cls, name: str, num_layers: int) -> "PruneSchedule":
-        """Make one of the seed's presets.
+        """Make one of the presets ``PRESETS``, which have the default stages.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class PruneSchedule:
         return replace(self, stages=tuple(replace(stage, keep=keep) for stage in self.stages))
 
     def by_rule(self, rule: Rule, taus: Sequence[float] = ()) -> "PruneSchedule":
-        """Return the same stages by another rule.
+        """Return the same stages with another rule.
 
         For ``chunk_top_k`` and ``threshold`` the guarded tail is ``tail_min`` tokens and no share of the length.
 
@@ -185,7 +185,7 @@ class PruneSchedule:
         rule
             The rule of the new schedule.
         taus
-            For ``threshold``: one threshold per stage.
+            Thresholds for the rule ``threshold``, one per stage.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class PruneSchedule:
         check_depth(self.stages, num_layers)
 
     def __str__(self) -> str:
-        """Write stages and ratios in short, as in a backend spec: ``1-6@0.62``, ``0+2-4@0.9,5@0.5``, or ``none``."""
+        """Write stages and keep ratios in short: ``1-6@0.62``, ``0+2-4@0.9,5@0.5``, or ``none``."""
         groups = groupby(self.stages, key=lambda stage: stage.keep)
         return ",".join(f"{format_stages(stage.after_layer for stage in group)}@{keep:g}" for keep, group in groups) or "none"
 
@@ -224,5 +224,5 @@ class PruneSchedule:
 
 @lru_cache(maxsize=4096)
 def _uniform(layers: tuple[int, ...], keep: float) -> PruneSchedule:
-    """Make the schedules that a search tries; they are the same for every prompt."""
+    """Make a schedule with one keep ratio for all stages. Cached: each search tries the same ones."""
     return PruneSchedule.after(layers, keep)

@@ -1,6 +1,6 @@
-"""The least pruning that a budget allows, for one prompt.
+"""The search for the schedule that prunes a prompt least within a budget.
 
-Knows neither clocks nor models: the budget is in whatever unit the cost function counts, such as seconds
+The budget has the unit of the cost function, such as seconds
 (``CostModel.late_replan_s``) or FLOPs (``erecap.calibration.flops.flops_cost``).
 """
 
@@ -18,14 +18,14 @@ from erecap.schedule.stages import seed_layers
 Candidate = TypeVar("Candidate", bound=CountedSchedule)
 
 Cost = Callable[[Sequence[int]], float]
-"""The cost of a prefill in which ``layer_tokens[l]`` tokens enter layer ``l``. It must not fall when a layer gets more tokens."""
+"""The cost of a prefill, given the tokens that enter each layer. It must not fall when a layer gets more tokens."""
 
 KEEPS = tuple(percent / 100 for percent in range(99, 29, -1))
-"""The keep ratios to choose from, the least pruning first. Below 0.3 two stages leave little but the forced tokens."""
+"""Keep ratios to choose from, least pruning first. Below 0.3, two stages leave little more than the forced tokens."""
 
 
 class BudgetError(ValueError):
-    """A budget that no schedule meets."""
+    """An error for a budget that no schedule meets."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def least_pruning(
 ) -> BudgetChoice[Candidate]:
     """Choose the schedule that drops least among those that meet the budget.
 
-    Tried in this order: no pruning; the seed's stages with one common ratio of ``KEEPS``; all allowed stages, some of which come
-    earlier. Where nothing meets the budget the cheapest of these is returned, with ``met`` false.
+    The search tries, in this order: no pruning; the default stages with one keep ratio of ``KEEPS``; all allowed stages with one
+    keep ratio of ``KEEPS``. If none meets the budget, it returns the cheapest of these, with ``met`` false.
 
-    The ratio is found by bisection, which takes a handful of exact counts on the host. It is the largest ratio that meets the
-    budget wherever every stage drops a token at 0.99, which holds from 140 tokens on, even in 80 layers.
+    The keep ratio is found by bisection over a few exact counts. It is the largest ratio that meets the budget if every stage drops
+    a token at 0.99, which holds from 140 tokens on, even in 80 layers.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def least_pruning(
     protected
         Mask of the prompt's protected tokens, bool ``(tokens,)``.
     stages
-        Layers after which pruning is possible, such as those that a pruner was trained for. Default: all but the last layer. The
-        seed's stages are tried as far as they are among them.
+        Layers after which pruning is possible, such as those that a pruner was trained for. Default: all but the last layer. Of
+        the default stages, only those among these layers are tried.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def least_pruning(
         For a budget that is not positive.
     """
     if not budget > 0:
-        raise ValueError(f"budget={budget} must be positive: give seconds, or whatever the cost counts")
+        raise ValueError(f"budget={budget} must be positive: give it in the unit of the cost, such as seconds")
 
     def choice(layers: tuple[int, ...], keep: float) -> BudgetChoice[Candidate]:
         schedule = after(layers, keep)
@@ -104,7 +104,7 @@ def least_pruning(
 
 
 def stage_sets(num_layers: int, stages: Sequence[int] | None) -> list[tuple[int, ...]]:
-    """Return the layer sets that a search tries: the seed's and all allowed ones.
+    """Return the sets of stages that a search tries: the default stages and all allowed ones.
 
     Parameters
     ----------

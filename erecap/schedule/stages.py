@@ -1,7 +1,4 @@
-"""The stages of a schedule: after which layers tokens are dropped, by which rule, and how both are written as text.
-
-Knows nothing of prompts or lengths.
-"""
+"""The stages of a schedule: after which layers tokens are dropped, by which rule, and how both are written as text."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +11,7 @@ Rule = Literal["top_k", "chunk_top_k", "threshold"]
 SEED_DEPTH = 28
 SEED_LAYERS = tuple(range(4, SEED_DEPTH - 2, 3))
 PRESETS = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}
-"""Keep ratios of the seed's presets."""
+"""Keep ratio of each preset, by name."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,10 @@ class PruneStage:
     after_layer
         Layer after which the stage comes, counted from 0.
     keep
-        Share of the tokens that reach the stage and enter the next layer, in (0, 1].
+        Share of the tokens reaching the stage that enter the next layer, in (0, 1].
     tau
-        Score that a token must exceed by the rule ``threshold``. ``erecap.calibration.thresholds`` fits it so that the share
-        ``keep`` survives on average. The other rules ignore it.
+        Score that a token must exceed under the rule ``threshold``. ``erecap.calibration.thresholds`` fits it so that the share
+        ``keep`` survives on average. Other rules ignore it.
     """
 
     after_layer: int
@@ -42,7 +39,7 @@ class PruneStage:
         if not 0.0 < self.keep <= 1.0:
             raise ValueError(f"keep={self.keep} must be in (0, 1]: give the share of tokens to keep, such as 0.7")
         if self.tau is not None and math.isnan(self.tau):
-            raise ValueError("tau=nan is below no score: give a number, such as `erecap calibrate` finds")
+            raise ValueError("tau=nan is exceeded by no score: give a number, such as `erecap calibrate` fits")
 
 
 def parse_rule(text: str) -> Rule:
@@ -84,10 +81,11 @@ def format_stages(layers: Iterable[int]) -> str:
 
 
 def seed_layers(num_layers: int) -> tuple[int, ...]:
-    """Return the layers after which the seed prunes a model of ``num_layers`` layers.
+    """Return the layers of the default stages for a model of ``num_layers`` layers.
 
-    For 28 layers these are ``range(4, 26, 3)``. For another depth each is moved to ``round(layer * num_layers / 28)``, halves up.
-    Layers that coincide count once. A stage after the last layer would drop nothing and is left out.
+    They are those of the seed, the implementation that this project grew from: ``range(4, 26, 3)`` for 28 layers. For another depth
+    each layer becomes ``round(layer * num_layers / 28)``, halves up. Layers that coincide count once. A stage after the last layer
+    would drop nothing and is left out.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Selectors: what scores tokens at a stage. A new one is a file with one ``score`` method and a line in ``SELECTORS``."""
+"""Selectors, which score the tokens at a stage. A new one is a file with a ``score`` method and a line in ``SELECTORS``."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ def make_selector(name: str, context: SelectorContext) -> Selector:
     name
         A key of ``SELECTORS``.
     context
-        What it is made from.
+        Schedule, pruner, model and seed that the selector may use.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Attention scores: keep what the newest tokens attend to, as SnapKV does (Li et al. 2024, arXiv 2404.14469). No training."""
+"""Attention scores: keep the tokens that the newest tokens attend to, as in SnapKV (Li et al. 2024, arXiv 2404.14469)."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from erecap.selectors.projections import Projections
 class AttentionSelector:
     """A selector by the attention that a token receives from the newest tokens in the layer after the stage.
 
-    The attention is summed over newest tokens and heads. The score is the maximum of that over neighbouring tokens, so that the
-    neighbours of a wanted token stay too.
+    The attention is summed over the newest tokens and over heads. The score of a token is the maximum of these sums over its
+    neighbours, so that the neighbours of an attended token survive too. It needs no training.
 
     Parameters
     ----------
     projections
-        The model's queries and keys.
+        Computes the model's queries and keys.
     schedule
         The stages at which tokens are scored.
     window
@@ -33,7 +33,7 @@ class AttentionSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "AttentionSelector":
-        """Read the context's model. Raise ``ValueError`` where it has none."""
+        """Make the selector from the context's model. Raise ``ValueError`` where it has none."""
         return cls(Projections.of(context, "attention"), context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def attention_weights(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
     keys
         ``(batch, kv_heads, n, head_dim)``.
     visible
-        Keys that each query may look at, bool ``(batch, window, n)``.
+        Keys that each query may attend to, bool ``(batch, window, n)``.
 
     Returns
     -------

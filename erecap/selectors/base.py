@@ -1,4 +1,4 @@
-"""What the selectors of the registry are made from."""
+"""The context from which the selectors of the registry are made."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from erecap.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class SelectorContext:
-    """What a selector may use.
+    """The inputs that a selector may use.
 
     Attributes
     ----------
     schedule
-        The stages at which it will score.
+        Stages at which the selector will score.
     pruner
-        The model's pruner, where there is one.
+        The model's pruner; ``None`` where there is none.
     seed
         Seed of random scores.
     model

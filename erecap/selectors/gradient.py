@@ -1,7 +1,7 @@
-"""Gradient scores: keep the tokens that the model's own answer depends on. An oracle, for the upper row of an ablation.
+"""Gradient scores: keep the tokens that the model's own answer depends on. An oracle, as an upper bound in ablations.
 
-The score is the saliency that pruners are trained on, computed for the prompt at hand. A selector in real use cannot know the
-answer. Slow: an unpruned prefill, a greedy decode, and a forward and backward pass for every prompt.
+The score is the saliency that pruners are trained on, computed for the prompt at hand. Any other selector has to score before the
+answer is known. This one is slow: for every prompt it runs an unpruned prefill, a greedy decode, and a forward and backward pass.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,8 @@ from erecap.selectors.base import SelectorContext
 class GradientSelector:
     """A selector by ``|sum_d (dL / dh_i)_d * h_i,d|``, gradient x hidden state as in SDTP (arXiv 2504.04514).
 
-    h_i is the residual stream that leaves the stage's layer at token i. L is the mean cross entropy of the UNPRUNED model's greedy
-    answer, its end token included. The scores of all stages come from that one unpruned forward, so what earlier stages drop does
-    not change them.
+    h_i is the residual stream that leaves the stage's layer at token i. L is the mean cross entropy of the unpruned model's greedy
+    answer, end token included. The scores of all stages come from one unpruned forward, so earlier stages do not change them.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ class GradientSelector:
     eos_ids
         Tokens that end an answer.
     answer_tokens
-        The most tokens of an answer.
+        Largest number of tokens of an answer.
     """
 
     def __init__(
@@ -49,18 +48,18 @@ class GradientSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "GradientSelector":
-        """Read the context's model and end tokens. Raise ``ValueError`` where it has no model."""
+        """Make the selector from the context's model and end tokens. Raise ``ValueError`` where it has no model."""
         if context.model is None:
             raise ValueError("the selector 'gradient' runs the model on the prompt and got no model: give one in the context")
         return cls(context.model, context.schedule, context.eos_ids)
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
-        """Answer each prompt and take its gradients (``PreparedSelector.prepare``). Waits for the device at every token."""
+        """Answer each prompt and compute its gradients (``PreparedSelector.prepare``). The host waits for every token."""
         rows = [self._saliency(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
         self._scores = pad_sequence(rows, batch_first=True)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """Look the scores up (``Selector.score``). Raise ``ValueError`` for a batch that ``prepare`` has not seen."""
+        """Return the scores that ``prepare`` computed (``Selector.score``). Raise ``ValueError`` for another batch."""
         if self._scores is None or len(self._scores) != len(positions):
             seen = 0 if self._scores is None else len(self._scores)
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Key norms: keep tokens with short keys, which attract attention (Devoto et al. 2024, arXiv 2406.11430). No training."""
+"""Key norms: keep tokens with short keys, which attract attention (Devoto et al. 2024, arXiv 2406.11430)."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from erecap.selectors.projections import Projections
 
 
 class KeyNormSelector:
-    """A selector by minus the norm of a token's key in the layer after the stage, averaged over KV heads."""
+    """A selector by the negative norm of a token's key in the layer after the stage, averaged over KV heads."""
 
     def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
         self._projections = projections
@@ -17,7 +17,7 @@ class KeyNormSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "KeyNormSelector":
-        """Read the context's model. Raise ``ValueError`` where it has none."""
+        """Make the selector from the context's model. Raise ``ValueError`` where it has none."""
         return cls(Projections.of(context, "key-norm"), context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learned scores: those of the token pruner (SDTP, arXiv 2504.04514)."""
+"""Learned scores, from the token pruner (SDTP, arXiv 2504.04514)."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from erecap.selectors.base import SelectorContext
 class LearnedSelector:
     """A selector by the MLP that was trained for the layer of each stage.
 
-    Raises ``ValueError`` for a schedule with a stage that the pruner was not trained for.
+    Making it raises ``ValueError`` for a schedule with a stage that the pruner was not trained for.
     """
 
     def __init__(self, pruner: TokenPruner, schedule: PruneSchedule) -> None:
@@ -25,7 +25,7 @@ class LearnedSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "LearnedSelector":
-        """Take the context's pruner. Raise ``ValueError`` where it has none."""
+        """Make the selector from the context's pruner. Raise ``ValueError`` where it has none."""
         if context.pruner is None:
             raise ValueError(
                 "the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'"

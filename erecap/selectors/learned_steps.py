@@ -12,8 +12,9 @@ from erecap.selectors.learned import LearnedSelector
 class LearnedStepsSelector:
     """A selector by the mean of the learned scores of all tokens of a message.
 
-    Text with holes in it is known to mislead agents. Here each stage cuts through at most one message. A message begins with the
-    token that the prompt begins with, as in ChatML. A prompt in which that token does not come again is one message.
+    Text with gaps can mislead an agent. With this selector each stage keeps or drops whole messages, all but at most one. A message
+    begins with the first token of the prompt (``<|im_start|>`` in ChatML). If that token does not occur again, the prompt is one
+    message.
     """
 
     def __init__(self, learned: LearnedSelector) -> None:
@@ -22,7 +23,7 @@ class LearnedStepsSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "LearnedStepsSelector":
-        """Take the context's pruner. Raise ``ValueError`` where it has none."""
+        """Make the selector from the context's pruner. Raise ``ValueError`` where it has none."""
         return cls(LearnedSelector.from_context(context))
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
@@ -30,7 +31,7 @@ class LearnedStepsSelector:
         self._messages = (ids == ids[:, :1]).cumsum(1) - 1
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """Score by message (``Selector.score``). Raise ``ValueError`` for a batch that ``prepare`` has not seen."""
+        """Score by message (``Selector.score``). Raise ``ValueError`` for another batch than ``prepare`` got."""
         if self._messages is None or len(self._messages) != len(positions):
             raise ValueError(
                 "the selector 'learned-steps' is to score prompts that it has not seen: call prepare(ids, lengths) with the whole "

@@ -1,4 +1,4 @@
-"""The queries and keys that a layer will make of hidden states. Training-free selectors score by them."""
+"""The queries and keys that a layer computes from hidden states. Selectors without training score by them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from erecap.selectors.base import SelectorContext
 
 
 class Projections:
-    """The input norms and projections of a decoder's layers. Qwen2, Qwen3, Llama and Mistral name them alike.
+    """The input norms and projections of a decoder's layers, by the names that Qwen2, Qwen3, Llama and Mistral share.
 
     ``hidden`` is the residual stream that enters ``layer``, ``(batch, n, hidden_size)``; ``positions`` are int64 ``(batch, n)``.
     """
@@ -20,7 +20,7 @@ class Projections:
 
     @classmethod
     def of(cls, context: SelectorContext, selector: str) -> "Projections":
-        """Take the context's model. Raise ``ValueError``, naming ``selector``, where it has none."""
+        """Make the projections from the context's model. Raise ``ValueError``, naming ``selector``, where it has none."""
         if context.model is None:
             raise ValueError(f"the selector {selector!r} reads the model's projections and got no model: give one in the context")
         return cls(decoder_parts(context.model))

@@ -11,7 +11,8 @@ _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 class RandomSelector:
     """A selector by uniform scores in [0, 1).
 
-    A score is a hash of seed, stage and original position, so that runs, devices and batches agree on every draw. The hash is
+    A score is a hash of seed, stage and original position, so it is the same in every run, on every device and in every batch. The
+    hash is
     splitmix64's finaliser (Steele et al. 2014) in wrapping int64 arithmetic; 24 bits of it fit a float32 exactly.
     """
 
@@ -20,11 +21,11 @@ class RandomSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RandomSelector":
-        """Take the context's seed."""
+        """Make the selector from the context's seed."""
         return cls(context.seed)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
-        """Draw a score per position (``Selector.score``)."""
+        """Score by the hash of each position (``Selector.score``)."""
         stream = _signed(self._seed * _FACTORS[1] + (stage_index + 1) * _FACTORS[2])
         bits = _mixed(positions * _signed(_FACTORS[0]) + stream)
         return _shifted(bits, 40).to(torch.float32) * 2.0**-24
@@ -37,10 +38,10 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shift right without the sign, which torch's shift of a signed integer would carry along."""
+    """Shift right and fill with zeros; torch's shift of a signed integer would fill with the sign."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def _signed(value: int) -> int:
-    """Return the int64 with the same low 64 bits."""
+    """Return the int64 that has the low 64 bits of ``value``."""
     return (value + 2**63) % 2**64 - 2**63

@@ -7,11 +7,11 @@ from erecap.selectors.base import SelectorContext
 
 
 class RecencySelector:
-    """A selector by original position, exact in float32 up to 16 million tokens."""
+    """A selector by original position. Scores are exact in float32 up to 16 million tokens."""
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RecencySelector":
-        """Take nothing from the context."""
+        """Make the selector; the context is not used."""
         return cls()
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:

@@ -10,27 +10,27 @@ import torch
 from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Int64, SequenceSet, TokenSequence
 
 Curriculum = Callable[[float], int]
-"""From the training progress (0..1) to the longest sequence allowed, in tokens."""
+"""A function from training progress (0..1) to the longest sequence allowed, in tokens."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences padded on the right. Padding has weight 0 and turn ``ALWAYS_KEPT``.
+    """A batch of sequences, padded on the right. Padding has weight 0 and turn ``ALWAYS_KEPT``.
 
     Attributes
     ----------
     input_ids
-        int64 ``(rows, length)``.
+        Token ids, int64 ``(rows, length)``.
     weights
-        float32 ``(rows, length)``, weights of the targets.
+        Weights of the targets, float32 ``(rows, length)``.
     turns
-        int64 ``(rows, length)``.
+        Turn of each token (``TokenSequence.turns``), int64 ``(rows, length)``.
     targets
-        int64 ``(rows, length)``.
+        Token id to predict at each place, int64 ``(rows, length)``.
     lengths
-        int64 ``(rows,)``, in tokens without padding.
+        Tokens of each row without padding, int64 ``(rows,)``.
     indices
-        The rows' numbers in the set.
+        Number of each row in the sequence set.
     """
 
     input_ids: torch.Tensor
@@ -52,22 +52,22 @@ class Batch:
 
 
 def later_plans(batch: Batch) -> torch.Tensor:
-    """Mark the tokens of plans to imitate from the second turn on: bool ``(rows, length)``.
+    """Mark the tokens of plans to imitate, from the second turn on: bool ``(rows, length)``.
 
-    The first turn's plan is left out: its prompt has nothing to prune.
+    The plan of the first turn is left out, since its prompt has nothing to prune.
     """
     return (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
 
 
 def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0) -> Batch:
-    """Pad sequences on the right to the longest one. Causal attention never looks right, so padding changes no real token.
+    """Pad sequences on the right to the longest one. Attention is causal, so padding changes no real token.
 
     Parameters
     ----------
     sequences
         The rows.
     indices
-        The rows' numbers in their set; 0, 1, ... by default.
+        Number of each row in its set; 0, 1, ... by default.
     pad_id
         The token id of the padding.
     """
@@ -96,7 +96,7 @@ def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curr
     Raises
     ------
     ValueError
-        For numbers out of range.
+        Unless 0 < ``shortest`` <= ``longest`` and 0 < ``full_at`` <= 1.
     """
     if not 0 < shortest <= longest or not 0 < full_at <= 1:
         raise ValueError(f"curriculum {shortest}..{longest} by {full_at}: give 0 < shortest <= longest and 0 < full_at <= 1")
@@ -111,15 +111,15 @@ def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curr
 class Batches:
     """An endless, deterministic stream of batches.
 
-    Each epoch groups the sequences anew into batches of similar length, and shuffles the batches. The position in the stream is
-    saved by ``state_dict``.
+    Each epoch groups the sequences into new batches of similar length, and shuffles the batches. ``state_dict`` saves the position
+    in the stream.
 
     Parameters
     ----------
     sequences
         The set to take from.
     token_budget
-        Largest padded size of a batch in tokens. A longer sequence is alone in its batch.
+        Largest size of a batch in tokens, padding included. A longer sequence is alone in its batch.
     seed
         Seed of grouping and order.
     curriculum
@@ -162,18 +162,18 @@ class Batches:
                 return self._batch(rows)
 
     def once(self) -> Iterator[Batch]:
-        """Go through each sequence once, in the order of the first epoch. The position in the stream does not move."""
+        """Yield each sequence once, in the batches of the first epoch. The position in the stream does not change."""
         return (self._batch(rows) for rows in self._grouped(0))
 
     def _batch(self, rows: Int64) -> Batch:
         return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows])
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position in the stream, and what identifies the stream."""
+        """Return the position in the stream, and the facts that identify the stream."""
         return {"epoch": self.epoch, "position": self.position, "sequences": len(self._rows), "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a saved position. Raises ``ValueError`` where it belongs to another set or seed."""
+        """Continue from a saved position. Raises ``ValueError`` where it belongs to another set or seed."""
         mine = self.state_dict()
         for key in ("sequences", "seed"):
             if state[key] != mine[key]:
@@ -184,13 +184,13 @@ class Batches:
     def _limit(self, progress: float) -> int:
         longest = int(self.sequences.lengths[self._rows].max())
         limit = longest if self.curriculum is None else self.curriculum(progress)
-        # at least one batch must be allowed: the one whose longest sequence is shortest
+        # always allow at least one batch: the one with the smallest maximum length
         return max(limit, min(int(self.sequences.lengths[rows].max()) for rows in self._batches))
 
     def _grouped(self, epoch: int) -> list[Int64]:
         rng = np.random.default_rng([self.seed, epoch])
         lengths = self.sequences.lengths
-        # jitter: a sequence has other neighbours in each epoch
+        # jitter gives a sequence other neighbours in each epoch
         order = self._rows[np.argsort(lengths[self._rows] * rng.uniform(0.95, 1.05, len(self._rows)), kind="stable")]
         groups = _group(order, lengths, self.token_budget)
         return [groups[i] for i in rng.permutation(len(groups))]

@@ -14,7 +14,7 @@ CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "log.jsonl"
 
 
 def save_checkpoint(out_dir: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) to ``out_dir``. The file replaces the last one only when it is complete."""
+    """Write ``state`` (tensors and plain values) to ``out_dir``, atomically."""
     fill_atomically(out_dir / CHECKPOINT_FILE, lambda partial: torch.save(dict(state), partial))
 
 
@@ -32,25 +32,25 @@ def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: remove it to begin the run anew") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint: remove it to start the run again") from error
     return state
 
 
 def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say for a message where a file on disk (``there``) differs from the run that reads it (``here``); empty where they agree."""
+    """Describe the differences between the settings in a file (``there``) and those of this run (``here``); empty if none."""
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     return "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
 class StepLog:
-    """The log of a run. On resuming, records from after the checkpoint are dropped.
+    """The log of a run. On resume, records that are newer than the checkpoint are dropped.
 
     Parameters
     ----------
     out_dir
         Directory of the run.
     resume_step
-        Step of the checkpoint that the run goes on from; 0 for a new run.
+        Step of the checkpoint from which the run continues; 0 for a new run.
     """
 
     def __init__(self, out_dir: Path, resume_step: int) -> None:
@@ -68,7 +68,7 @@ class StepLog:
 
 
 def read_log(out_dir: Path) -> list[dict[str, Any]]:
-    """Read the records of a run's log; empty where there is none. A last line that a kill cut short is left out."""
+    """Read the records of a run's log; empty where there is none. A last line that is incomplete after a kill is left out."""
     path = out_dir / LOG_FILE
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""The shape of the bundled planner, and how a model is trained."""
+"""The shape of the bundled planner, and the settings of a training run."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config
 from erecap.models.device import default_dtype
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""The dtype of the matrix products in training; "auto" is the engine's default on the device."""
+"""Dtype of the matrix products in training; "auto" is the engine's default on the device."""
 
 
 @dataclass(frozen=True)
 class PlannerShape:
-    """The sizes of a planner of a few million parameters.
+    """The shape of a small planner; the defaults are the bundled planner's.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class PlannerShape:
     max_positions
         Longest context, in tokens.
     rope_theta
-        Base of the rotary frequencies; Qwen2's by default. It leaves half of a head's pairs nearly still over 8k positions: these
-        compare content at any distance, the others tell positions apart. The bound of "Base of RoPE Bounds Context Length"
-        (arXiv 2405.14591) is about 8e4 here.
+        Base of the rotary frequencies; Qwen2's by default. With it, half of a head's pairs hardly rotate over 8k positions.
+        These pairs compare content at any distance; the others tell positions apart. The bound of "Base of RoPE Bounds Context
+        Length" (arXiv 2405.14591) is about 8e4 here.
     """
 
     hidden_size: int = 128
@@ -57,9 +57,9 @@ def planner_config(
     vocab_size
         Number of token ids.
     shape
-        The sizes; the bundled planner's by default.
+        Shape of the model; the bundled planner's by default.
     tokenizer
-        Where the ids of the special tokens come from; ``None`` leaves them unset.
+        Gives the ids of the special tokens; ``None`` leaves them unset.
     """
     sizes = shape or PlannerShape()
     return Qwen2Config(
@@ -83,28 +83,28 @@ def planner_config(
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how to train.
+    """The length and the settings of a training run.
 
-    Progress (0..1) is the share spent of ``steps`` or of ``budget_s``, whichever is larger. At least one of the two must be given.
+    Give ``steps``, ``budget_s`` or both. Progress (0..1) is the share of them that is spent, the larger share where both are given.
 
     Attributes
     ----------
     steps
-        Optimiser steps.
+        Number of optimiser steps.
     budget_s
-        Seconds spent in training steps, over all resumed parts; evaluations and checkpoints do not count.
+        Seconds of training steps, over all resumed parts; evaluations and checkpoints do not count.
     lr
         Peak learning rate.
     schedule
-        How the learning rate falls: along a cosine, or along a line at the end of training ("wsd").
+        How the learning rate falls: as a cosine, or linearly at the end of training ("wsd", warmup-stable-decay).
     warmup
         Share of the progress over which the learning rate rises.
     decay
-        Share of the progress over which it falls, under "wsd".
+        Share of the progress over which the learning rate falls, under "wsd".
     floor
-        Share of the peak to which it falls.
+        Final learning rate as a share of the peak.
     weight_decay, betas
-        AdamW's.
+        Weight decay and betas of AdamW.
     grad_clip
         Largest norm of the gradient.
     precision
@@ -114,7 +114,7 @@ class TrainConfig:
     checkpoint_every_s
         Seconds between checkpoints.
     seed
-        The caller's seed, which the run's settings record.
+        Seed of the caller; it is recorded, and training itself does not read it.
 
     Raises
     ------

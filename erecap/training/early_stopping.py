@@ -1,4 +1,4 @@
-"""Early stopping: keep the best of a run by its held-out loss, and end the run when none better comes."""
+"""Early stopping: save the model with the lowest held-out loss, and end the run when the loss stops falling."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from erecap.training.loop import Hooks, TrainRecord
 
 
 class EarlyStopping:
-    """The best held-out loss so far, and how many evaluations ago it was.
+    """A record of the best held-out loss so far, and of the number of evaluations since.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ class EarlyStopping:
         self.best, self._since = math.inf, 0
 
     def resume(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Count the evaluations in the log of a resumed run. Their best has been saved already."""
+        """Count the evaluations in the log of a resumed run. Their best model has been saved already."""
         for record in records:
             if "eval" in record:
                 self._better(record["eval"]["loss"])
 
     def hooks(self, told: Hooks, evaluate: Callable[[int], TrainRecord]) -> Hooks:
-        """Return ``told`` with ``evaluate`` as its evaluation, and this as one more reason to stop."""
+        """Return ``told`` with ``evaluate`` as its evaluation; the run then also stops where ``stop`` says so."""
 
         def on_eval(step: int) -> TrainRecord:
             found = evaluate(step)
@@ -50,7 +50,7 @@ class EarlyStopping:
         return replace(told, on_eval=on_eval, should_stop=should_stop)
 
     def see(self, loss: float) -> None:
-        """Take the loss of an evaluation; save if it is the best."""
+        """Record the loss of an evaluation; save if it is the lowest so far."""
         if self._better(loss):
             self._save()
 

@@ -1,6 +1,6 @@
-"""From chat messages to a training sequence.
+"""Encoding of chat messages as a training sequence.
 
-The tokens of the sequence are exactly what the chat template renders, so every inference prompt of the episode is a prefix of it.
+The tokens are exactly those that the chat template renders, so every inference prompt of the episode is a prefix of the sequence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ TrainingMessage = Mapping[str, Any]
 """A chat message, with ``role`` and ``content`` as for a chat template, and optional keys:
 
 - ``train``, of assistant messages: whether to imitate the plan (default true);
-- ``label``, of assistant messages: the plan that should have been written;
+- ``label``, of assistant messages: the correct plan, where ``content`` is a wrong one;
 - ``protected``: whether the message is never pruned (by default only system messages are);
-- ``same_turn``: whether the message stays in the turn of the plan before it, rather than begin a new one (default false).
+- ``same_turn``: whether the message belongs to the turn of the plan before it, instead of beginning a new turn (default false).
 """
 
 OTHER_WEIGHT = 0.3
-"""The weight of a token that belongs to no plan."""
+"""The weight of a token outside plans."""
 
 
 def encode_episode(
@@ -29,9 +29,9 @@ def encode_episode(
 ) -> TokenSequence:
     """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
 
-    Assistant messages weigh ``PLAN_WEIGHT``, the closing ``<|im_end|>`` included. Those with ``train: False`` are wrong plans that
-    stay in the context: they weigh 0. All else weighs ``OTHER_WEIGHT``. A wrong plan with a ``label`` is trained up to the first
-    token that differs from the label, and the target there is the label's token.
+    The tokens of assistant messages, ``<|im_end|>`` included, have weight ``PLAN_WEIGHT``. With ``train: False`` the message is a
+    wrong plan that stays in the context, with weight 0. All other tokens have weight ``OTHER_WEIGHT``. A wrong plan with a
+    ``label`` is trained up to the first token that differs from the label; the target there is the label's token.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ def encode_episode(
     messages
         The episode, in order.
     answers_begin_turns
-        Whether each assistant message begins a turn. Then everything before an answer may be pruned when it is given; otherwise the
-        message that it answers belongs to its turn.
+        Whether each assistant message begins a turn. If so, all messages before an answer may be pruned for it; otherwise the
+        message that it answers belongs to its turn and is kept.
 
     Raises
     ------
     ValueError
-        Where the template changes a message's text, or where a plan begins inside a token.
+        If the template changes a message's text, or a plan begins inside a token.
     """
     text, heads, spans = _render(tokenizer, messages)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -68,9 +68,9 @@ def encode_episode(
 
 
 def _correct(targets: Int32, weights: Float32, label: Sequence[int]) -> None:
-    """Make the label's token the target at the first place where plan and label differ, and train the plan up to there.
+    """Set the target to the label's token where plan and label first differ, and the weights up to there to ``PLAN_WEIGHT``.
 
-    Plan and label both end in the closing token, so neither is the beginning of the other.
+    Plan and label both end in the closing token, so neither is a prefix of the other.
     """
     parts = next((i for i, (played, wanted) in enumerate(zip(targets, label, strict=False)) if played != wanted), None)
     if parts is not None:
@@ -80,7 +80,7 @@ def _correct(targets: Int32, weights: Float32, label: Sequence[int]) -> None:
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[TrainingMessage]
 ) -> tuple[str, list[int], list[tuple[int, int]]]:
-    """Render the chat; return it with, per message, the place of its role and the character span of its content."""
+    """Render the chat. Return the text and, per message, the index of its role and the character span of its content."""
     chat = [{"role": m["role"], "content": m["content"]} for m in messages]
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     assert isinstance(text, str)
@@ -89,7 +89,7 @@ def _render(
         head = text.find(message["role"], position)
         start = text.find(message["content"], head + len(message["role"]))
         if head < 0 or start < 0:
-            raise ValueError(f"message {index} is not in the rendered chat as it stands: strip white space at its ends")
+            raise ValueError(f"the chat template changes the text of message {index}: strip white space at its ends")
         position = start + len(message["content"])
         heads.append(head)
         spans.append((start, position))

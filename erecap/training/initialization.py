@@ -1,13 +1,13 @@
-"""Initial weights of a planner whose first layers already hold induction heads.
+"""Initial weights of a planner whose first layers already contain induction heads.
 
-A planner of two million parameters has to find what followed a name earlier in its context ("red ball" -> "in kitchen"). Two
-layers of heads do that (Olsson et al. 2022, "In-context learning and induction heads"). Heads of the first write into each token
-the name of the token some places before it. Heads of the second look for tokens that hold the current token's name, and copy them.
-From random weights such heads had not formed after 1.4 million tokens; from these they work within 0.1 million
-(docs/lab-notes.md). As in mimetic initialisation (Trockman and Kolter 2023), only the start is set: every weight is trained.
+A planner of two million parameters has to find what followed a name earlier in its context ("red ball" -> "in kitchen"). Heads in
+two layers do that (Olsson et al. 2022, "In-context learning and induction heads"). A head of the first layer writes into each token
+the identity of the token a fixed distance before it. A head of the second finds tokens that hold the current token's identity, and
+copies them. From random weights such heads had not formed after 1.4 million tokens; from these they work within 0.1 million
+(docs/lab-notes.md). As in mimetic initialisation (Trockman and Kolter 2023), this sets the start only: every weight is trained.
 
-The two kinds of heads use different rotary pairs. Fast pairs tell neighbours apart and serve the heads that look back a fixed
-distance. Slow pairs hardly turn over thousands of positions and serve the heads that compare content.
+The two kinds of heads use different rotary pairs. The heads that look back a fixed distance use fast pairs, which tell neighbours
+apart. The heads that compare content use slow pairs, which hardly rotate over thousands of positions.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 FAST_PAIRS = 6
-"""How many rotary pairs serve to look back. The others turn too little from one token to the next."""
+"""Number of rotary pairs used to look back. The others rotate too little from one token to the next."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class LookupInit:
     offsets
         Head ``h`` of the first layer looks ``offsets[h]`` tokens back.
     match_layers
-        Heads of layer ``match_layers[h]`` look up what head ``h`` of the first layer wrote.
+        Heads of layer ``match_layers[h]`` look up the identities that head ``h`` of the first layer wrote.
     peak
         Attention logit at the right distance.
     match
         Scale of the queries and keys that compare content.
     write, copy
-        Size of what the heads of either kind add to the stream, relative to a token's embedding.
+        Size of what a head of the first and of the second kind adds to the residual stream, relative to a token's embedding.
     embedding
         Scale of the random embedding.
     output
@@ -57,15 +57,15 @@ class LookupInit:
 def initialize_lookup(model: Qwen2ForCausalLM, settings: LookupInit | None = None, seed: int = 0) -> None:
     """Put the lookup heads into a freshly made ``model`` with one KV head, in place.
 
-    They use orthogonal subspaces of the residual stream, each of half a head's width: one from which a token's name is read, and
-    one per offset, into which the name of the token at that distance is written.
+    The heads use orthogonal subspaces of the residual stream, each half a head wide. One holds the token's own identity; one per
+    offset receives the identity of the token at that distance.
 
     Parameters
     ----------
     model
         A model with random weights.
     settings
-        Layout and strength of the heads; the defaults of ``LookupInit`` where not given.
+        Layout and strength of the heads; ``LookupInit()`` by default.
     seed
         Seed of the subspaces.
 
@@ -81,7 +81,7 @@ def initialize_lookup(model: Qwen2ForCausalLM, settings: LookupInit | None = Non
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.mul_(chosen.output)
         layer.mlp.down_proj.weight.mul_(chosen.output)
-    size = chosen.embedding * config.initializer_range  # of an embedding's entries
+    size = chosen.embedding * config.initializer_range  # standard deviation of an embedding's entries
     basis = torch.linalg.qr(torch.randn(config.hidden_size, config.hidden_size, generator=generator))[0]
     name, *marks = basis.split(config.head_dim // 2)[: 1 + len(chosen.offsets)]
     _look_back(model.model.layers[0].self_attn, chosen, name, marks, size, _frequencies(config))
@@ -108,7 +108,7 @@ def _frequencies(config: Qwen2Config) -> Tensor:
 
 
 def _look_back(attention: Any, settings: LookupInit, name: Tensor, marks: list[Tensor], size: float, frequencies: Tensor) -> None:
-    """Make head ``h`` attend ``offsets[h]`` tokens back, whatever stands there, and write that token's name into its subspace."""
+    """Make head ``h`` attend to the token ``offsets[h]`` back, and write that token's identity into the subspace ``marks[h]``."""
     half, fast = name.shape[0], FAST_PAIRS
     head = 2 * half
     strength = (settings.peak * head**0.5 / fast) ** 0.5
@@ -124,7 +124,7 @@ def _look_back(attention: Any, settings: LookupInit, name: Tensor, marks: list[T
 
 
 def _look_up(attention: Any, settings: LookupInit, name: Tensor, mark: Tensor, size: float) -> None:
-    """Make half of the heads attend to tokens that hold the current token's name, and copy those tokens' own names."""
+    """Make half of the heads attend to tokens whose ``mark`` holds the current token's identity, and copy those tokens."""
     half = name.shape[0]
     head, quarter = 2 * half, half // 2
     slow = torch.cat([torch.arange(quarter, half), torch.arange(half + quarter, head)])

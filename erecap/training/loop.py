@@ -1,7 +1,6 @@
 """The training loop of the planner and the pruner: optimiser, learning rate, log, checkpoints, resume.
 
-A step function turns a batch into a loss and metrics; the loop does not know what is trained. It displays nothing: progress goes to
-hooks and to the run's log.
+A step function turns a batch into a loss and metrics, so the loop serves any model. Progress goes to hooks and to the run's log.
 """
 
 import json
@@ -20,27 +19,27 @@ from erecap.training.checkpoint import StepLog, describe_differences, load_check
 from erecap.training.config import TrainConfig
 
 TrainRecord = dict[str, Any]
-"""One line of a run's log: the figures of the steps since the last one, by name."""
+"""One line of a run's log: figures by name, over the steps since the previous line."""
 
 Metrics = Mapping[str, tuple[Tensor | float, Tensor | float]]
-"""Name -> (sum, count). The log holds their ratio, over all batches since the last record."""
+"""Name -> (sum, count) of a batch. The log holds sum / count over all batches since the previous record."""
 
 StepFunction = Callable[[Batch], tuple[Tensor, Metrics]]
-"""From a batch to the loss that is differentiated, and the metrics to log."""
+"""A function from a batch to the loss that is differentiated, and the metrics to log."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run calls.
+    """The callbacks of a run.
 
     Attributes
     ----------
     on_step
         Called with each record of the log.
     on_eval
-        Called with the step number every ``eval_every`` steps and at the end; what it returns is logged under ``eval``.
+        Called with the step number every ``eval_every`` steps and at the end; its result is logged under ``eval``.
     should_stop
-        Asked between steps; true ends the run, which may be resumed.
+        Called between steps; true ends the run, which may be resumed.
     """
 
     on_step: Callable[[TrainRecord], None] | None = None
@@ -54,7 +53,7 @@ class MetricSums:
     Parameters
     ----------
     sums
-        Name -> [sum, count] to start from, as ``sums`` of another one.
+        Name -> [sum, count] to start from, such as the attribute ``sums`` of another instance.
     """
 
     def __init__(self, sums: Mapping[str, list[float]] | None = None) -> None:
@@ -82,24 +81,24 @@ class _Window:
 
 
 class TrainLoop:
-    """One run in one directory. Making it restores the checkpoint in ``out_dir``, if there is one; then call ``run``.
+    """A training run in a directory. The constructor restores the checkpoint in ``out_dir``, if any; ``run`` trains.
 
     Parameters
     ----------
     module
-        What is trained, on its device.
+        The module to train, on its device.
     step
         Computes loss and metrics of a batch.
     batches
-        What to train on.
+        Training data.
     config
-        How long and how to train.
+        Length and settings of the run.
     out_dir
         Directory of the run.
     hooks
-        What to call.
+        Callbacks.
     settings
-        Whatever else the result depends on, as plain values.
+        Everything else that the result depends on, as plain values. A checkpoint with other settings is refused.
 
     Raises
     ------
@@ -132,7 +131,7 @@ class TrainLoop:
 
     @property
     def progress(self) -> float:
-        """The share of the training that is done, 0..1."""
+        """Share of the training that is done, 0..1."""
         return self.config.progress(self.step, self.elapsed_s)
 
     def run(self) -> list[TrainRecord]:
@@ -203,7 +202,7 @@ class TrainLoop:
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Make an AdamW that decays matrices only.
 
-    Norms and biases, which are vectors, do not decay, nor do embeddings, which may also be the output matrix.
+    Norms and biases (vectors) and embeddings (which may be tied to the output matrix) have no weight decay.
     """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     trained = [p for p in module.parameters() if p.requires_grad]

@@ -1,6 +1,6 @@
-"""The language-model loss of a batch, weighted per target token, and the figures that are logged of it.
+"""The language-model loss of a batch, weighted per target token, and its figures for the log.
 
-Only hidden states that have a target of nonzero weight are multiplied with the output matrix, so padding costs nothing there.
+Only hidden states whose target has a nonzero weight are multiplied with the output matrix, so padding costs nothing there.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from erecap.training.sequences import PLAN_WEIGHT
 
 @dataclass(frozen=True)
 class LossParts:
-    """The loss of a batch and its parts: float32 scalars, all but ``loss`` detached sums over target tokens.
+    """The loss of a batch and its parts, as float32 scalars. All but ``loss`` are detached sums over target tokens.
 
     Attributes
     ----------
     loss
-        Weighted mean cross entropy, in nats; this is what is differentiated.
+        Weighted mean cross entropy, in nats. Gradients are taken of this one.
     plan_loss
         Sum of the cross entropy of plan tokens, in nats.
     plan_correct
@@ -29,7 +29,7 @@ class LossParts:
     other_loss
         Sum of the cross entropy of all other target tokens, in nats.
     other_tokens
-        Their number.
+        Number of all other target tokens.
     """
 
     loss: Tensor
@@ -54,7 +54,7 @@ def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
     Parameters
     ----------
     hidden
-        The final (normalised) hidden state, ``(rows, length, width)``.
+        Hidden state after the final norm, ``(rows, length, width)``.
     output
         The output matrix, ``(vocabulary, width)``.
     batch

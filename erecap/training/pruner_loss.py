@@ -1,7 +1,7 @@
 """The terms of the pruner's loss.
 
-Seed method (SDTP, arXiv 2504.04514): loss = lm * LM loss under soft masks + mse * squared error to the normalised saliency +
-rank * logistic ranking loss over sampled pairs. By default the last two weigh 0: in closed loop they made the bundled planner's
+As in SDTP (arXiv 2504.04514), loss = lm * LM loss under soft masks + mse * squared error to the normalised saliency + rank *
+logistic ranking loss over sampled pairs. By default the last two have weight 0: in closed loop they made the bundled planner's
 pruner worse (docs/pruning.md).
 """
 
@@ -19,7 +19,7 @@ from erecap.training.sequences import Float32
 from erecap.training.soft_forward import PrunerForward
 
 TARGETS = ("plan", "all")
-"""Which tokens of a replan the LM loss predicts: those of its plan, or all up to the plan's end (as the seed does)."""
+"""Target tokens of the LM loss in a replan: "plan", those of its plan, or "all", every token up to the plan's end."""
 
 _SALIENCY_FLOOR = 1e-8
 
@@ -33,9 +33,9 @@ class PrunerLoss:
     lm, mse, rank
         Weights of the LM loss, of the squared error to saliency, and of the ranking loss.
     pairs_per_token
-        Pairs that the ranking loss samples per scored token; memory grows linearly with it.
+        Pairs that the ranking loss samples per scored token; memory grows linearly with this.
     targets
-        Which tokens the LM loss predicts, one of ``TARGETS``.
+        Target tokens of the LM loss, one of ``TARGETS``.
 
     Raises
     ------
@@ -59,18 +59,18 @@ class PrunerLoss:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each term that counts, by name."""
+        """The weight of each term, by name; terms of weight 0 are left out."""
         return {name: weight for name, weight in (("lm", self.lm), ("mse", self.mse), ("rank", self.rank)) if weight}
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether a term that counts compares scores with saliency."""
+        """Whether a term of nonzero weight compares scores with saliency."""
         return self.mse + self.rank > 0
 
 
 @dataclass(frozen=True)
 class SaliencyLoss:
-    """How far scores agree with saliency: scalars, each a mean.
+    """The agreement of scores with saliency: scalars, each a mean.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class SaliencyLoss:
     rank
         Ranking loss of the sampled pairs.
     order
-        Share of the pairs that are in the order of their saliency.
+        Share of the pairs whose scores are in the order of their saliency, 0..1.
     """
 
     mse: Tensor
@@ -95,9 +95,9 @@ def lm_loss(model: PreTrainedModel, forward: PrunerForward, batch: Batch) -> Ten
 
 
 def normalised(saliency: Tensor) -> Tensor:
-    """Take the logarithm of saliency, then scale it to zero mean and unit variance over the tokens that have some.
+    """Take the logarithm of saliency, then scale it to zero mean and unit variance over the tokens that have saliency.
 
-    Saliency spans orders of magnitude: without the logarithm, a handful of tokens would make up the whole squared error.
+    Saliency spans orders of magnitude. Without the logarithm, a few tokens would dominate the squared error.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def normalised(saliency: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        float32 ``(stages, length)``, in the same order; NaN where there is no saliency.
+        float32 ``(stages, length)``; NaN where there is no saliency.
     """
     logs = (saliency + _SALIENCY_FLOOR).log()
     mean = logs.nanmean(-1, keepdim=True)
@@ -147,7 +147,7 @@ def pruner_losses(forward: PrunerForward, saliency: Sequence[Float32], pairs_per
     forward
         Scores of each row and stage.
     saliency
-        Per row float32 ``(stages, tokens)``, NaN where there is none.
+        Saliency of each row, float32 ``(stages, tokens)``, NaN where there is none.
     pairs_per_token
         How many pairs to sample per token.
     """

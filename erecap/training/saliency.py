@@ -1,16 +1,16 @@
-"""Saliency: how much each token of an episode mattered to later plans, by the unpruned, frozen model.
+"""Saliency: how much each token of an episode mattered to later plans, measured with the unpruned, frozen model.
 
 For a stage after layer l and a replan t, with L_t the mean cross entropy of plan t's tokens and h_i the residual stream that leaves
 layer l at token i:
 
     s_i = mean over sampled replans t later than token i's turn of | sum_d (dL_t / dh_i)_d * h_i,d |
 
-This is the gradient x hidden state of the seed and of SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan. In replan t the
-engine prunes what is older than the latest observation, so only those tokens are credited: a plan's own tokens are not credited for
-predicting themselves. Tokens that no sampled replan follows have no saliency (NaN); nor have protected tokens and padding.
+This is gradient x hidden state as in SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan. In replan t the engine prunes only
+tokens older than the latest observation, so only those get saliency; a plan's own tokens get none for predicting themselves. Tokens
+after the last sampled replan, protected tokens and padding have no saliency (NaN).
 
-After the last layer but one, saliency is 0 but for rounding. From there a token goes through one norm only, which does not see the
-difference between x and 2x, so the gradient is orthogonal to the hidden state. After the last layer, no token reads another at all.
+After the last layer but one, saliency is 0 up to rounding. Keys and values of the last layer see a token through a norm only, which
+maps x and 2x to the same value, so the gradient is orthogonal to the hidden state. After the last layer, no token reads another.
 """
 
 from collections.abc import Callable
@@ -41,30 +41,30 @@ from erecap.training.saliency_file import (
 from erecap.training.sequences import NO_REPLAN, SequenceSet, digest
 
 LOSS = "cross entropy of plan tokens, mean per replan"
-"""What is differentiated, in words, for the file's metadata."""
+"""The differentiated loss, in words, for the file's metadata."""
 HORIZONS = ("all", "next")
-"""Which later plans credit a token: all sampled ones, as a verdict that is made once serves them all; or only the next."""
+"""Which later plans give a token saliency: "all" sampled ones, or only the "next"."""
 
 OnPart = Callable[[int, int], None]
-"""Called with (sequences done, sequences in all)."""
+"""A callback that gets (sequences done, sequences in all)."""
 
 
 @dataclass(frozen=True)
 class SaliencySettings:
-    """How saliency is taken.
+    """The settings for computing saliency.
 
     Attributes
     ----------
     stages
-        Layers after which it is taken, in rising order.
+        Layers after which saliency is computed, in rising order.
     replans
         Replans sampled per episode. The last one is always among them.
     seed
-        Seed of the sample; each episode draws by its number in the set.
+        Seed of the sampled replans, combined with each episode's number in the set.
     credit
-        What "mattered" means: a name in ``CREDITS``.
+        How need is measured: a name in ``CREDITS``.
     horizon
-        Which later plans credit a token, one of ``HORIZONS``. With "next", only tokens whose next plan is sampled have saliency.
+        Which later plans give a token saliency, one of ``HORIZONS``. With "next", a token has saliency if its next plan is sampled.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class SaliencySettings:
 def compute_saliency(model: PreTrainedModel, batch: Batch, settings: SaliencySettings) -> Tensor:
     """Compute the saliency of every token of ``batch`` at each stage.
 
-    Rows do not influence one another, nor does padding. Products and sums are float32 whatever the model's dtype.
+    A row's values do not depend on other rows or on padding. Products and sums are float32 for any dtype of the model.
 
     Returns
     -------
@@ -98,8 +98,8 @@ def compute_saliency(model: PreTrainedModel, batch: Batch, settings: SaliencySet
     Raises
     ------
     ValueError
-        For an unknown credit, for stages that are not layers of the model in rising order, and for gradients beyond the model's
-        dtype.
+        For an unknown credit, for stages that are not layers of the model in rising order, and for gradients that overflow the
+        model's dtype.
     """
     total = torch.zeros(len(settings.stages), *batch.input_ids.shape)
     count = torch.zeros(batch.input_ids.shape)
@@ -114,7 +114,7 @@ def compute_saliency(model: PreTrainedModel, batch: Batch, settings: SaliencySet
 
 
 def _sample_replans(batch: Batch, settings: SaliencySettings) -> list[Tensor]:
-    """Draw one replan per row and pass, int64 ``(rows,)``: turns from 1 on with a plan, ``NO_REPLAN`` where a row has no more."""
+    """Draw the turns of the replans: one int64 ``(rows,)`` per pass, ``NO_REPLAN`` for rows that have no further replan."""
     picks = []
     for turns, targets, index in zip(batch.turns, later_plans(batch), batch.indices, strict=True):
         later = torch.unique(turns[targets]).cpu().numpy()
@@ -134,9 +134,9 @@ def collect_saliency(
     part_size: int = 64,
     on_part: OnPart | None = None,
 ) -> SaliencySet:
-    """Compute the saliency of ``sequences``, one by one, into the safetensors file ``out``.
+    """Compute the saliency of ``sequences``, one by one, and write it to the safetensors file ``out``.
 
-    Until all are done, parts lie in the directory ``out.parts``. A killed run goes on from them; a complete file is not made again.
+    Until all are done, parts are kept in the directory ``out.parts``. A killed run continues from them. A complete file is reused.
 
     Parameters
     ----------
@@ -145,19 +145,19 @@ def collect_saliency(
     sequences
         The episodes.
     settings
-        How saliency is taken.
+        How saliency is computed.
     out
-        The file.
+        Path of the file.
     part_size
-        Sequences in a part.
+        Number of sequences in a part.
     on_part
         Called after each part.
 
     Raises
     ------
     ValueError
-        For a file or parts of another model, dtype, data or setting, and where no sequence has a replan after its first, so that
-        nothing has saliency.
+        For a file or parts with another model, dtype, data or setting, and where no token has saliency because no sequence has a
+        second replan.
     """
     out = Path(out)
     if out.is_dir():
@@ -166,7 +166,7 @@ def collect_saliency(
     job = _Job(model, sequences, settings, _metadata(identity, settings, dtype_name(model.dtype), sequences))
     if out.is_file():
         check_metadata(out, job.metadata)
-        remove_parts(out)  # a kill may have come before they were removed
+        remove_parts(out)  # a run may have been killed before it removed them
         if on_part is not None:
             on_part(len(sequences), len(sequences))
     else:
@@ -176,7 +176,7 @@ def collect_saliency(
 
 @dataclass(frozen=True)
 class _Job:
-    """Which saliency of which sequences; ``metadata`` says so in the file."""
+    """One collection of saliency: model, sequences and settings, with the ``metadata`` that describe them in the file."""
 
     model: PreTrainedModel
     sequences: SequenceSet
@@ -192,7 +192,7 @@ class _Job:
 
 
 def _collect_parts(job: _Job, out: Path, part_size: int, on_part: OnPart | None) -> list[Path]:
-    """Make the parts that are not there yet; return all of them, in order."""
+    """Write the missing parts; return the paths of all parts, in order."""
     parts, count = [], len(job.sequences)
     for first in range(0, count, part_size):
         ids = range(first, min(first + part_size, count))

@@ -1,9 +1,9 @@
-"""Collected saliency on disk: one safetensors file, and the parts beside it until all samples are done.
+"""Collected saliency on disk: one safetensors file, and its parts until all samples are done.
 
-Tensors, with the samples end to end: ``saliency`` float32 ``(stages, tokens)``; ``input_ids`` int32, ``turns`` int32 and ``plans``
-bool, each ``(tokens,)``, which show the file's tokens without the data; ``ids`` int64 ``(samples,)``, numbers in the data;
-``lengths`` int64 ``(samples,)`` and ``offsets`` int64 ``(samples + 1,)``. Metadata, all JSON: ``format``, ``name`` and ``model``
-(the identity), ``stages``, ``loss``, ``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
+The tensors hold the samples one after another: ``saliency`` float32 ``(stages, tokens)``; ``input_ids`` int32, ``turns`` int32 and
+``plans`` bool, each ``(tokens,)``, so that the file can be shown without the data; ``ids`` int64 ``(samples,)``, numbers in the
+data; ``lengths`` int64 ``(samples,)`` and ``offsets`` int64 ``(samples + 1,)``. Metadata, all JSON: ``format``, ``name`` and
+``model`` (the identity), ``stages``, ``loss``, ``data`` (checksum of the sequences), ``samples`` (their number), ``settings``.
 """
 
 import json
@@ -23,7 +23,7 @@ from erecap.training.checkpoint import describe_differences
 from erecap.training.sequences import Float32, Int32
 
 SALIENCY_FORMAT = "erecap-saliency-3"
-"""The format that a file names in its metadata."""
+"""Name and version of the format, in the file's metadata."""
 _PER_TOKEN = ("input_ids", "turns", "plans")
 
 
@@ -40,7 +40,7 @@ class SalientSample:
     plans
         bool ``(n,)``: tokens of plans to imitate, from the second turn on.
     saliency
-        float32 ``(stages, n)``, NaN for tokens without.
+        float32 ``(stages, n)``, NaN for tokens without saliency.
     """
 
     index: int
@@ -56,7 +56,7 @@ def parts_dir(out: Path) -> Path:
 
 
 def write_samples(path: Path, samples: Sequence[SalientSample], metadata: Mapping[str, Any]) -> None:
-    """Write ``samples`` to one file, which appears under its name only when it is complete."""
+    """Write ``samples`` to one file, atomically."""
     lengths = np.array([len(s.input_ids) for s in samples], dtype=np.int64)
     tensors: dict[str, npt.NDArray[Any]] = {
         "saliency": np.ascontiguousarray(np.concatenate([s.saliency for s in samples], axis=1)),
@@ -82,7 +82,7 @@ def read_salient(path: Path) -> list[SalientSample]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a file or part. Raises ``ValueError`` for a file of another kind."""
+    """Read the metadata of a file or part. Raise ``ValueError`` for a file of another kind."""
     try:
         stored = safe_open(path, framework="numpy").metadata() or {}  # type: ignore[no-untyped-call]
     except SafetensorError as error:
@@ -94,7 +94,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def check_metadata(path: Path, wanted: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless the file or part at ``path`` has the metadata ``wanted``; the model's name may differ."""
+    """Raise ``ValueError`` unless the file or part has the metadata ``wanted``; the model's name may differ."""
     there, here = ({key: value for key, value in m.items() if key != "name"} for m in (read_metadata(path), wanted))
     both = describe_differences(there, here)
     if both:
@@ -122,11 +122,11 @@ class SaliencySet:
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     model
-        The model that it must be of.
+        Identity of the model that the saliency must belong to.
     stages
-        Layers to read; all that the file has by default.
+        Layers to read; by default all in the file.
 
     Attributes
     ----------
@@ -135,9 +135,9 @@ class SaliencySet:
     data
         Checksum of the sequences that it was computed from.
     loss
-        In words, what was differentiated.
+        The differentiated loss, in words.
     settings
-        How it was collected.
+        The settings of the collection (``SaliencySettings``), as plain values.
 
     Raises
     ------
@@ -171,13 +171,13 @@ class SaliencySet:
         return len(self._samples)
 
     def sample(self, index: int) -> SalientSample:
-        """Return sequence ``index`` with its saliency. Raises ``ValueError`` for a number that is not there."""
+        """Return sequence ``index`` with its saliency. Raise ``ValueError`` for a number out of range."""
         if index not in self._samples:
             raise ValueError(f"sample={index} is not there: the samples are 0..{len(self) - 1}")
         return self._samples[index]
 
     def samples(self) -> Iterable[SalientSample]:
-        """Go through all samples, in the order of their numbers."""
+        """Yield all samples, in the order of their numbers."""
         return (self._samples[index] for index in sorted(self._samples))
 
 

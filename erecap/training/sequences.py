@@ -1,8 +1,8 @@
 """Training sequences and their files: one episode as token ids, with a target and a weight per token.
 
-Weights belong to targets: ``weights[i]`` weighs the prediction of ``targets[i]`` from the tokens before place ``i``. Nothing comes
-before the first token, so its weight is never used. A target is the token itself, except where the token was a mistake. Tokens of
-plans to imitate weigh ``PLAN_WEIGHT``, all others less, so the weight also marks the plans.
+``weights[i]`` is the weight of predicting ``targets[i]`` from the tokens before index ``i``; ``weights[0]`` is not used.
+The target is the token itself, except where the token was a mistake. Tokens of plans to imitate have weight ``PLAN_WEIGHT`` and all
+others less, so the weight also marks the plans.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ PLAN_WEIGHT = 1.0
 ALWAYS_KEPT = -1
 """The turn of a token that may never be pruned."""
 NO_REPLAN = -2
-"""Stands for the turn of the replan in rows of a batch that have no replan."""
+"""The turn given for a row of a batch that has no replan."""
 SEQUENCES_FORMAT = "erecap-sequences-2"
-"""The format that a shard names in its metadata."""
+"""Name and version of the format, in a shard's metadata."""
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -40,14 +40,14 @@ class TokenSequence:
     Attributes
     ----------
     input_ids
-        int32 ``(n,)``.
+        Token ids, int32 ``(n,)``.
     weights
-        float32 ``(n,)``, weights of the target tokens.
+        Weights of the targets, float32 ``(n,)``.
     turns
-        int32 ``(n,)``: number of the first replan that reads the token, or ``ALWAYS_KEPT``. A turn is an observation and the plan
-        that answers it.
+        Turn of each token, int32 ``(n,)``, or ``ALWAYS_KEPT``. A turn is an observation and the plan that answers it; its number is
+        that of the first replan whose prompt has the token.
     corrected
-        int32 ``(n,)``, the targets; ``None`` where they are the tokens themselves.
+        Targets, int32 ``(n,)``; ``None`` where they are the tokens themselves.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class TokenSequence:
 
     @property
     def targets(self) -> Int32:
-        """int32 ``(n,)``: what is to be predicted at each place."""
+        """Token id to predict at each index, int32 ``(n,)``."""
         return self.input_ids if self.corrected is None else self.corrected
 
     def cut(self, length: int) -> "TokenSequence":
@@ -98,11 +98,11 @@ def cut_after_plan(sequence: TokenSequence, length: int) -> TokenSequence | None
 
 
 class SequenceSet(Protocol):
-    """A random-access collection of sequences whose lengths are known without reading them."""
+    """A random-access collection of sequences with known lengths."""
 
     @property
     def lengths(self) -> Int64:
-        """int64 ``(sequences,)``, in tokens."""
+        """Length of each sequence in tokens, int64 ``(sequences,)``."""
 
     def __len__(self) -> int: ...
 
@@ -126,7 +126,7 @@ class SequenceList:
 def digest(sequences: SequenceSet) -> str:
     """Compute a checksum of all tokens, targets, weights and turns: 16 hex digits.
 
-    It keeps what was computed from one set from being used with another.
+    Results that were computed from a set record it, so that they are not used with another set.
     """
     checksum = hashlib.sha256()
     for index in range(len(sequences)):
@@ -137,9 +137,9 @@ def digest(sequences: SequenceSet) -> str:
 
 
 def write_shard(path: Path, sequences: Sequence[TokenSequence]) -> None:
-    """Write sequences to one safetensors file, which appears under its name only when it is complete.
+    """Write sequences to one safetensors file, atomically.
 
-    It holds the sequences end to end as ``ids``, ``targets``, ``weights`` and ``turns``, and ``offsets``, int64
+    It holds the sequences one after another as ``ids``, ``targets``, ``weights`` and ``turns``, and ``offsets``, int64
     ``(sequences + 1,)``.
 
     Raises

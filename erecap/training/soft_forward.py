@@ -22,11 +22,11 @@ class PrunerForward:
     Attributes
     ----------
     hidden
-        Final normalised hidden state, ``(rows, length, width)``.
+        Hidden state after the final norm, ``(rows, length, width)``.
     scores
-        Per stage ``(rows, length)``, with gradient.
+        Scores of each stage, float32 ``(rows, length)``, with gradient.
     mask
-        The verdicts of the last stage.
+        The soft mask after the last stage.
     """
 
     hidden: Tensor
@@ -37,10 +37,10 @@ class PrunerForward:
 def soft_forward(
     model: PreTrainedModel, pruner: TokenPruner, replans: Replans, schedule: PruneSchedule, config: MaskConfig
 ) -> PrunerForward:
-    """Run a frozen model with soft verdicts after each stage. Gradients reach the pruner through the attention bias only.
+    """Run a frozen model with a soft mask after each stage. Gradients reach the pruner through the attention bias only.
 
-    A stage scores the detached stream, so a later stage's loss does not train an earlier stage's scorer. The backward pass
-    recomputes the layers after the first stage, which keeps one layer's attention weights in memory at a time.
+    A stage scores the detached residual stream, so no gradient flows from a stage's scores into earlier scorers. The backward pass
+    recomputes the layers after the first stage, so only one layer's attention weights are in memory at a time.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def soft_forward(
     schedule
         Stages and keep ratios.
     config
-        How soft the verdicts are.
+        Softness of the keep-or-drop decisions.
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""Pruning made differentiable: soft verdicts on tokens as a bias on attention logits.
+"""Differentiable pruning: a soft keep-or-drop decision per token (its verdict), as a bias on attention logits.
 
-Hard pruning removes dropped tokens from the keys of later layers. Soft pruning adds log(m) to the attention logits of a token that
-is kept with probability m, in the layers after the stage: 0 for m = 1, -inf for m = 0. The residual stream is not scaled.
+Hard pruning removes dropped tokens from the keys of later layers. Soft pruning keeps a token with probability m: in the layers
+after the stage it adds log(m) to the attention logits of the token's key, 0 for m = 1 and -inf for m = 0.
 
-One replan per episode is played at a time, as the engine would prefill it: the same prompt, the same guarded tokens, as many kept
-tokens at each stage. A dropped token is dropped for every query of the deeper layers, those of earlier turns included. The
-verdict compares a token's noisy score with a threshold, which as many scores exceed as the stage keeps.
+A mask belongs to one replan per row, as the engine would prefill it: the same prompt, the same forced tokens, and the same number
+of kept tokens at each stage. A dropped token is hidden from all queries of later layers, also from those of earlier turns. The
+verdict compares a token's noisy score with a threshold. The threshold is set so that as many scores exceed it as the stage keeps.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ _FORBIDDEN = -1e9
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Gumbel-softmax over {keep, drop}: how soft the verdicts are.
+    """The settings of the Gumbel-softmax over {keep, drop}.
 
     Attributes
     ----------
     temperature
-        Divides logits and noise.
+        Divisor of the sum of logits and noise.
     sharpness
-        Logits are ``sharpness`` x score. Without it, noise would drown scores of unit variance, at which the squared error to
-        saliency aims.
+        Factor from scores to logits. Scores trained on normalised saliency have unit variance, and noise would hide them
+        without this factor.
     noise
         Whether to add Gumbel noise.
     straight_through
-        Whether the forward pass uses the hard verdict; the backward pass uses the soft one.
+        Whether the forward pass uses the hard verdict (0 or 1). The backward pass always uses the soft one.
 
     Raises
     ------
@@ -56,16 +56,16 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class Replans:
-    """One replan per row. A row without a replan that could drop something has no targets.
+    """One replan per row. A row has no targets if none of its replans has tokens to drop.
 
     Attributes
     ----------
     batch
-        The rows, cut after the end of the longest replan. Weights are 1 on targets and 0 elsewhere.
+        The rows, cut after the longest replan. Weights are 1 on targets and 0 elsewhere.
     prompts
-        int64 ``(rows,)``: length of the prompt that the plan answers, in tokens.
+        Tokens of the prompt that the plan answers, int64 ``(rows,)``.
     turns
-        int64 ``(rows,)``: the replan's turn, or ``NO_REPLAN``.
+        Turn of the replan, or ``NO_REPLAN``, int64 ``(rows,)``.
     """
 
     batch: Batch
@@ -81,7 +81,7 @@ def draw_replans(batch: Batch, targets: str = "plan") -> Replans:
     batch
         Whole episodes. Replans are drawn from the turns after the first that have a plan to imitate.
     targets
-        "plan" makes the plan's tokens the targets, "all" every token up to its end, as in training a language model.
+        Target tokens: "plan", those of the plan, or "all", every token up to the plan's end.
     """
     spans = [_draw_span(row, turns) for row, turns in zip(later_plans(batch).cpu(), batch.turns.cpu(), strict=True)]
     longest, device = max(end for _, end, _ in spans), batch.turns.device
@@ -101,7 +101,7 @@ def _draw_span(targets: Tensor, turns: Tensor) -> tuple[int, int, int]:
         return 1, 1, NO_REPLAN
     turn = int(found[torch.randint(len(found), ())])
     places = (targets & (turns == turn)).nonzero().flatten()
-    gaps = (places.diff() > 1).nonzero().flatten()  # a plan that could not be read is followed by another in the same turn
+    gaps = (places.diff() > 1).nonzero().flatten()  # after a plan that cannot be parsed, the same turn has another
     last = places[gaps[0]] if len(gaps) else places[-1]
     return int(places[0]), int(last) + 1, turn
 
@@ -114,18 +114,18 @@ class SoftMask:
     replans
         One replan per row.
     schedule
-        Says which tokens no stage may drop, and how many each stage keeps.
+        Gives the forced tokens, and how many tokens each stage keeps.
     config
-        How soft the verdicts are.
+        Softness of the verdicts.
 
     Attributes
     ----------
     alive
-        bool ``(rows, length)``: prompt tokens that no stage so far has dropped, by the hard verdict.
+        Prompt tokens that all stages so far keep by the hard verdict, bool ``(rows, length)``.
     prunable
-        bool ``(rows, length)``: tokens that some stage may drop.
+        Tokens that some stage may drop, bool ``(rows, length)``.
     log_keep
-        float32 ``(rows, length)``: log of the probability that no stage so far has dropped the token.
+        Log of the probability that all stages so far keep the token, float32 ``(rows, length)``.
     """
 
     def __init__(self, replans: Replans, schedule: PruneSchedule, config: MaskConfig) -> None:
@@ -148,7 +148,7 @@ class SoftMask:
         quota = self.kept[:, stage] - (self.alive & ~candidates).sum(-1)
         logits = self._noisy(scores * self.config.sharpness)
         margin = (logits - _threshold(logits.detach(), candidates, quota)) / self.config.temperature
-        # below this a key has no effect; clamped, so that gradients stay finite
+        # a key below this has no effect; clamped to keep gradients finite
         verdict = functional.logsigmoid(margin).clamp_min(-30.0)
         if self.config.straight_through:
             hard = torch.where(margin > 0, 0.0, -30.0)
@@ -163,13 +163,13 @@ class SoftMask:
         return self.log_keep[:, None, None, :].masked_fill(future, _FORBIDDEN)
 
     def kept_share(self) -> tuple[Tensor, Tensor]:
-        """Return (sum, count) over replans with prunable tokens of the share of these that is alive."""
+        """Return (sum, count) of the share of prunable tokens that is alive, over the replans that have prunable tokens."""
         total = self.prunable.sum(-1)
         share = (self.prunable & self.alive).sum(-1)[total > 0] / total[total > 0]
         return share.sum(), (total > 0).sum()
 
     def _noisy(self, logits: Tensor) -> Tensor:
-        """Add the difference of two Gumbel variables, which is logistic. Drawn on the CPU: the same on every device."""
+        """Add logistic noise, the difference of two Gumbel variables. It is drawn on the CPU, so every device gets the same."""
         if not self.config.noise:
             return logits
         uniform = torch.rand(logits.shape).clamp(1e-6, 1 - 1e-6)

@@ -1,7 +1,7 @@
-"""Texts from elsewhere as training sequences: instructions as in Dolly-15k, chats, plain text.
+"""General texts as training sequences: instructions as in Dolly-15k, chats, plain text.
 
-In an agent's episode the latest observation is never pruned. Here only the tokens that the schedule guards are safe, as in
-``erecap.pruned``: each answer is a turn of its own, and all that comes before it may be dropped.
+Each answer is a turn of its own, and every token before it may be dropped unless the schedule forces it, as in ``erecap.pruned``.
+(In an agent's episode the latest observation is never pruned.)
 """
 
 import json
@@ -24,16 +24,16 @@ CONTINUATION = 0.25
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that is no sample.
+    """A line that cannot be read as a sample.
 
     Attributes
     ----------
     path
         The file or data set.
     line
-        Its number, from 1.
+        Number of the line, from 1.
     reason
-        What is wrong with it.
+        What is wrong with the line.
     """
 
     path: str
@@ -45,15 +45,15 @@ class BadLine:
 
 
 class TextDataError(ValueError):
-    """A file that cannot be read as texts."""
+    """An error for a file that cannot be read as texts."""
 
 
 OnBad = Callable[[BadLine], None]
 
 
 def refuse(bad: BadLine) -> None:
-    """Raise ``TextDataError``: the default for bad lines."""
-    raise TextDataError(f"{bad}. Mend the line, or leave such lines out with --skip-bad")
+    """Raise ``TextDataError``. This is the default for bad lines."""
+    raise TextDataError(f"{bad}. Correct the line, or leave such lines out with --skip-bad")
 
 
 def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad: OnBad = refuse) -> Iterator[TokenSequence]:
@@ -68,7 +68,7 @@ def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     max_length
         Plain text is cut into pieces of this many tokens. Longer chats are not cut.
     on_bad
-        Called with each line that is no sample; raises by default.
+        Called with each line that cannot be read as a sample; raises by default.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     if path.suffix == ".txt":
         yield from _pieces(_whole(path), tokenizer, max_length)
         return
-    with path.open("rb") as lines:  # decoded line by line, to name the one at fault
+    with path.open("rb") as lines:  # decoded line by line, so that an error can name the line
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

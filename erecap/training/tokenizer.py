@@ -1,9 +1,9 @@
 """The small planner's tokenizer: byte-level BPE, trained on the texts that the planner reads and writes.
 
-It follows Qwen2's (same pre-tokenizer, special tokens and ChatML template), so the planner takes the same path as a Qwen2 model.
-Two things differ: there is no default system message, and no Unicode normalisation, so that decoding gives back any text exactly.
-(``AutoTokenizer`` reads a tokenizer beside a Qwen2 model as a ``Qwen2Tokenizer``, which normalises to NFC first; text that is
-already in NFC gets the same ids.) Knows nothing of prompts, plans or models.
+It follows Qwen2's (same pre-tokenizer, special tokens and ChatML template), so the planner runs through the same code as Qwen2.
+Two things differ: it has no default system message, and no Unicode normalisation, so decoding gives back any text exactly.
+(``AutoTokenizer`` loads it as a ``Qwen2Tokenizer`` where it is saved with a Qwen2 model. That class normalises text to NFC first;
+text that is in NFC already gets the same ids.)
 """
 
 import re
@@ -46,7 +46,7 @@ def build_tokenizer(
     Parameters
     ----------
     texts
-        Message texts or rendered chats. The names of the roles become tokens in either case.
+        Message texts or rendered chats. The role names become tokens in both cases.
     vocab_size
         Upper bound of the vocabulary, without ``phrases``.
     min_frequency
@@ -54,8 +54,8 @@ def build_tokenizer(
     max_length
         The tokenizer's ``model_max_length``, in tokens.
     phrases
-        Texts that become single tokens as well, such as " red ball". What a small model has to look up is then one token, and what
-        follows it the next.
+        Texts that also become single tokens, such as " red ball". A small model then looks up one token, and the token after it is
+        the answer.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _trainer(vocab_size: int, min_frequency: int) -> trainers.BpeTrainer:
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Split the texts at special tokens, which no merge may span. Role names come first, often enough to be merged first."""
+    """Split the texts at special tokens, which no merge may cross. Role names come first, often enough to be merged first."""
     for _ in range(_ROLE_COUNT):
         yield _ROLES
     for text in texts:

@@ -1,7 +1,6 @@
 """Behaviour cloning: train a causal language model on episodes so that it writes the expert's plans.
 
-The model is a stock transformers model with float32 weights; matrix products run in bfloat16 where that is faster. Knows nothing of
-environments or of pruning.
+The model is a stock transformers model with float32 weights; matrix products run in bfloat16 where that is faster.
 """
 
 from pathlib import Path
@@ -19,7 +18,7 @@ from erecap.training.loss import LossParts, weighted_loss
 def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "auto") -> LossParts:
     """Run one batch forward and compute its loss.
 
-    Padding on the right of causal attention needs no mask, so the fused causal kernel is used.
+    Padding on the right needs no mask in causal attention, so the fused causal kernel is used.
     """
     dtype = compute_dtype(precision, batch.input_ids.device)
     with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
@@ -32,21 +31,21 @@ def train_planner(
 ) -> list[TrainRecord]:
     """Train ``model`` in place and save it to ``out_dir / "model"``.
 
-    A run goes on from the checkpoint in ``out_dir`` and ends in the same state as one that was never stopped (budgets of time
-    apart). Training on other data is another run: give it another ``out_dir``.
+    A run continues from the checkpoint in ``out_dir``. With a number of steps it ends in the same state as a run without a stop.
+    Train on other data in another ``out_dir``.
 
     Parameters
     ----------
     model
         A causal language model with float32 weights.
     batches
-        What to train on.
+        Training data.
     config
-        How long and how to train.
+        Length and settings of the run.
     out_dir
         Directory of the run: checkpoint, ``log.jsonl``, model.
     hooks
-        Called as the run goes.
+        Callbacks.
 
     Returns
     -------

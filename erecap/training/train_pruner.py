@@ -1,7 +1,7 @@
-"""Train the token pruner. The language model stays frozen; the scorers of the stages learn which tokens later plans do not need.
+"""Training of the token pruner. The language model is frozen; the scorer of each stage learns which tokens later plans need.
 
-Each step plays one replan per episode, from the second on (the first prompt has nothing to prune), under soft masks. The keep ratio
-may be drawn anew for each batch, so that one pruner serves all ratios. ``pruner_loss`` holds the terms of the loss.
+Each step runs one replan of each episode under soft masks. The first replan is left out, since its prompt has nothing to prune. The
+keep ratio may be drawn for each batch, so that one pruner serves all ratios. ``pruner_loss`` holds the terms of the loss.
 """
 
 import math
@@ -31,26 +31,26 @@ from erecap.training.softmask import MaskConfig, draw_replans
 
 PRUNER_DIR = "pruner"
 EVAL_DRAWS = 4
-"""Replans of each held-out episode that an evaluation plays at each keep ratio. Few replans tell a good pruner from a bad one: in
-most, any pruner keeps what the plan needs."""
+"""Number of replans of each held-out episode that an evaluation runs at each keep ratio. Several are needed: in most replans even a
+bad pruner keeps what the plan needs."""
 
 
 @dataclass(frozen=True)
 class PrunerTraining:
-    """How a pruner is trained.
+    """The settings of a pruner's training.
 
     Attributes
     ----------
     schedule
-        The stages, which are the pruner's, and their keep ratio where ``keeps`` is not given. Its rule is ``top_k``.
+        The stages of the pruner, and their keep ratio where ``keeps`` is ``None``. The rule must be ``top_k``.
     config
-        How long and how to train.
+        Length and settings of the run.
     loss
-        The terms of the loss.
+        Weights and settings of the loss terms.
     mask
-        How soft the verdicts are.
+        Softness of the keep-or-drop decisions.
     keeps
-        (lowest, highest) keep ratio; each batch draws one from between them.
+        (lowest, highest) keep ratio; each batch draws one between them.
     patience
         Evaluations without a lower held-out loss after which the run ends; ``None`` for never.
 
@@ -84,27 +84,27 @@ class PrunerTraining:
 
     @property
     def judged(self) -> list[PruneSchedule]:
-        """The schedules of an evaluation: at the lowest of ``keeps``, if given, and as it stands."""
+        """The schedules of an evaluation: ``schedule``, and the same stages at the lowest keep ratio of ``keeps``, if given."""
         return [self.schedule] if self.keeps is None else [self.schedule.with_keep(self.keeps[0]), self.schedule]
 
     def record(self) -> dict[str, Any]:
-        """Return what the result depends on as plain values, for the checkpoint."""
+        """Return the settings on which the result depends as plain values, for the checkpoint."""
         parts = {"training": self.config.record(), "loss": asdict(self.loss), "mask": asdict(self.mask)}
         return {**parts, "keeps": self.keeps, "schedule": asdict(self.schedule)}
 
 
 @dataclass(frozen=True)
 class PrunerData:
-    """What a pruner is trained on.
+    """The training data of a pruner.
 
     Attributes
     ----------
     batches
         Episodes.
     saliency
-        Saliency of the same sequences, which the terms mse and rank of the loss need.
+        Saliency of the same sequences; required by the loss terms ``mse`` and ``rank``.
     held_out
-        Numbers of sequences to evaluate on, which ``batches`` do not hold.
+        Numbers of the sequences to evaluate on; ``batches`` must not contain them.
     """
 
     batches: Batches
@@ -125,22 +125,23 @@ def train_pruner(
     out_dir: Path,
     hooks: Hooks | None = None,
 ) -> list[TrainRecord]:
-    """Train ``pruner`` in place and save it to ``out_dir / "pruner"``; with held-out sequences, save the one of the lowest loss.
+    """Train ``pruner`` in place and save it to ``out_dir / "pruner"``; with held-out sequences, save the pruner of the lowest loss.
 
-    The weights of ``model`` are never changed. A run goes on from its checkpoint, as in ``train_planner``.
+    The weights of ``model`` do not change. A run continues from the checkpoint in ``out_dir``.
 
     Returns
     -------
     list of TrainRecord
-        The records of the log. Beside the fields of every run (step, tokens, progress, elapsed_s, loss, grad_norm, lr,
-        tokens_per_s) they hold lm, mse and rank, unweighted; order, the share of pairs in the order of their saliency; kept_share,
-        of prunable tokens after the last stage. mse, rank and order need a saliency. ``eval`` holds the same of the held-out
-        sequences under hard verdicts: ``EVAL_DRAWS`` replans of each, at the schedule's keep ratio and at the lowest of ``keeps``.
+        The records of the log. Besides the fields of every run (step, tokens, progress, elapsed_s, loss, grad_norm, lr,
+        tokens_per_s) they hold the unweighted loss terms lm, mse and rank; order, the share of token pairs whose scores are in the
+        order of their saliency; and kept_share, of prunable tokens after the last stage. mse, rank and order need saliency.
+        ``eval`` holds the same figures of the held-out sequences with tokens fully kept or dropped: ``EVAL_DRAWS`` replans of
+        each, at the schedule's keep ratio and at the lowest of ``keeps``.
 
     Raises
     ------
     ValueError
-        Where pruner, schedule, saliency, data and model do not fit together, and where ``out_dir`` holds a run of other settings.
+        If pruner, schedule, saliency, data and model do not fit together, or ``out_dir`` holds a run with other settings.
     """
     _check(model, pruner, settings.schedule)
     _check_saliency(data, pruner, settings.loss)
@@ -165,7 +166,7 @@ def train_pruner(
 
 @dataclass(frozen=True)
 class _Play:
-    """Replans of episodes under masks, and their metrics."""
+    """A run of replans under masks, with its loss and metrics."""
 
     model: PreTrainedModel
     pruner: TokenPruner
@@ -187,7 +188,7 @@ class _Play:
 
     @torch.no_grad()
     def evaluate(self, batches: Batches, schedules: Iterable[PruneSchedule]) -> dict[str, float]:
-        """Average over ``batches`` and ``schedules`` under hard verdicts without noise; the draws are the same at each call."""
+        """Average the metrics over ``batches`` and ``schedules``, with hard decisions, no noise and the same draws at each call."""
         sums, hard = MetricSums(), replace(self, mask=replace(self.mask, noise=False, straight_through=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

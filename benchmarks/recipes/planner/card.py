@@ -47,22 +47,22 @@ or `erecap run --backend baseline --suite household-small`. Prompts have the for
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells of a trained planner.
+    """The facts on a trained planner's card.
 
     Attributes
     ----------
     recipe
-        How it was made.
+        Recipe of the planner.
     config
-        The model's configuration, of transformers.
+        The model's config, from transformers.
     parameters
-        Number of its parameters.
+        Number of the model's parameters.
     log
-        The records of all rounds, each with its ``round``.
+        The training records of all rounds, each with its ``round``.
     scores
-        Closed loop on held-out seeds, per suite.
+        Closed-loop results on held-out seeds, one per suite.
     machine
-        In words, the machine that trained it.
+        The machine that trained it, in words.
     """
 
     recipe: Recipe
@@ -105,7 +105,7 @@ def _row(score: SuiteScore) -> str:
 
 
 def loss_plot(log: Sequence[Mapping[str, Any]]) -> bytes:
-    """Plot the loss on plan tokens and on all others against tokens seen, rounds one after the other, as a PNG."""
+    """Plot the loss of plan tokens and of other tokens against the tokens seen in all rounds; return a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     base, position = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Demonstrations, played in chunks by worker processes. A chunk that is on disk is not played again."""
+"""Demonstrations, played in chunks by worker processes. Chunks on disk are not played again."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,25 +19,25 @@ from benchmarks.recipes.seeds import SEEDS_PER_ROUND
 from planner import Entry
 
 MAX_REPLANS = 40
-"""Replans after which an episode is cut off: longer ones teach nothing new."""
+"""Number of replans after which an episode ends. Longer episodes teach nothing new."""
 
 
 @dataclass(frozen=True)
 class RoundPlay:
-    """How the episodes of a round are played.
+    """The settings for playing a round's episodes.
 
     Attributes
     ----------
     number
-        The round, from 0.
+        Number of the round, from 0.
     noise
-        Share of the expert's replans that play a disturbed plan instead.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1.
     corrections
-        How many of an episode's corrections become samples, at most.
+        Largest number of samples made of an episode's corrections.
     student
         Backend spec of the student; empty where only the expert plays.
     share
-        Share of the replans that the student plays.
+        Share of the replans in which the student's plan is played, 0..1.
     """
 
     number: int
@@ -56,13 +56,13 @@ class Chunk:
     source
         The environment.
     first_seed
-        Seed of the first episode; each next one has the next seed.
+        Seed of the first episode; the following episodes have the following seeds.
     episodes
-        How many.
+        Number of episodes.
     how
-        How they are played.
+        Settings for playing them.
     path
-        Where the samples go.
+        File of the samples.
     """
 
     source: Source
@@ -81,11 +81,11 @@ class ChunkStats:
     env_id
         The environment.
     episodes, successes
-        Episodes played, and those that succeeded.
+        Number of episodes played, and of those that succeeded.
     plans, agreed
-        Plans played, and those that were the expert's.
+        Number of plans played, and of those that equal the expert's.
     samples
-        Samples written.
+        Number of samples written.
     """
 
     env_id: str
@@ -97,7 +97,7 @@ class ChunkStats:
 
 
 def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
-    """Divide one round into chunks. Every source has seeds of its own, below those of recordings and suites.
+    """Divide one round into chunks. Every source has its own seeds, below those of recordings and suites.
 
     Raises
     ------
@@ -129,9 +129,9 @@ def play_chunks(
     make_backend
         Makes the student from its spec, in the worker.
     workers
-        How many processes play.
+        Number of processes that play.
     on_chunk
-        Called for each chunk as it is finished; first for those that are on disk.
+        Called for each finished chunk, first for those on disk.
     """
     missing = [chunk for chunk in todo if not chunk.path.exists()]
     for chunk in todo:
@@ -169,7 +169,7 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
 
 
 def _chosen(samples: Sequence[Sample], rng: np.random.Generator, corrections: int) -> list[Sample]:
-    """Choose the whole episode, and at most ``corrections`` of its corrections."""
+    """Return the sample of the whole episode, and at most ``corrections`` of its corrections, drawn at random."""
     extra = list(samples[1:])
     picked = rng.permutation(len(extra))[:corrections]
     return [*samples[:1], *(extra[i] for i in picked)]

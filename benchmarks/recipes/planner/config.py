@@ -1,4 +1,4 @@
-"""The configuration of the planner's recipe. Every number that decides the result is here."""
+"""The configuration of the planner's recipe: all numbers that affect the result."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,11 +14,11 @@ class Source(BaseModel):
     env_id
         The environment's gymnasium id.
     episodes
-        How many.
+        Number of episodes.
     verbosity
-        How much an observation tells.
+        Length of the observation text.
     chunk
-        How many of them one worker plays in a row.
+        Number of episodes that a worker plays in a row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,15 +50,15 @@ class Round(BaseModel):
     Attributes
     ----------
     sources
-        What is played.
+        Episodes to play.
     corrections
-        How many of an episode's corrections become samples, at most. A correction is the episode up to a plan that was not the
-        expert's, with the expert's in its place.
+        Largest number of samples made of an episode's corrections. A correction is the episode up to a plan that differs from the
+        expert's, with the expert's plan in its place.
     in_place
-        Whether the whole episode also teaches the expert's token where a plan first differs from the expert's. So one sequence
-        corrects every plan of an episode, but only its first wrong token; a correction corrects one plan in full.
+        Whether the sample of the whole episode also trains the expert's token at the first difference of each plan. Then one
+        sequence corrects the first wrong token of all plans; a correction corrects one plan in full.
     minutes
-        How long to train, in minutes of wall time.
+        Length of the training, in minutes of wall time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,8 +73,8 @@ def _level(name: str, chunk: int = 40) -> Source:
     return Source(env_id=LEVELS[name], episodes=40, chunk=chunk)
 
 
-# The first round shows where the student gets stuck: in long households, before a full box or a locked door. The second and the
-# third stay there; the third corrects every plan. The fourth has many such states, in houses where much goes wrong.
+# The first round shows where the student gets stuck: in long households, at a full box or a locked door. The second and the third
+# play these again; the third corrects every plan. The fourth has many such states, in houses with many disturbances.
 STUDENT_ROUNDS = (
     Round(
         sources=(
@@ -123,21 +123,21 @@ class Recipe(BaseModel):
     Attributes
     ----------
     expert_sources
-        What the expert plays, in round 0.
+        Episodes that the expert plays in round 0.
     student_rounds
-        The rounds after it (DAgger): the student plays, the expert labels.
+        The later rounds (DAgger), in which the student plays and the expert labels.
     lessons
-        Number of lessons, which round 0 is trained on as well.
+        Number of lessons in the training data of round 0.
     noise
-        Share of the expert's replans that play a disturbed plan instead.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1.
     student_share
-        Share of the replans that the student plays in its rounds.
+        Share of the replans in which the student's plan is played in its rounds, 0..1.
     corrections
-        As in ``Round``, of round 0.
+        ``Round.corrections`` of round 0.
     rehearsal
-        Every so many chunks of the expert's, one is trained on again in each of the student's rounds.
+        One of this many expert chunks is trained on again in each student round.
     train_minutes
-        Minutes of training in round 0, wall time.
+        Length of the training in round 0, in minutes of wall time.
     learning_rate, dagger_learning_rate
         Peak learning rates of round 0 and of the student's rounds.
     token_budget
@@ -145,13 +145,13 @@ class Recipe(BaseModel):
     max_tokens
         Longest sequence in tokens; longer episodes are cut.
     shortest
-        Longest sequence at the start of round 0, in tokens.
+        Longest sequence allowed at the start of round 0, in tokens; the limit grows to ``max_tokens``.
     vocabulary
         Upper bound of the tokenizer's vocabulary.
     seed
-        Seed of weights, order and lessons.
+        Seed of weights, data order and lessons.
     held_out_episodes
-        Held-out episodes per suite to evaluate on.
+        Number of held-out episodes per suite in the evaluation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -175,6 +175,6 @@ class Recipe(BaseModel):
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """The expert's round, which is round 0, then the student's."""
+        """All rounds: the expert's, which is round 0, then the student's."""
         expert = Round(sources=self.expert_sources, corrections=self.corrections, minutes=self.train_minutes)
         return expert, *self.student_rounds

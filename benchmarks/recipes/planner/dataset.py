@@ -1,4 +1,4 @@
-"""From samples to training sequences: chat messages, tokenizer, shards of tokens. What is on disk is not made again."""
+"""Training sequences from samples: chat messages, tokenizer, shards of tokens. Files on disk are reused."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,18 +17,18 @@ from erecap.training.tokenizer import build_tokenizer
 from planner import History, build_prompt, system_text
 
 TOKENIZER_CHUNKS = 3
-"""Chunks of each source that the tokenizer is trained on."""
+"""Number of chunks of each source that the tokenizer is trained on."""
 
 
 def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessage]:
-    """Write a sample as chat messages: exactly the prompts of the episode, in a row, with the keys that ``encode_episode`` reads.
+    """Write a sample as the chat messages of the episode's prompts, with the keys that ``encode_episode`` reads.
 
     Parameters
     ----------
     sample
         An episode, whole or up to a correction.
     in_place
-        Whether plans that are not the expert's carry the expert's plan as their label.
+        Whether plans that differ from the expert's get the expert's plan as their label.
     """
     found: list[TrainingMessage] = []
     plans = iter(zip(sample.imitate, sample.labels, strict=True))
@@ -44,7 +44,7 @@ def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessag
 
 
 def make_tokenizer(chunks: Sequence[Path], out: Path, vocabulary: int) -> PreTrainedTokenizerBase:
-    """Load the tokenizer in ``out``; train it on a few chunks of every source where it is not there yet."""
+    """Load the tokenizer in ``out``. If it is missing, train it on a few chunks of every source."""
     if not (out / "tokenizer.json").exists():
         build_tokenizer(_texts(chunks), vocab_size=vocabulary, phrases=phrases()).save_pretrained(out)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(out)
@@ -52,7 +52,7 @@ def make_tokenizer(chunks: Sequence[Path], out: Path, vocabulary: int) -> PreTra
 
 
 def phrases() -> list[str]:
-    """List the phrases that are single tokens: names of things, and "in <room>"."""
+    """List the phrases that become single tokens: names of things, and "in <room>"."""
     kinds = ("ball", "key", "box", "door")
     return [f" {color} {kind}" for color in COLOR_NAMES for kind in kinds] + [f" in {room}" for room in ROOM_NAMES]
 
@@ -81,17 +81,17 @@ def encode(
     Parameters
     ----------
     chunks
-        The files of samples.
+        Files of samples.
     tokenizer
-        The planner's.
+        Tokenizer of the planner.
     out
         Directory of the shards.
     max_tokens
-        Longest sequence. Longer episodes are cut there; a correction that would lose its plan is left out.
+        Longest sequence in tokens. Longer episodes are cut; a correction that would lose its plan is left out.
     on_chunk
         Called after each chunk.
     in_place
-        Whether whole episodes teach the expert's plan where the played one differs from it.
+        Whether whole episodes also train the expert's token where a played plan first differs from the expert's.
     """
     shards: list[Path] = []
     for path in chunks:

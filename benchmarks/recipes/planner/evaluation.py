@@ -1,4 +1,4 @@
-"""Closed loop on held-out seeds: the measure of a planner. Token accuracy says little about twenty plans in a row."""
+"""Evaluation of a planner in closed loop on held-out seeds. Token accuracy says little about twenty plans in a row."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,19 +22,19 @@ class SuiteScore(BaseModel):
     Attributes
     ----------
     suite
-        Its name.
+        Name of the suite.
     episodes
-        Episodes that both played.
+        Number of episodes that both played.
     success, success_ci95
-        The planner's share of successes (0..1) and its 95% Wilson interval.
+        The planner's success rate, 0..1, and its 95% Wilson interval.
     spl
-        The planner's success weighted by the expert's steps over the steps taken, 0..1.
+        The planner's success weighted by path length (SPL), relative to the expert's steps, 0..1.
     expert_success
-        The expert's share of successes, 0..1.
+        The expert's success rate, 0..1.
     of_expert
         ``success / expert_success``.
     parse_errors
-        The planner's answers that could not be parsed.
+        Number of the planner's answers that could not be parsed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,15 +57,15 @@ def evaluate_suite(
     Parameters
     ----------
     suite
-        Its name.
+        Name of the suite.
     model
         Directory of the planner.
     episodes
-        How many episodes each plays.
+        Number of episodes that each plays.
     out
-        Directory of the runs; episodes that are there are not played again.
+        Directory of the runs; episodes that it holds are not played again.
     workers
-        How many processes play.
+        Number of processes that play.
     on_episode
         Called after each episode.
     """
@@ -74,7 +74,7 @@ def evaluate_suite(
     play(loop, BackendFactory(1 if workers > 1 else None), out / suite, workers, on_episode)
     played = read_episodes(out / suite / STEPS_FILE)
     both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]
-    pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode whose worker died twice is missing
+    pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode is missing if its worker died twice
     student, expert = [s for s, _ in pairs], [e for _, e in pairs]
     interval: Interval = wilson_interval(sum(e.success for e in student), len(student))
     success, best = mean([float(e.success) for e in student]), mean([float(e.success) for e in expert])

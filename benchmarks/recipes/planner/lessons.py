@@ -1,8 +1,8 @@
-"""Lessons: short exercises in what a planner does with its context.
+"""Lessons: short synthetic episodes that train a planner to look things up in its context.
 
-A lesson is a conversation of short observations and plans about an imagined house. Things are seen, move and vanish, and each goal
-asks for something seen turns ago. It uses the sentences of ``envs.observation``. An episode has one plan per hundred tokens, a
-lesson twice as many, so copying and looking up are learned sooner.
+A lesson is a conversation of short observations and plans about an imagined house. Things appear, move and vanish, and each goal
+asks for something that was seen some turns ago. The sentences are those of ``envs.observation``. A lesson has twice as many plans
+per token as an episode (one per hundred), so the planner learns sooner to copy and to look up.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from erecap.training.encoding import TrainingMessage
 LESSON_KINDS = ("ball", "key", "box")
 """Types of the things in the imagined house."""
 BRIEF = 0.7
-"""Share of lessons whose observations hold only what a plan needs."""
+"""Share of the lessons whose observations hold only what the plan needs."""
 Turn = tuple[str, str]
 """An observation and the plan that answers it."""
 
@@ -29,15 +29,15 @@ class Lesson:
     Attributes
     ----------
     rng
-        Draws everything.
+        Generator of all random draws.
     place
         The room in which each thing was last seen.
     held
-        The thing in the agent's hand; empty for none.
+        The thing that the agent holds; empty for none.
     here
         The room that the agent is in.
     brief
-        Whether observations hold only what a plan needs.
+        Whether observations hold only what the plan needs.
     """
 
     rng: np.random.Generator
@@ -68,12 +68,12 @@ class Lesson:
         return f"{color} {LESSON_KINDS[int(self.rng.integers(len(LESSON_KINDS)))]}"
 
     def _some(self) -> str:
-        """Draw a thing; mostly one that was seen."""
+        """Draw a thing, mostly one that was seen before."""
         names = list(self.place)
         return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < 0.85 else self._thing()
 
     def _news(self, most: int) -> list[str]:
-        """Draw things that are seen, perhaps in another room than before, and one that is gone."""
+        """Draw things that are seen now, some in another room than before, and one that is gone."""
         count = most if most > 4 else int(self.rng.integers(0, 2 if self.brief else 5))
         seen = {name: self._room() for name in (self._thing() for _ in range(count)) if name != self.held}
         self.place |= seen
@@ -117,7 +117,7 @@ class Lesson:
         return [*(["drop"] if self.held else []), f"pickup {name} in {self.place[name]}"]
 
     def _after(self, goal: str, plan: list[str]) -> str:
-        """Follow the plan and return the next goal: the same one while it is not reached, most of the time."""
+        """Carry out the plan and return the next goal. A goal that is not reached mostly stays the same."""
         for line in plan:
             self._do(line)
         reached = plan != ["explore"] and not (goal.startswith("put ") and not plan[-1].startswith("put "))

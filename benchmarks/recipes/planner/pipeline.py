@@ -1,4 +1,4 @@
-"""The whole recipe of the planner, from nothing to a model with its card."""
+"""The whole recipe of the planner, from scratch to a model with its card."""
 
 import shutil
 from pathlib import Path
@@ -17,22 +17,22 @@ from erecap.models.loading import bundled_planner_dir
 
 
 def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: bool, reporter: Reporter) -> dict[str, Any]:
-    """Train, evaluate in closed loop, write the card.
+    """Train the planner, evaluate it in closed loop, and write its card.
 
     Parameters
     ----------
     recipe
         The recipe.
     out
-        Directory of the run; a run that was stopped goes on.
+        Directory of the run; a stopped run continues.
     workers
-        How many processes play episodes.
+        Number of processes that play episodes.
     episodes
         Held-out episodes per suite to evaluate on; 0 for no evaluation.
     install
         Whether to make the result the bundled planner.
     reporter
-        Told of the progress.
+        Gets the progress.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: 
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
-    """Write the recipe into ``out``. Raises ``ValueError`` where another one is there."""
+    """Write the recipe into ``out``. Raise ``ValueError`` if another recipe is there."""
     path = out / "recipe.json"
     if path.exists() and Recipe.model_validate_json(path.read_text()) != recipe:
         raise ValueError(f"{out} holds a run of another recipe: use another --out, or the recipe in {path}")
@@ -65,7 +65,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
 def _score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
     """Evaluate on one suite."""
     reporter.begin(f"evaluate: {suite}", 2 * episodes)
-    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores belong to the weights, wherever they lie
+    played = out / "evaluation" / checksum(model / "model.safetensors")  # scores are stored by the checksum of the weights
     return evaluate_suite(suite, model, episodes, played, workers, lambda episode: reporter.advance())
 
 

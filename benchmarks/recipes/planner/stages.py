@@ -1,4 +1,4 @@
-"""The stages of the planner's recipe. Each leaves its result on disk and is skipped where that exists, so a stopped run goes on.
+"""The stages of the planner's recipe. A stage whose result is on disk is skipped, so a stopped run continues.
 
 round0/*.jsonl -> tokenizer/ -> shards0/ -> train0/model -> round1/*.jsonl -> shards1/ -> train1/model -> ...
 """
@@ -24,7 +24,7 @@ from erecap.training.train_planner import train_planner
 
 
 class Reporter(Protocol):
-    """Told of the progress of the stages."""
+    """A receiver of the progress of the stages."""
 
     def begin(self, stage: str, total: float) -> None:
         """Begin a stage of ``total`` units."""
@@ -33,12 +33,12 @@ class Reporter(Protocol):
         """Count ``units`` more as done."""
 
     def reach(self, done: float, note: str = "") -> None:
-        """Advance to ``done`` units in all."""
+        """Set the units that are done to ``done``."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A recipe bound to a directory.
+    """The stages of a recipe in a run directory.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class Stages:
     root
         Directory of the run.
     workers
-        How many processes play episodes.
+        Number of processes that play episodes.
     reporter
-        Told of the progress.
+        Gets the progress.
     """
 
     recipe: Recipe
@@ -96,13 +96,13 @@ class Stages:
         return make_tokenizer(sorted((self.root / "round0").glob("*.jsonl")), self.root / "tokenizer", self.recipe.vocabulary)
 
     def _sequences(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> ShardedSequences:
-        """Encode the samples in ``paths``, which are the round's."""
+        """Encode the round's samples, which are in ``paths``."""
         self.reporter.begin(f"round {round_}: encode", len(paths))
         shards, in_place = self.root / f"shards{round_}", self.recipe.rounds[round_].in_place
         return encode(paths, tokenizer, shards, self.recipe.max_tokens, lambda path: self.reporter.advance(), in_place)
 
     def _train(self, round_: int, paths: list[Path]) -> None:
-        """Train on the round's demonstrations, ``paths``. The student's rounds go on from the last model."""
+        """Train on the round's demonstrations, ``paths``. A student round continues from the model of the previous round."""
         recipe, tokenizer = self.recipe, self._tokenizer()
         data = ShardedSequences(self._shards(round_, paths, tokenizer))
         curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.6)
@@ -114,7 +114,7 @@ class Stages:
         tokenizer.save_pretrained(self.model_dir(round_))
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
-        """List what a round is trained on: all of the student's rounds so far and a part of the expert's; in round 0, lessons."""
+        """List the shards to train on: in round 0 the expert's and lessons, later all student rounds and a part of the expert's."""
         shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r), tokenizer).paths]
         shards += self._sequences(round_, paths, tokenizer).paths
         if round_:
@@ -128,7 +128,7 @@ class Stages:
         return TrainConfig(
             budget_s=60 * recipe.rounds[round_].minutes,
             lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
-            betas=(0.9, 0.99),  # batches are small: squared gradients are noisy
+            betas=(0.9, 0.99),  # batches are small, so squared gradients are noisy and need a long average
             decay=1.0 if round_ else 0.3,
             seed=recipe.seed,
         )

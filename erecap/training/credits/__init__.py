@@ -1,4 +1,4 @@
-"""Credits: how much a plan needed each token before it. A new credit is a file with one class and a line in ``CREDITS``."""
+"""Credits: measures of how much a plan needed each earlier token. A new one is a file with a class and a line in ``CREDITS``."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Attention from the plan's own tokens. SnapKV (arXiv 2404.14469) scores tokens alike, by the attention from the prompt's end."""
+"""Attention from the plan's tokens. SnapKV (arXiv 2404.14469) is similar, with attention from the end of the prompt."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from erecap.training.credits.base import plan_places
 
 
 class AttentionCredit:
-    """Attention from the tokens that predict the plan: the mean over them, summed over heads and the layers after the stage."""
+    """Attention from the tokens that predict the plan: their mean, summed over heads and over the layers after the stage."""
 
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
         parts = decoder_parts(model)

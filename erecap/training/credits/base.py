@@ -9,24 +9,24 @@ from erecap.training.sequences import PLAN_WEIGHT
 
 
 class Credit(Protocol):
-    """How much plans needed the tokens before them. Made for one batch, whose unpruned forward it may keep."""
+    """A measure of how much plans needed the tokens before them. It is made for one batch, whose unpruned forward it may cache."""
 
     def of(self, chosen: Tensor) -> Tensor:
-        """Say how much one plan of each row needed each token.
+        """Measure how much one plan of each row needed each token.
 
         Parameters
         ----------
         chosen
-            int64 ``(rows,)``: the plan's turn, or ``NO_REPLAN`` for a row without.
+            Turn of the plan, or ``NO_REPLAN`` for a row without one, int64 ``(rows,)``.
 
         Returns
         -------
         Tensor
-            float32 ``(stages, rows, length)``, not negative. Values of tokens that are not older than the turn are not used; a row
-            without a plan may hold anything finite.
+            float32 ``(stages, rows, length)``, not negative. Only values of tokens older than the turn are used. A row without a
+            plan may hold any finite values.
         """
 
 
 def plan_places(batch: Batch, row: int, turn: int) -> Tensor:
-    """Find the tokens of the turn's plan: int64 ``(plan tokens,)``."""
+    """Find the indices of the tokens of the turn's plan: int64 ``(plan tokens,)``."""
     return ((batch.turns[row] == turn) & (batch.weights[row] >= PLAN_WEIGHT)).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Gradient x hidden state: the seed's saliency (SDTP, arXiv 2504.04514)."""
+"""Gradient x hidden state, the saliency of SDTP (arXiv 2504.04514)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from erecap.training.sequences import PLAN_WEIGHT
 
 
 class GradientCredit:
-    """``| sum_d (dL / dh_i)_d * h_i,d |``, with L the mean cross entropy of the plan and h_i the stream that leaves the stage.
+    """The credit ``| sum_d (dL / dh_i)_d * h_i,d |``: L is the plan's mean cross entropy, h_i the residual stream at the stage.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ class GradientCredit:
         Raises
         ------
         ValueError
-            For gradients beyond the model's dtype.
+            For gradients that overflow the model's dtype.
         """
         return gradient_products(_replan_loss(self._model, self._final, self._batch, chosen), self._hidden)
 
 
 def _replan_loss(model: PreTrainedModel, final: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
-    """Sum the mean cross entropy of each row's plan over rows: in a sum, one row does not change another's gradient."""
+    """Sum the mean cross entropy of each row's plan over rows, so that one row does not change another's gradient."""
     wanted = (batch.turns == chosen[:, None]) & (batch.weights >= PLAN_WEIGHT)
     weights = wanted / wanted.sum(1, keepdim=True).clamp_min(1)
     # weighted_loss divides by the sum of weights, which is the number of rows that have a replan

@@ -1,4 +1,4 @@
-"""How much worse a plan becomes when a whole turn of the episode is removed."""
+"""Removal: the rise of a plan's loss when a whole turn of the episode is removed."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ _AT_ONCE = 8
 
 
 class RemovalCredit:
-    """The rise of the plan's mean cross entropy (0 where it falls) when no layer after the stage looks at a turn's tokens.
+    """The rise of the plan's mean cross entropy (0 where it falls) when the layers after the stage do not see a turn's tokens.
 
-    All tokens of a turn get the same value. Slow: the layers after each stage are run once for every older turn.
+    All tokens of a turn get the same value. It is slow: the layers after each stage run once for every older turn.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
@@ -51,7 +51,7 @@ class RemovalCredit:
         return found
 
     def _without(self, row: int, layer: int, turns: Tensor, removed: Tensor) -> Tensor:
-        """Run the layers after ``layer`` without the keys of one turn each: last output, ``(removed, tokens, width)``."""
+        """Run the layers after ``layer`` once per removed turn, without its keys: last output, ``(removed, tokens, width)``."""
         count = len(turns)
         there = (turns != removed[:, None])[:, None, None, :]
         itself = torch.eye(count, dtype=torch.bool, device=turns.device)
