@@ -38,8 +38,8 @@ def run(
 ) -> None:
     """Play episodes with one backend and print its results.
 
-    The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert it is left out, and
-    SPL with it. The same command continues a stopped run. The last line of stdout is one JSON object.
+    The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
+    out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
     chosen = _choose(suite, env)
     count = chosen.episodes if episodes is None else episodes
