@@ -1,0 +1,280 @@
+"""One episode under way: what the agent knows of it, and the two things that the loop does with it, replan and act."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.families import make_world
+from agents.job import EpisodeJob
+from agents.protocols import AgentConfig, FrameSink, Sink, WorldBackend
+from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
+from agents.world import Call, Outcome, Tick, failed
+from planner import (
+    Generation,
+    History,
+    LoopState,
+    PlannerBackend,
+    PlanParseError,
+    Prompt,
+    ReplanReason,
+    build_prompt,
+)
+from planner.history import EntryKind
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request to the planner."""
+
+    reason: ReplanReason
+    """Why it is made."""
+    begin: float
+    """When it began, by ``time.perf_counter`` in seconds."""
+    waited_s: float = 0.0
+    """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
+
+
+@dataclass
+class Episode:
+    """One episode under way."""
+
+    job: EpisodeJob
+    """The episode to play."""
+    backend: PlannerBackend | WorldBackend
+    """The planner."""
+    config: AgentConfig
+    """Settings of the agent."""
+    sink: Sink
+    """Called with each record."""
+    frames: FrameSink | None = None
+    """Called with each picture of the world."""
+    history: History = field(default_factory=History)
+    """All entries so far."""
+    plan: list[Call] = field(default_factory=list)
+    """Lines of the current plan that are not carried out yet."""
+    outcomes: list[tuple[str, str]] = field(default_factory=list)
+    """Lines carried out since the last observation, with their outcomes."""
+    disturbances: list[str] = field(default_factory=list)
+    """Disturbances since the last line was recorded."""
+    planned_for: str = ""
+    """The open subgoal at the last observation."""
+    caption: str = "start"
+    """Text below the pictures: the current line of the plan."""
+    failed: bool = False
+    """Whether the last line, or the last plan as a whole, failed."""
+    started: bool = False
+    """Whether there has been a replan."""
+    goal_interrupted: bool = False
+    """Whether a line was interrupted because the goal changed, since the last replan."""
+    env_steps: int = 0
+    """Environment steps so far."""
+    replans: int = 0
+    """Planner calls so far."""
+    skills: int = 0
+    """Lines carried out so far."""
+    since_replan: int = 0
+    """Lines carried out since the last replan."""
+    parse_errors: int = 0
+    """Answers so far that could not be read."""
+    reward: float = 0.0
+    """Sum of the rewards so far."""
+    end: End | None = None
+    """Why the episode ended; ``None`` while it goes on."""
+
+    def __post_init__(self) -> None:
+        self.world = make_world(self.job, render=self.frames is not None)
+        with ExitStack() as on_error:
+            on_error.callback(self.world.close)
+            self.progress = self.world.reset(self.job.seed)
+            self._show()
+            self._append("task", self.progress.task)
+            on_error.pop_all()
+
+    # ---- planning --------------------------------------------------------------------------------------------------------------
+
+    def replan(self, reason: ReplanReason) -> None:
+        """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
+        self.since_replan = 0
+        self.started, self.goal_interrupted = True, False
+        request = _Request(reason, time.perf_counter())
+        self._observe()
+        try:
+            self.plan = self._ask(request)
+        except PlanParseError as error:
+            self._ask_again(error, time.perf_counter() - request.begin)
+
+    def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
+        """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
+        try:
+            if self.replans >= self.config.max_replans:
+                raise error
+            self._append("feedback", f"That plan could not be read: {error}.")
+            self.plan = self._ask(_Request("parse_error", time.perf_counter(), waited_s))
+        except PlanParseError as last:
+            self.plan, self.failed = [], True
+            self.outcomes.append(("plan", failed(last.reason).text))
+            self._take(self.world.idle())
+
+    def _observe(self) -> None:
+        self._append("observation", self.world.describe(self.outcomes))
+        self.outcomes, self.failed, self.planned_for = [], False, self.progress.goal
+
+    def _ask(self, request: _Request) -> list[Call]:
+        prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
+        asked = time.perf_counter()
+        generation = self._generate(prompt)
+        backend_s = time.perf_counter() - asked
+        self._append("plan", generation.text if generation.text.strip() else "(empty)")
+        error: PlanParseError | None = None
+        calls: list[Call] = []
+        try:
+            calls = list(self.world.parse(generation.complete_text))
+        except PlanParseError as caught:
+            error = caught
+            self.parse_errors += 1
+        own_s = time.perf_counter() - request.begin - backend_s
+        self._record_call(request, entries, generation, backend_s, own_s, error)
+        self.replans += 1
+        if error is not None:
+            raise error
+        return calls
+
+    def _generate(self, prompt: Prompt) -> Generation:
+        if isinstance(self.backend, WorldBackend):
+            return self.backend.plan(self.world, prompt, self.config.sampling)
+        return self.backend.generate(prompt, self.config.sampling)
+
+    # ---- acting ----------------------------------------------------------------------------------------------------------------
+
+    def act(self) -> None:
+        """Carry out the next line of the plan. A line that needs no environment step still takes one, so every plan costs time."""
+        call = self.plan.pop(0)
+        self.caption = call.text
+        steps, reward = self.env_steps, self.reward
+        outcome = self._carry_out(call)
+        if self.env_steps == steps and self.end is None:
+            self._take(self.world.idle())
+        self.outcomes.append((call.text, outcome.text))
+        self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
+        self.skills += 1
+        self.since_replan += 1
+        self._record_step(call, outcome, self.env_steps - steps, self.reward - reward)
+        self.disturbances = []
+        if outcome.gave_up and self.end is None:
+            self.end = "gave_up"
+
+    def _carry_out(self, call: Call) -> Outcome:
+        """Step the world until the line of the plan or the episode ends."""
+        run = self.world.run(call)
+        try:
+            while self.end is None:
+                self._take(next(run))
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        run.close()
+        return _OUTCOME_AT_END[self.end]
+
+    def _take(self, tick: Tick) -> None:
+        """Note the result of one environment step."""
+        self.env_steps += 1
+        self.reward += tick.reward
+        self.progress = tick.progress
+        self.disturbances += tick.disturbances
+        self._show()
+        if tick.success:
+            self.end = "success"
+        elif tick.terminated:
+            self.end = "terminated"
+        elif tick.truncated:
+            self.end = "step_limit"
+
+    def state(self) -> LoopState:
+        """Return what the replan policy looks at."""
+        return LoopState(
+            started=self.started,
+            skills_left=len(self.plan),
+            skills_since_replan=self.since_replan,
+            last_failed=self.failed,
+            surprised=bool(self.plan) and self.world.touches(self.plan),
+            goal_changed=self.goal_interrupted or (bool(self.plan) and self.progress.goal != self.planned_for),
+        )
+
+    # ---- records ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The fields that every record of the episode begins with."""
+        return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
+
+    def _record_call(
+        self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
+    ) -> None:
+        self.sink(
+            PlannerCall(
+                **self.key,
+                replan=self.replans,
+                env_step=self.env_steps,
+                reason=request.reason,
+                history_entries=entries,
+                generation=made,
+                backend_s=backend_s,
+                overhead_s=own_s + made.tokenize_s,
+                replan_s=request.waited_s + own_s + backend_s,
+                parse_error=None if error is None else str(error),
+            )
+        )
+
+    def _record_step(self, call: Call, outcome: Outcome, env_steps: int, reward: float) -> None:
+        self.sink(
+            StepRecord(
+                **self.key,
+                replan=self.replans - 1,
+                skill=call.text,
+                succeeded=outcome.succeeded,
+                outcome=outcome.text,
+                env_steps=env_steps,
+                reward=reward,
+                place=self.world.place,
+                disturbances=self.disturbances,
+                subgoals_done=self.progress.done,
+                subgoals_total=self.progress.total,
+            )
+        )
+
+    def record(self, end: End, wall_s: float) -> EpisodeRecord:
+        """Sum up the episode, which ended for the reason ``end`` after ``wall_s`` seconds."""
+        return EpisodeRecord(
+            **self.key,
+            success=end == "success",
+            subgoals_done=self.progress.done,
+            subgoals_total=self.progress.total,
+            env_steps=self.env_steps,
+            max_steps=self.world.max_steps,
+            replans=self.replans,
+            skills=self.skills,
+            parse_errors=self.parse_errors,
+            reward=self.reward,
+            end=end,
+            wall_s=wall_s,
+            system=self.world.system,
+        )
+
+    def _append(self, kind: EntryKind, text: str) -> None:
+        index = len(self.history.entries)
+        self.history = self.history.append(kind, text)
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
+
+    def _show(self) -> None:
+        frame = self.world.frame() if self.frames is not None else None
+        if self.frames is not None and frame is not None:
+            self.frames(frame, self.caption)
+
+
+_OUTCOME_AT_END: dict[End | None, Outcome] = {
+    "success": Outcome(True),
+    "terminated": Outcome(False, "interrupted, the world ended the episode"),
+    "step_limit": Outcome(False, "interrupted, out of time"),
+}
+"""Outcome of a line that the end of the episode interrupted, by the reason of the end."""
