@@ -334,3 +334,26 @@ def test_a_gif_of_a_world_that_cannot_be_drawn_is_refused_before_anything_is_pla
     done = invoke("run", "--env", KITCHEN, "--episodes", "1", "--out", tmp_path / "run", "--gif", tmp_path / "out.gif")
     assert "cannot be drawn" in str(done.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_compare_plays_replays_and_reports_a_users_environment(invoke, fakes, tmp_path):
+    """The expert, a scripted backend of the user's own, and two that run a model: the bundled planner, which knows no kitchens."""
+    backends = "my_script:OpenEverything,baseline,erecap?keep=0.7"
+    options = ["--backends", backends, "--episodes", "1", "--replay-prompts", "3", "--replay-tokens", "2"]
+    done = invoke("compare", "--env", "my_script:SmallKitchen-v0", *options, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["complete"]
+    assert list(last["backends"]) == ["expert", *backends.split(",")]
+    assert last["backends"]["expert"]["success_rate"] == 1.0
+    assert last["paired"]["erecap?keep=0.7"]["ttft_speedup_p50"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "replay.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(set(row["measured"]) == {"baseline", "erecap?keep=0.7"} for row in rows)
+    assert (tmp_path / "table.md").read_text().count("my_script:OpenEverything") >= 1
+    assert (tmp_path / "latency_by_length.png").exists()
+
+
+def test_suite_and_environment_exclude_each_other(invoke):
+    done = invoke("compare", "--suite", "smoke", "--env", KITCHEN)
+    assert "give one of --suite and --env" in str(done.exception)

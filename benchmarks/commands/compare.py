@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from agents.loop import AgentConfig
-from benchmarks.backends.registry import parse_specs
+from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison
-from benchmarks.runs.closed_loop import ClosedLoop
-from benchmarks.runs.suites import find_suite
 
 
 def compare(
-    suite: Annotated[str, typer.Option(help="Suite to play; `erecap suites` lists them.")] = "smoke",
+    suite: Annotated[str | None, typer.Option(help="Suite to play, `smoke` by default; `erecap suites` lists them.")] = None,
+    env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,
     backends: Annotated[
         str,
         typer.Option(
@@ -33,7 +31,6 @@ def compare(
     The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots. The same command continues a
     stopped run. The last line of stdout is one JSON object.
     """
-    chosen = find_suite(suite)
-    loop = ClosedLoop(chosen, tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes, seed, AgentConfig())
-    directory = out or Path("runs") / f"compare-{suite}-{seed}"
+    loop = make_loop(choose_suite(suite, env), backends, episodes, seed)
+    directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}"
     print_results(make_results(Comparison("compare", loop, directory, workers, replay_prompts, replay_tokens)))

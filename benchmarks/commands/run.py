@@ -1,21 +1,17 @@
 """``erecap run``."""
 
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from agents.expert_backend import has_expert
-from agents.loop import AgentConfig
-from benchmarks.backends.registry import EXPERT, BackendFactory, parse_specs
+from benchmarks.backends.registry import EXPERT, BackendFactory
+from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
 from benchmarks.runs.gif import check_gif, record_gif
-from benchmarks.runs.suites import Suite, find_suite, suite_of_env
 
 log = structlog.get_logger(__name__)
 
@@ -41,33 +37,17 @@ def run(
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
-    chosen = _choose(suite, env)
-    count = chosen.episodes if episodes is None else episodes
-    loop = ClosedLoop(chosen, tuple(parse_specs(backend)), count, seed, AgentConfig(), training_seeds)
-    loop = replace(loop, expert_plays=env is None or backend == EXPERT or _has_expert(loop))
+    chosen = choose_suite(suite, env)
+    loop = make_loop(chosen, backend, episodes, seed, training_seeds)
     if len(loop.backends) != 1:
         raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
-    directory = out or Path("runs") / f"run-{_slug(chosen.name)}-{_slug(backend)}-{'training-' if training_seeds else ''}{seed}"
+    directory = out or Path("runs") / f"run-{slug(chosen.name)}-{slug(backend)}-{'training-' if training_seeds else ''}{seed}"
     results = make_results(Comparison("run", loop, directory, workers, replay_prompts=0))
     print_results(results)
     if gif is not None:
         _record(loop, results, gif)
-
-
-def _choose(suite: str | None, env: str | None) -> Suite:
-    if suite is not None and env is not None:
-        raise ValueError(f"suite={suite!r} and env={env!r}: give one of --suite and --env")
-    return suite_of_env(env) if env is not None else find_suite(suite or "smoke")
-
-
-def _has_expert(loop: ClosedLoop) -> bool:
-    """Ask the first episode's world for its expert; warn where there is none."""
-    found = has_expert(loop.jobs(EXPERT, {})[0])
-    if not found:
-        log.warning("this environment has no expert: it is left out, and SPL, which compares with it", env_id=loop.suite.name)
-    return found
 
 
 def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
@@ -76,7 +56,3 @@ def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
     job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
     episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.=-]+", "-", text).strip("-")
