@@ -65,6 +65,11 @@ class _Cost:
     chosen: ChosenSchedule = UNPRUNED
 
 
+def encode_prompt(chat: ChatTokenizer, prompt: Prompt) -> TokenizedPrompt:
+    """Tokenize a prompt: one message per segment, then the header of the answer."""
+    return chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
+
+
 class _LocalBackend(ABC):
     """A backend with a model in this process. It tokenizes, times and records an answer; subclasses implement ``_run``.
 
@@ -138,7 +143,7 @@ class _LocalBackend(ABC):
         )
 
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
-        return self.chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
+        return encode_prompt(self.chat, prompt)
 
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:

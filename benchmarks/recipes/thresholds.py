@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from agents.recorded_prompts import RecordedPrompt
-from benchmarks.backends.prompts import encode_prompt
 from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.seeds import refuse_held_out
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.progress import StageProgress
 from benchmarks.runs.records import RunRecords
+from erecap.backend import encode_prompt
 from erecap.calibration.thresholds import Fit, fit_thresholds
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel

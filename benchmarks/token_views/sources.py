@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from agents.recorded_prompts import RecordedPrompt
-from benchmarks.backends.prompts import encode_prompt
 from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.records import RunRecords
+from erecap.backend import encode_prompt
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.models.loading import LoadedModel

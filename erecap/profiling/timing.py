@@ -22,14 +22,34 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return perf_counter() - start
 
 
-def take_turns(calls: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
-    """Run each call once per round and collect the results by name. The order rotates, so that no call is always first."""
+def take_turns(
+    calls: Mapping[Key, Callable[[], Result]], rounds: int, on_round: Callable[[], None] = lambda: None
+) -> dict[Key, list[Result]]:
+    """Run each call once per round and collect the results by name.
+
+    The order rotates from round to round, so that no call is always first or always follows the same one.
+
+    Parameters
+    ----------
+    calls
+        The calls by name.
+    rounds
+        Number of rounds.
+    on_round
+        Called after every round.
+
+    Returns
+    -------
+    dict
+        For each name the results in the order of rounds.
+    """
     results: dict[Key, list[Result]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
             results[name].append(calls[name]())
+        on_round()
     return results
 
 
