@@ -6,7 +6,6 @@ continue from the pruned cache. The code above the decoder (`generate`, beam sea
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.identity import identify
 from erecap.models.masks import attention_mask, causal
-from erecap.models.pruner import TokenPruner
+from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import LearnedSelector
@@ -250,14 +249,7 @@ def _learned(pruner: TokenPruner | Path | str | None, model: PreTrainedModel, sc
         raise ValueError("nothing scores tokens: give a pruner, its directory, or selector=...")
     made = pruner if isinstance(pruner, TokenPruner) else TokenPruner.from_pretrained(pruner)
     made.check_model(identify(model))
-    return LearnedSelector(_placed(made, model), schedule)
-
-
-def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
-    """Return the pruner on the model's device and in its dtype, as a copy where it has to be moved."""
-    if all((weight.device, weight.dtype) == (model.device, model.dtype) for weight in pruner.parameters()):
-        return pruner
-    return deepcopy(pruner).to(model.device, model.dtype)
+    return LearnedSelector(place_pruner(made, model), schedule)
 
 
 def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
@@ -288,7 +280,7 @@ def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Sele
 
 def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     return tuple(
-        tuple(row[:count] + start for row, count, start in zip(stage.positions, stage.counts, starts, strict=True))
+        tuple(row[:count] + start.to(row.device) for row, count, start in zip(stage.positions, stage.counts, starts, strict=True))
         for stage in kept
     )
 

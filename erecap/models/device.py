@@ -2,12 +2,14 @@
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +72,22 @@ def device_name(device: torch.device) -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{device.type} ({names[0] if names else platform.machine()})"
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Return the device on which ``module`` computes. It is not where its weights lie if accelerate has offloaded them.
+
+    Raises
+    ------
+    StopIteration
+        For a module without parameters that no hook of accelerate's puts on a device.
+    """
+    hook: Any = getattr(module, "_hf_hook", None)
+    for part in getattr(hook, "hooks", (hook,)):
+        device = getattr(part, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
 
 
 def synchronize(device: torch.device) -> None:
