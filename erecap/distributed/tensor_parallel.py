@@ -22,7 +22,7 @@ class UnevenRanksError(ValueError):
 
 def check_divides(config: PretrainedConfig, ranks: int) -> None:
     """Raise ``UnevenRanksError`` where heads, KV heads or the MLP's width cannot be divided among ``ranks`` processes."""
-    sizes = {name: int(getattr(config, name)) for name in _DIVIDED}
+    sizes = {name: int(getattr(config, name)) for name in _DIVIDED if getattr(config, name, None)}
     uneven = [f"{name}={size}" for name, size in sizes.items() if size % ranks]
     if uneven:
         common = gcd(*sizes.values())
@@ -35,7 +35,7 @@ def check_divides(config: PretrainedConfig, ranks: int) -> None:
 
 def load_options(ranks: int) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that divide a model among ``ranks`` processes, by the model's own plan."""
-    from transformers.distributed import DistributedConfig  # imports torch's distributed tensors
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     if "tp_size" in {field.name for field in fields(DistributedConfig)}:
         return {"distributed_config": DistributedConfig(tp_size=ranks, tp_plan="auto")}
@@ -107,7 +107,7 @@ def held_bytes(weight: Tensor) -> int:
 
 
 def _group(model: PreTrainedModel) -> "distributed.ProcessGroup":
-    """Return the process group among which ``model`` is divided. Newer releases have a mesh with one axis per kind of parallelism."""
+    """Return the process group among which ``model`` is divided."""
     parts: Any = model
-    mesh = parts._device_mesh
+    mesh = parts._device_mesh  # in newer releases with one axis per kind of parallelism
     return mesh.get_group("tp" if "tp" in (mesh.mesh_dim_names or ()) else None)  # type: ignore[no-any-return]

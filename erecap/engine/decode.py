@@ -152,9 +152,7 @@ class _Chooser:
         return torch.cat([torch.multinomial(row, 1, generator=draw) for row, draw in zip(shares, self._draws, strict=True)])
 
 
-def _padding_masks(
-    start: PrefillResult, max_new_tokens: int, places: tuple[torch.device, ...]
-) -> list[tuple[Tensor | None, int]]:
+def _padding_masks(start: PrefillResult, max_new_tokens: int, places: tuple[torch.device, ...]) -> list[tuple[Tensor | None, int]]:
     """Make for each layer the mask that hides padding, on the layer's device, and the width of its cache.
 
     The mask is bool ``(batch, 1, 1, keys)``, or ``None`` without padding. Layers between two stages hold the same tokens and share

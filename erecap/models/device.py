@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -96,17 +96,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of ``peak_memory_bytes`` on a GPU. On CPU nothing can be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def reset_peak_memory(*devices: torch.device) -> None:
+    """Start a new measurement of ``peak_memory_bytes`` on GPUs. On CPU nothing can be reset."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return peak memory in bytes: on a GPU of tensors since ``reset_peak_memory``, on CPU of the process since its start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _peak_resident_bytes()
+def peak_memory_bytes(*devices: torch.device) -> int:
+    """Return peak memory in bytes: on GPUs of tensors since ``reset_peak_memory``, else of the process since its start."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    return sum(torch.cuda.max_memory_allocated(device) for device in gpus) if gpus else _peak_resident_bytes()
 
 
 def _peak_resident_bytes() -> int:
