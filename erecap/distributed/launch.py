@@ -1,14 +1,24 @@
 """What torchrun tells a process about its launch."""
 
+import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
+
 class LaunchError(ValueError):
     """An error for a launch that this machine or this command cannot serve."""
+
+
+class RankLostError(ValueError):
+    """An error for a rank that is gone without a word."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +72,12 @@ class Launch:
                 f"{self.local_size} processes were started on a machine with {gpus} CUDA devices, and each needs its own: "
                 f"torchrun --nproc-per-node {gpus}, or CUDA_VISIBLE_DEVICES= to run on the CPU"
             )
+
+
+def tell_launcher(error: Exception) -> None:
+    """Write why this process ends to where torchrun looks for it, so that its summary, which comes last, gives the reason."""
+    file = os.environ.get(_ERROR_FILE)
+    if file:
+        reason = f"error: {error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        told = {"message": reason, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import sleep
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
 from transformers.utils import logging
 
 from erecap.distributed.board import Board
-from erecap.distributed.launch import Launch
+from erecap.distributed.launch import Launch, LaunchError, RankLostError, tell_launcher
 from erecap.distributed.watch import DISMISSED, FAILED, Watch
 
 Value = TypeVar("Value")
@@ -30,10 +30,6 @@ _LOST = ("distbackenderror", "distnetworkerror", "gloo", "nccl", "connection clo
 
 class RankError(ValueError):
     """An error of one rank other than 0. The message names the rank."""
-
-
-class RankLostError(ValueError):
-    """An error for a rank that is gone without a word."""
 
 
 class Ranks:
@@ -147,7 +143,10 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks | None]:
     if launch is None:
         yield None
         return
-    ranks = _join(launch)
+    try:
+        ranks = _join(launch)
+    except LaunchError as error:
+        _end_all_alike(launch, error)
     _joined.append(ranks)
     try:
         yield ranks
@@ -179,8 +178,17 @@ def _join(launch: Launch) -> Ranks:
     return ranks
 
 
-def _give_up(ranks: Ranks, error: Exception) -> None:
-    """End this rank after ``error``. Always raises."""
+def _end_all_alike(launch: Launch, error: Exception) -> NoReturn:
+    """End this rank after an error that every rank finds before it knows the others: rank 0 raises it."""
+    if launch.rank:
+        sleep(_LAST_WORD_S)
+        raise SystemExit(FAILED) from error
+    tell_launcher(error)
+    raise error
+
+
+def _give_up(ranks: Ranks, error: Exception) -> NoReturn:
+    """End this rank after ``error``."""
     lost = isinstance(error, RuntimeError) and any(word in f"{type(error).__name__} {error}".lower() for word in _LOST)
     if lost or (isinstance(error, ValueError) and not ranks.leads):
         ranks.board.wait_for_failure(_PATIENCE_S)
@@ -190,10 +198,14 @@ def _give_up(ranks: Ranks, error: Exception) -> None:
         sleep(_LAST_WORD_S)
         raise SystemExit(FAILED) from error
     if lost:
-        raise RankLostError(
+        told: Exception = RankLostError(
             f"rank {ranks.rank} has lost the connection to another rank ({str(error).splitlines()[0]}): a process has died; what "
             "torchrun prints below says which, and the end of that process's own output says why"
-        ) from error
-    if isinstance(error, ValueError) and not ranks.leads:
-        raise RankError(f"rank {ranks.rank}: {error}") from error
-    raise error
+        )
+    elif isinstance(error, ValueError) and not ranks.leads:
+        told = RankError(f"rank {ranks.rank}: {error}")
+    else:
+        tell_launcher(error)
+        raise error
+    tell_launcher(told)
+    raise told from error

@@ -13,6 +13,7 @@ from time import monotonic
 from torch.distributed import DistError
 
 from erecap.distributed.board import Board
+from erecap.distributed.launch import RankLostError, tell_launcher
 
 BEAT_S = 2.0
 """Seconds between two signs of life."""
@@ -83,9 +84,10 @@ class Watch:
             if beat != before:
                 self._seen[rank] = (beat, now)
             elif now - since > DEAD_S:
-                reason = f"rank {rank} has given no sign of life for {DEAD_S:.0f} seconds"
-                if self._board.fail(reason):
-                    self._say(f"error: {reason}: all ranks end\n")
+                error = RankLostError(f"rank {rank} has given no sign of life for {DEAD_S:.0f} seconds: all ranks end")
+                if self._board.fail(str(error)):
+                    self._say(f"error: {error}\n")
+                    tell_launcher(error)
                 return FAILED
         return None
 
