@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
+KEYS_PER_PART = 1024
+"""Fewest keys for which a thread of its own pays."""
+
 MOST_NEW_TOKENS = 16
 """Largest number of new tokens for which the heads of a group are put together."""
 
@@ -56,8 +59,45 @@ def grouped_attention(
     rows = query.reshape(batch, key.shape[1], group * new, head_dim)
     if attention_mask is not None and new > 1:
         attention_mask = attention_mask.repeat(1, 1, group, 1)
-    out = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
+    parts = 1 if attention_mask is not None else _parts(key)
+    if parts == 1:
+        out = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
+    else:
+        out = _attend_in_parts(rows, key, value, parts, scaling)
     return out.reshape(batch, heads, new, head_dim).transpose(1, 2), None
+
+
+def _parts(key: Tensor) -> int:
+    """Return the number of parts into which keys are cut so that each CPU thread has one; a kernel gives a thread whole heads."""
+    if key.device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads() // (key.shape[0] * key.shape[1]), key.shape[2] // KEYS_PER_PART))
+
+
+def _attend_in_parts(rows: Tensor, key: Tensor, value: Tensor, parts: int, scaling: float | None) -> Tensor:
+    """Attend to equal parts of the keys, and to the few left over, and weight the results by their shares of the softmax.
+
+    This is flash decoding (Dao et al., 2023), with torch's CPU kernel for each part. Shapes are those of ``grouped_attention``.
+    """
+    query, width = rows.flatten(0, 1)[:, None], key.shape[2] // parts
+    even, left = zip(*(_cut(states.flatten(0, 1), parts, width) for states in (key, value)), strict=True)
+    pieces = [_attend(query.expand(-1, parts, -1, -1), even[0], even[1], scaling)]
+    if key.shape[2] > parts * width:
+        pieces.append(_attend(query, left[0], left[1], scaling))
+    out, logs = (torch.cat(pair, dim=1) for pair in zip(*pieces, strict=True))
+    return (out * torch.softmax(logs, dim=1)[..., None].to(out.dtype)).sum(1).view_as(rows)
+
+
+def _cut(states: Tensor, parts: int, width: int) -> tuple[Tensor, Tensor]:
+    """Cut keys or values, ``(heads, keys, head_dim)``, into ``(heads, parts, width, head_dim)`` and what is left, as views."""
+    even = states[:, : parts * width]
+    return even.view(len(states), parts, width, -1), states[:, None, parts * width :]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
+    """Return attention, ``(batch, heads, rows, head_dim)``, and the log of its softmax's sum, ``(batch, heads, rows)``."""
+    out, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
+    return out, logs
 
 
 AttentionInterface.register(_NAME, grouped_attention)

@@ -11,7 +11,7 @@ SPARE_TOKENS = 128
 """Tokens that a layer has room for beyond those that it holds when it is filled or moved."""
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base registers subclasses
     """A cache layer that appends in place.
 
     transformers' layer copies all its keys and values for each decoded token. This one keeps them in buffers with spare room, and
@@ -20,39 +20,37 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values, each ``(batch, kv_heads, new, head_dim)``; return all of them, as views."""
-        held = self.get_seq_length()
-        total = held + key_states.shape[-2]
-        if not held or not self._has_room(total):
-            self._move(key_states, value_states, held, total)
-        self._buffers[0][..., held:total, :] = key_states
-        self._buffers[1][..., held:total, :] = value_states
-        self.keys, self.values = (buffer[..., :total, :] for buffer in self._buffers)
+        if not self.get_seq_length():
+            self._buffers = (_Buffer(key_states), _Buffer(value_states))
+            self.device, self.dtype, self.is_initialized = key_states.device, key_states.dtype, True
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+        self.keys = self._buffers[0].append(self.keys, key_states)
+        self.values = self._buffers[1].append(self.values, value_states)
         return self.keys, self.values
 
-    def _has_room(self, total: int) -> bool:
-        """Tell whether ``keys`` and ``values`` still lie at the start of the buffers, and ``total`` tokens fit."""
-        held = (self.keys, self.values)
-        return total <= self._buffers[0].shape[-2] and all(
-            own.data_ptr() == buffer.data_ptr() and own.stride() == buffer.stride()
-            for own, buffer in zip(held, self._buffers, strict=True)
-        )
 
-    def _move(self, key_states: Tensor, value_states: Tensor, held: int, total: int) -> None:
-        """Make buffers with room for ``total`` tokens and more, and copy the ``held`` ones."""
-        room = total + max(SPARE_TOKENS, held // 8)
-        # Tensors made in inference mode could not be changed outside of it, where a caller may go on.
-        with torch.inference_mode(False):
-            self._buffers = tuple(new.new_empty((*new.shape[:2], room, new.shape[-1])) for new in (key_states, value_states))
-        self.device, self.dtype, self.is_initialized = key_states.device, key_states.dtype, True
-        if held:
-            self._buffers[0][..., :held, :] = self.keys
-            self._buffers[1][..., :held, :] = self.values
+class _Buffer:
+    """Room for the keys or the values of a layer; ``like`` gives batch, heads, ``head_dim``, dtype and device."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._room = like[..., :0, :]
+
+    def append(self, held: Any, new: Tensor) -> Tensor:
+        """Return ``held`` with ``new`` behind it, as a view. It is moved where it does not lie here, or where room is short."""
+        tokens, total = held.shape[-2], held.shape[-2] + new.shape[-2]
+        if total > self._room.shape[-2] or held.data_ptr() != self._room.data_ptr() or held.stride() != self._room.stride():
+            # Tensors made in inference mode could not be changed outside of it, where a caller may go on.
+            with torch.inference_mode(False):
+                self._room = new.new_empty((*new.shape[:2], total + max(SPARE_TOKENS, tokens // 8), new.shape[-1]))
+            self._room[..., :tokens, :] = held
+        self._room[..., tokens:total, :] = new
+        return self._room[..., :total, :]
 
 
 def make_cache(config: PretrainedConfig) -> DynamicCache:
     """Make an empty cache for a model of this architecture."""
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() for _ in cache.layers]
+    cache.layers = [GrowingLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
     return cache
 
 

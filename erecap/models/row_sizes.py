@@ -33,7 +33,7 @@ class RowSizes:
         """Return the smallest size that holds ``rows`` rows. It is at most ``1 + 1 / per_octave`` times as large from 512 on."""
         if not self.per_octave or not rows:
             return rows
-        step = max(_SMALLEST_STEP, (1 << ((rows - 1).bit_length() - 1)) // self.per_octave)
+        step = max(_SMALLEST_STEP, (1 << (rows.bit_length() - 1)) // self.per_octave)
         return -(-rows // step) * step
 
 
