@@ -18,17 +18,18 @@ from erecap.models.device import check_free_memory, explain_out_of_memory, resol
 from erecap.models.identity import identify
 from erecap.models.loading import load_model
 from erecap.models.pruner import TokenPruner
-from erecap.profiling import generate_profile, memory_profile, prefill_profile
+from erecap.profiling import generate_profile, memory_profile, prefill_point
 from erecap.profiling import trace_profile as trace
 from erecap.profiling.environment import command_line, machine_facts, model_facts
 from erecap.profiling.generate_profile import DECODERS, GeneratePlan, profile_generate
 from erecap.profiling.memory_profile import MemoryPlan, profile_memory
 from erecap.profiling.options import make_parser
-from erecap.profiling.prefill_profile import PrefillPlan, Variants, profile_prefill
+from erecap.profiling.prefill_profile import PrefillPlan, profile_prefill
 from erecap.profiling.rates_profile import BACKENDS, attention_rates, copy_rate, matrix_rate
 from erecap.profiling.results import ResultFile, Row, read_result
 from erecap.profiling.shapes import make_random_model, make_random_pruner, shape_bytes, shape_config, weight_bytes
 from erecap.profiling.table import format_table
+from erecap.profiling.variants import Variants
 from erecap.schedule import PruneSchedule
 from erecap.selectors import SelectorContext, make_selector
 
@@ -127,7 +128,7 @@ def _prefill(run: _Measurement) -> int:
     run.check_lengths()
     rate = matrix_rate(run.device, run.dtype)
     run.file.note(rates=rate)
-    plan = PrefillPlan(run.args.lengths, run.args.rounds, run.args.seconds, not run.args.no_count)
+    plan = PrefillPlan(run.args.lengths, run.args.rounds, run.args.seconds, not run.args.no_count, run.args.new_lengths)
     profile_prefill(run.model, run.variants, plan, rate["matmul_flops_per_s"], run.file)
     return run.show()
 
@@ -195,7 +196,7 @@ def _rate_rows(content: Row) -> list[Row]:
 
 
 SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
-    "prefill": lambda content: prefill_profile.summary_rows(content["points"]),
+    "prefill": lambda content: prefill_point.summary_rows(content["points"]),
     "generate": lambda content: generate_profile.summary_rows(content["points"]),
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),

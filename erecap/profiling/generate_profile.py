@@ -14,10 +14,10 @@ from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.device import synchronize
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.graph_decode import GraphDecoder
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt, read_bytes_per_token
 from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
+from erecap.profiling.variants import Variants
 
 DECODERS = ("eager", "graph-flash", "graph-split")
 """Names of the decoders: the engine's own, and the CUDA graph with either attention of ``graph_decode``."""

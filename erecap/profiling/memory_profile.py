@@ -11,9 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from erecap.calibration.flops import prefill_flops
 from erecap.engine.prefill import prefill
 from erecap.models.device import peak_memory_bytes, reset_peak_memory, synchronize
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt, weight_bytes
+from erecap.profiling.variants import Variants
 from erecap.schedule import PruneSchedule
 
 

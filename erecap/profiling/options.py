@@ -20,6 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     prefill = _measurement(commands, "prefill", "Time to the first token by prompt length and keep ratio.", "1024,2048,4096")
     prefill.add_argument("--rounds", type=_positive, default=7, help="timed rounds per length; the order of variants rotates")
+    prefill.add_argument("--new-lengths", type=int, default=12, help="rounds on lengths new to the process, per length; 0: none")
     prefill.add_argument("--no-count", action="store_true", help="leave out the FLOPs counted by torch")
     generate = _measurement(commands, "generate", "Prefill and a fixed number of decoded tokens.", "4096")
     generate.add_argument("--rounds", type=_positive, default=3, help="timed generations per variant")

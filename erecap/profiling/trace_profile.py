@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.timing import seconds_of
+from erecap.profiling.variants import Variants
 from erecap.selectors import Selector
 
 PARTS = (
