@@ -32,14 +32,17 @@ class Measured:
     kv_bytes
         Bytes of keys and values after the prefill.
     peak_bytes
-        Peak memory of the first prefill, in bytes.
+        Peak memory of the first prefill, in bytes; ``None`` on a CPU, where ``memory`` measures it in processes of their own.
+    stock_s
+        Seconds of stock ``generate`` with one token in the same rounds; empty where it was not timed.
     """
 
     first_s: float
-    rounds_s: list[float]
+    rounds_s: Sequence[float]
     layer_tokens: tuple[int, ...]
     kv_bytes: int
-    peak_bytes: int
+    peak_bytes: int | None
+    stock_s: Sequence[float] = ()
 
 
 def make_point(
@@ -62,6 +65,7 @@ def make_point(
         **quantiles_ms("ttft", own.rounds_s),
         "first_ttft_ms": own.first_s * 1e3,
         **_against_baseline(model, own, measured.get(1.0)),
+        **_stock(own),
         "layer_tokens": list(own.layer_tokens),
         "kept_share": sum(own.layer_tokens) / len(own.layer_tokens) / length,
         "final_share": own.layer_tokens[-1] / length,
@@ -70,7 +74,7 @@ def make_point(
         "achieved_flops_per_s": flops / seconds,
         "share_of_matmul": flops / seconds / matmul_rate,
         "kv_bytes": own.kv_bytes,
-        "peak_memory_bytes": own.peak_bytes,
+        **({} if own.peak_bytes is None else {"peak_memory_bytes": own.peak_bytes}),
         **_stage_shares(model, prompt, *variant),
     }
 
@@ -88,6 +92,15 @@ def _against_baseline(model: PreTrainedModel, own: Measured, baseline: Measured 
     }
 
 
+def _stock(own: Measured) -> Row:
+    if not own.stock_s:
+        return {}
+    return {
+        **quantiles_ms("stock_ttft", own.stock_s),
+        **ratio_quartiles("stock_over_baseline", own.stock_s, own.rounds_s),
+    }
+
+
 def _on_paper(model: PreTrainedModel, schedule: PruneSchedule, layer_tokens: Sequence[int]) -> int:
     scored = [
         stage.after_layer for stage in schedule.stages if layer_tokens[stage.after_layer + 1] < layer_tokens[stage.after_layer]
@@ -97,9 +110,9 @@ def _on_paper(model: PreTrainedModel, schedule: PruneSchedule, layer_tokens: Seq
 
 def _stage_shares(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector | None) -> Row:
     if selector is None:
-        return {"scoring_share": 0.0, "selecting_share": 0.0}
+        return {"scoring_share": 0.0, "selecting_share": 0.0, "dropping_share": 0.0}
     cost = measure_stage_cost(model, prompt, schedule, selector)
-    return {"scoring_share": cost.scoring, "selecting_share": cost.selecting}
+    return {"scoring_share": cost.scoring, "selecting_share": cost.selecting, "dropping_share": cost.dropping}
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
@@ -111,25 +124,28 @@ def _summary(point: Row) -> dict[str, Any]:
     short = {"tokens": point["prompt_tokens"], "keep": point["keep"]}
     if point["status"] != "ok":
         return short | {"status": point["status"]}
+    shares = (point.get(f"{name}_share", 0.0) for name in ("scoring", "selecting", "dropping"))
     return short | {
+        "kept": f"{point['kept_share']:.0%}",
         "ttft ms": f"{point['median_ttft_ms']:.1f}",
-        "speedup": f"{point.get('speedup', 1.0):.2f}",
-        **_summary_of_new(point),
+        "speedup": _ratio(point, "speedup"),
         "ceiling": f"{point['ceiling']:.2f}",
-        "of ceiling": f"{point.get('share_of_ceiling', 1.0):.1%}",
-        "TFLOP/s": f"{point['achieved_flops_per_s'] / 1e12:.1f}",
+        "of ceiling": _percent(point, "share_of_ceiling"),
+        "new ms": f"{point['median_new_ttft_ms']:.1f}" if "median_new_ttft_ms" in point else "",
+        "new speedup": _ratio(point, "new_speedup"),
+        "of met": _percent(point, "new_speedup_of_met"),
+        "stock ms": f"{point['median_stock_ttft_ms']:.1f}" if "median_stock_ttft_ms" in point else "",
+        "GFLOP/s": f"{point['achieved_flops_per_s'] / 1e9:.0f}",
         "of matmul": f"{point['share_of_matmul']:.1%}",
-        "stages": f"{point['scoring_share'] + point['selecting_share']:.2%}",
+        "stages": f"{sum(shares):.2%}",
         "KV MB": f"{point['kv_bytes'] / 1e6:.1f}",
         "status": "ok",
     }
 
 
-def _summary_of_new(point: Row) -> dict[str, Any]:
-    if not point.get("new_lengths"):
-        return {}
-    return {
-        "new ms": f"{point['median_new_ttft_ms']:.1f}",
-        "new speedup": f"{point.get('new_speedup', 1.0):.2f}",
-        "of met": f"{point.get('new_speedup_of_met', 1.0):.1%}",
-    }
+def _ratio(point: Row, name: str) -> str:
+    return f"{point[name]:.2f}" if name in point else ""
+
+
+def _percent(point: Row, name: str) -> str:
+    return f"{point[name]:.1%}" if name in point else ""

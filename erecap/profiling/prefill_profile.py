@@ -1,7 +1,7 @@
 """Prefill by prompt length and keep ratio: TTFT on lengths met before and on new ones, and the ceiling of the speedup."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,19 +11,24 @@ from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.device import peak_memory_bytes, reset_peak_memory
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.flop_count import count_flops
+from erecap.profiling.host_memory import available_bytes
+from erecap.profiling.memory_formula import prefill_bytes
 from erecap.profiling.new_lengths import draw_rounds, measure_new_lengths
+from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.prefill_point import Measured, make_point
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.time_budget import TimeBudget
 from erecap.profiling.timing import seconds_of, take_turns
-from erecap.profiling.variants import Variant, Variants, seconds_to_first_token
+from erecap.profiling.variants import Variant, Variants, seconds_to_first_token, stock_seconds_to_first_token
 
 WARM_UPS = 2
 """Warm-up rounds per length. The time of the first, which meets the length for the first time, is reported separately."""
 
 WARM_UP_TOKENS = 200
 """Prompt length of the first prefills of all, which load libraries."""
+
+_STOCK = "stock"
 
 _OTHER_ROUNDS = WARM_UPS + 4
 """Rounds besides the timed ones: warm-ups, three prefills per variant for the stages' cost, one to count FLOPs."""
@@ -45,6 +50,8 @@ class PrefillPlan:
         Whether torch also counts the FLOPs.
     new_rounds
         Rounds of new lengths per length.
+    stock
+        Whether transformers' own ``generate`` takes part in the rounds, beside the baseline.
     """
 
     lengths: Sequence[int]
@@ -52,6 +59,7 @@ class PrefillPlan:
     seconds: float
     count: bool = True
     new_rounds: int = 12
+    stock: bool = True
 
 
 def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPlan, matmul_rate: float, file: ResultFile) -> None:
@@ -70,8 +78,10 @@ def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPla
     - ``layer_tokens``, by layer; ``kept_share``, their mean / ``prompt_tokens``; ``final_share``, of the last layer
     - ``prefill_flops`` without and ``analytic_flops`` with scorers and logits; ``counted_flops``, by torch, at the shortest length
     - ``achieved_flops_per_s``: ``prefill_flops`` / median TTFT; ``share_of_matmul``, that rate / ``matmul_rate``
-    - ``kv_bytes``, ``peak_memory_bytes``
-    - ``scoring_share``, ``selecting_share``: shares of the prefill's time (``StageCost``), 0..1
+    - the baseline also has quantiles of ``stock_ttft``, of transformers' ``generate`` with one token in the same rounds, and
+      ``stock_over_baseline`` with quartiles, its time / that of the baseline
+    - ``kv_bytes``; on a GPU ``peak_memory_bytes``
+    - ``scoring_share``, ``selecting_share``, ``dropping_share``: shares of the prefill's time (``StageCost``), 0..1
 
     Parameters
     ----------
@@ -86,22 +96,15 @@ def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPla
     file
         Gets the points.
     """
-    budget, met = TimeBudget(model.config, plan.seconds, matmul_rate / 2), {WARM_UP_TOKENS, *plan.lengths}
     _warm_up(model, variants)
-    for number, length in enumerate(plan.lengths):
-        rounds = _rounds_within(budget, length, variants, plan, at_least=0 if number else 1)
-        if not rounds:
-            _add_all(file, variants, length, "left out: it would take longer than --seconds allows")
-            continue
-        try:
-            points = _measure_length(model, variants, length, rounds, matmul_rate, budget)
-        except torch.OutOfMemoryError as error:
-            _add_all(file, variants, length, f"out of memory: {str(error).splitlines()[0][:200]}")
-            _forget()
-            continue
-        for point in points.values():
-            file.add(point)
-        _add_new_lengths(model, variants, length, plan.new_rounds, points, budget, met, file)
+    file.expect(len(plan.lengths) * len(variants))
+    run = _Run(model, variants, plan, matmul_rate, file)
+    for length in plan.lengths:
+        reason = run.reason_to_leave_out(length)
+        if reason is None:
+            run.measure(length)
+        else:
+            run.add_all(length, reason)
     if plan.count:
         _count_all(model, variants, file)
 
@@ -113,16 +116,83 @@ def _warm_up(model: PreTrainedModel, variants: Variants) -> None:
         prefill(model, prompt, schedule, selector)
 
 
-def _rounds_within(budget: TimeBudget, length: int, variants: Variants, plan: PrefillPlan, at_least: int) -> int:
-    """Predict how many timed rounds fit into the time that is left: at most half of it, the rest is for new lengths."""
-    share = sum(1.0 if keep == 1.0 else keep for keep in variants)
-    fitting = int(budget.left_s / (share * budget.predict_baseline_s(length))) - _OTHER_ROUNDS
-    return max(at_least, min(plan.rounds, fitting if fitting < 2 else fitting // 2))
+class _Run:
+    """A measurement under way: its time, and the prompt lengths that the process has met."""
 
+    def __init__(self, model: PreTrainedModel, variants: Variants, plan: PrefillPlan, matmul_rate: float, file: ResultFile) -> None:
+        self._model, self._variants, self._plan, self._file = model, variants, plan, file
+        self._matmul_rate, self._budget = matmul_rate, TimeBudget(model.config, plan.seconds, matmul_rate / 2)
+        self._met = {WARM_UP_TOKENS, *plan.lengths}
 
-def _add_all(file: ResultFile, variants: Variants, length: int, status: str) -> None:
-    for keep in variants:
-        file.add({"prompt_tokens": length, "keep": keep, "status": status})
+    def reason_to_leave_out(self, length: int) -> str | None:
+        """Return why ``length`` cannot be measured, ``None`` where it can. The first length is measured however long it takes."""
+        needed = prefill_bytes(self._model.config, self._model.dtype, [length] * self._model.config.num_hidden_layers)
+        free = available_bytes()
+        if self._model.device.type == "cpu" and free is not None and needed > free:  # a GPU's torch survives it, a process may not
+            return f"out of memory: by the formula it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        if self._file.points and not self._rounds(length):
+            return "left out: it would take longer than --seconds allows"
+        return None
+
+    def _rounds(self, length: int) -> int:
+        """Predict how many timed rounds fit into half of the time that is left. The other half is for new lengths."""
+        share = sum(1.0 if keep == 1.0 else keep for keep in self._variants) + self._plan.stock
+        fitting = int(self._budget.left_s / (share * self._budget.predict_baseline_s(length))) - _OTHER_ROUNDS
+        return max(0, min(self._plan.rounds, fitting if fitting < 2 else fitting // 2))
+
+    def measure(self, length: int) -> None:
+        """Add a point for every variant: its figures at ``length`` first, those of new lengths as they come."""
+        rounds = max(1, self._rounds(length))
+        self._file.begin(f"{length} tokens, {rounds} rounds")
+        try:
+            points = self._points(length, rounds)
+        except RuntimeError as error:
+            status = out_of_memory(error)
+            if status is None:
+                raise
+            self.add_all(length, status)
+            _forget()
+            return
+        for point in points.values():
+            self._file.add(point)
+        self._file.begin(f"new lengths just below {length} tokens")
+        self._add_new_lengths(length, points)
+
+    def add_all(self, length: int, status: str) -> None:
+        """Add a point with ``status`` alone for every variant."""
+        for keep in self._variants:
+            self._file.add({"prompt_tokens": length, "keep": keep, "status": status})
+
+    def _points(self, length: int, rounds: int) -> dict[float, Row]:
+        model, prompt = self._model, make_random_prompt(self._model, length)
+        measured = {keep: _first_run(model, prompt, variant) for keep, variant in self._variants.items()}
+        calls: dict[float | str, Callable[[], float]] = {
+            keep: partial(seconds_to_first_token, model, prompt, variant) for keep, variant in self._variants.items()
+        }
+        if self._plan.stock and 1.0 in measured:
+            calls[_STOCK] = partial(stock_seconds_to_first_token, model, prompt)
+        take_turns(calls, WARM_UPS - 1)
+        times = take_turns(calls, rounds)
+        measured = {keep: replace(first, rounds_s=times[keep]) for keep, first in measured.items()}
+        if _STOCK in times:
+            measured[1.0] = replace(measured[1.0], stock_s=times[_STOCK])
+        longest = measured[max(measured)]
+        self._budget.learn(longest.layer_tokens, min(longest.rounds_s))
+        return {keep: make_point(model, prompt, keep, self._variants[keep], measured, self._matmul_rate) for keep in measured}
+
+    def _add_new_lengths(self, length: int, points: dict[float, Row]) -> None:
+        """Measure new lengths as far as the time allows, and add their figures to the points of ``length``."""
+        round_s = sum(point["first_ttft_ms"] for point in points.values()) / 1e3
+        most = max(0, min(self._plan.new_rounds, int(self._budget.left_s / round_s)))
+
+        def add(figures: dict[float, Row]) -> None:
+            for keep, found in figures.items():
+                points[keep].update(found)
+                if "speedup" in points[keep]:
+                    points[keep]["new_speedup_of_met"] = found["new_speedup"] / points[keep]["speedup"]
+            self._file.save()
+
+        measure_new_lengths(self._model, self._variants, draw_rounds(length, len(points), most, self._met), add)
 
 
 def _forget() -> None:
@@ -131,50 +201,13 @@ def _forget() -> None:
         torch.cuda.empty_cache()
 
 
-def _measure_length(
-    model: PreTrainedModel, variants: Variants, length: int, rounds: int, matmul_rate: float, budget: TimeBudget
-) -> dict[float, Row]:
-    prompt = make_random_prompt(model, length)
-    facts = {keep: _first_facts(model, prompt, variant) for keep, variant in variants.items()}
-    calls = {keep: partial(seconds_to_first_token, model, prompt, variant) for keep, variant in variants.items()}
-    take_turns(calls, WARM_UPS - 1)
-    times = take_turns(calls, rounds)
-    measured = {keep: Measured(facts[keep][0], times[keep], *facts[keep][1:]) for keep in variants}
-    slowest = max(variants)
-    budget.learn(measured[slowest].layer_tokens, min(times[slowest]))
-    return {keep: make_point(model, prompt, keep, variants[keep], measured, matmul_rate) for keep in variants}
-
-
-def _first_facts(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant) -> tuple[float, tuple[int, ...], int, int]:
-    """Run the prompt for the first time; return seconds, tokens per layer, bytes of keys and values, and peak bytes."""
+def _first_run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant) -> Measured:
+    """Run the prompt for the first time."""
     reset_peak_memory(model.device)
     kept: list[PrefillResult] = []
     seconds = seconds_of(lambda: kept.append(prefill(model, prompt, *variant)), model.device)
-    return seconds, kept[0].layer_tokens[0], kept[0].kv_bytes, peak_memory_bytes(model.device)
-
-
-def _add_new_lengths(
-    model: PreTrainedModel,
-    variants: Variants,
-    length: int,
-    most: int,
-    points: dict[float, Row],
-    budget: TimeBudget,
-    met: set[int],
-    file: ResultFile,
-) -> None:
-    """Measure new lengths as far as the time allows, and add their figures to the points of ``length``."""
-    round_s = sum(point["first_ttft_ms"] for point in points.values()) / 1e3
-
-    def add(figures: dict[float, Row]) -> None:
-        for keep, found in figures.items():
-            points[keep].update(found)
-            if "speedup" in points[keep]:
-                points[keep]["new_speedup_of_met"] = found["new_speedup"] / points[keep]["speedup"]
-        file.save()
-
-    rounds = draw_rounds(length, len(variants), max(0, min(most, int(budget.left_s / round_s))), met)
-    measure_new_lengths(model, variants, rounds, add)
+    peak = peak_memory_bytes(model.device) if model.device.type == "cuda" else None
+    return Measured(seconds, (), kept[0].layer_tokens[0], kept[0].kv_bytes, peak)
 
 
 def _count_all(model: PreTrainedModel, variants: Variants, file: ResultFile) -> None:

@@ -1,8 +1,10 @@
 """The variants that a measurement compares, and the time of their first token."""
 
 from functools import partial
+from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from transformers import GenerationConfig, PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.tokenization import TokenizedPrompt
@@ -24,3 +26,11 @@ def seconds_to_first_token(model: PreTrainedModel, prompt: TokenizedPrompt, vari
 
 def _first_token(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant) -> object:
     return prefill(model, prompt, *variant).logits.argmax(-1).tolist()
+
+
+def stock_seconds_to_first_token(model: PreTrainedModel, prompt: TokenizedPrompt) -> float:
+    """Let transformers' own ``generate`` write one token and return its seconds."""
+    ids = torch.from_numpy(prompt.input_ids)[None].to(model.device)
+    config = GenerationConfig(max_new_tokens=1, do_sample=False, eos_token_id=[model.config.vocab_size], pad_token_id=0)  # type: ignore[no-untyped-call]
+    stock: Any = model.generate
+    return seconds_of(partial(stock, ids, attention_mask=torch.ones_like(ids), generation_config=config), model.device)
