@@ -18,6 +18,7 @@ from erecap.models.device import resolve_device
 from erecap.profiling import generate_profile, memory_profile, prefill_point, rates_profile
 from erecap.profiling import trace_profile as trace
 from erecap.profiling.doctor import run_checks
+from erecap.profiling.doctor.report import format_findings
 from erecap.profiling.environment import command_line, machine_facts
 from erecap.profiling.frontend import Frontend
 from erecap.profiling.generate_profile import DECODERS, GeneratePlan, profile_generate
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str] | None = None, frontend: Frontend | None = Non
         Exit code: 0; 1 after a user error, or an error that ``env`` found; 130 after Ctrl-C.
     """
     frontend, words = frontend or Frontend(), list(sys.argv[1:] if arguments is None else arguments)
-    disable_progress_bar()  # of transformers, while weights are read
-    if words and words[0] in frontend.subcommands:
-        return frontend.subcommands[words[0]].run(words[1:])
-    args = make_parser(frontend).parse_args(words)
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, while weights are read
     try:
+        if words and words[0] in frontend.subcommands:
+            return frontend.subcommands[words[0]].run(words[1:])
+        args = make_parser(frontend).parse_args(words)
         if args.command == "show":
             return _show(args.files)
         if args.command == "env":
@@ -187,7 +188,9 @@ def _show(files: Sequence[Path]) -> int:
 
 def print_result(content: Row) -> None:
     """Print the table of a result file."""
-    sys.stdout.write(f"\n{title(content)}\n{format_table(summary(content))}\n")
+    rows = summary(content)
+    text = format_findings(rows) if content["kind"] == "env" else format_table(rows)
+    sys.stdout.write(f"\n{title(content)}\n{text}\n")
     sys.stdout.flush()
 
 

@@ -99,7 +99,7 @@ def _serve(pipe: Connection, make: Make, length: int, threads: int, limit_bytes:
     """Measure and send the row, or a user's error. A process that runs out of memory may die before it can send anything."""
     if _FIRST_TO_END.is_file():
         _FIRST_TO_END.write_text("1000", encoding="ascii")
-    disable_progress_bar()  # of transformers, while weights are read
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, while weights are read
     host_memory.return_freed_blocks()
     torch.set_num_threads(threads)
     try:

@@ -45,9 +45,9 @@ def attention_rates(
 ) -> Iterator[dict[str, Any]]:
     """Measure causal attention of one layer of ``config`` with each kernel, at each of ``lengths`` (tokens).
 
-    Each row, as soon as it is measured, holds ``kernel``, ``tokens`` and ``status``. Where ``status`` is ``ok``, it also holds ``attention_ms``, the median of
-    ten, and ``attention_flops_per_s``, which counts causal pairs only. Where a kernel refuses the shape or runs out of memory,
-    ``status`` gives the reason.
+    Each row comes as soon as it is measured. It holds ``kernel``, ``tokens`` and ``status``. Where ``status`` is ``ok``, it also
+    holds ``attention_ms``, the median of ten, and ``attention_flops_per_s``, which counts causal pairs only. Where a kernel refuses
+    the shape or runs out of memory, ``status`` gives the reason.
     """
     return (_attention_row(config, device, dtype, name, length) for length in lengths for name in BACKENDS)
 
