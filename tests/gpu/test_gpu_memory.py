@@ -5,11 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from erecap import prefill
+from erecap import PruneSchedule, prefill
 from erecap.models.device import OutOfMemoryError, check_free_memory, explain_out_of_memory
 from erecap.profiling.memory_profile import MemoryPlan, measure_on_gpu, profile_memory
 from erecap.profiling.results import ResultFile
-from erecap.schedule import PruneSchedule
 
 pytestmark = pytest.mark.gpu
 
@@ -40,10 +39,9 @@ def test_out_of_memory_is_explained_and_survived(cuda, nano, prompt):
 
 @pytest.mark.usefixtures("little_memory")
 def test_out_of_memory_is_a_row_of_the_memory_profile(nano, pruning):
-    model = nano(torch.bfloat16)
+    model, file = nano(torch.bfloat16), ResultFile(None)
     variants = {1.0: (PruneSchedule.none(), None), 0.7: pruning(model)}
-    plan = MemoryPlan((1024, 200_000), {keep: schedule for keep, (schedule, _) in variants.items()}, seconds=1e6)
-    file = ResultFile(None)
+    plan = MemoryPlan((1024, 200_000), {keep: schedule for keep, (schedule, _) in variants.items()}, 1e6)
     profile_memory(model.config, model.dtype, partial(measure_on_gpu, model, variants), plan, file)
     assert [(point["prompt_tokens"], point["keep"], point["status"][:13]) for point in file.points] == [
         (1024, 1.0, "ok"),
