@@ -39,6 +39,8 @@ class DecoderParts:
         Hidden states to logits, ``(..., vocab)``.
     attention
         Name of the attention function, one of ``ATTENTION_KINDS``.
+    config
+        The model's config, from which the layers read that name.
     entry
         Device that takes the token ids.
     places
@@ -56,6 +58,7 @@ class DecoderParts:
     norm: nn.Module
     head: nn.Module
     attention: str
+    config: PretrainedConfig
     entry: torch.device
     places: tuple[torch.device, ...]
     ranks: int
@@ -113,6 +116,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
         norm=decoder.norm,
         head=head,
         attention=attention,
+        config=model.config,
         entry=execution_device(decoder.embed_tokens),
         places=tuple(execution_device(layer) for layer in layers),
         ranks=ranks_of(model),
