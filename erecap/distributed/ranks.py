@@ -146,7 +146,7 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks | None]:
     try:
         ranks = _join(launch)
     except LaunchError as error:
-        _end_all_alike(launch, error)
+        end_alike(launch, error)
     _joined.append(ranks)
     try:
         yield ranks
@@ -178,8 +178,8 @@ def _join(launch: Launch) -> Ranks:
     return ranks
 
 
-def _end_all_alike(launch: Launch, error: Exception) -> NoReturn:
-    """End this rank after an error that every rank finds before it knows the others: rank 0 raises it."""
+def end_alike(launch: Launch, error: Exception) -> NoReturn:
+    """End this process after an error that all processes of a launch find before they have joined: rank 0 raises it."""
     if launch.rank:
         sleep(_LAST_WORD_S)
         raise SystemExit(FAILED) from error

@@ -28,7 +28,7 @@ def check_divides(config: PretrainedConfig, ranks: int) -> None:
         common = gcd(*sizes.values())
         possible = [str(number) for number in range(1, common + 1) if common % number == 0]
         raise UnevenRanksError(
-            f"{' and '.join(uneven)} cannot be divided among {ranks} ranks: start {' or '.join(possible)} "
+            f"{' and '.join(uneven)} cannot be divided among {ranks} ranks: start {' or '.join(possible)} of them "
             "(torchrun --nproc-per-node), or put whole layers on several devices with device_map=auto in one process"
         )
 

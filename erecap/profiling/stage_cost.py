@@ -115,7 +115,7 @@ def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSc
     parts, marks = decoder_parts(model), _Marks(model.device)
     synchronize(model.device)
     marks.take("layers")
-    layout = lay_out([prompt], schedule, model.device)
+    layout = lay_out([prompt], schedule, parts.entry)
     entered = enter(parts, layout, parts.embed(layout.ids))
     stream = _MarkedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
     stream.marks = marks
