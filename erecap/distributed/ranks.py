@@ -187,16 +187,27 @@ def end_alike(launch: Launch, error: Exception) -> NoReturn:
     raise error
 
 
+def _code_of_others(ranks: Ranks, error: Exception, lost: bool) -> int | None:
+    """Return the exit code with which to follow the others; ``None`` where this rank is the first to end, or the board is gone."""
+    try:
+        if lost or (isinstance(error, ValueError) and not ranks.leads):
+            ranks.board.wait_for_failure(_PATIENCE_S)
+        if ranks.board.dismissed():
+            return DISMISSED
+        if ranks.board.fail(str(error)):
+            return None
+    except distributed.DistError:
+        return None
+    sleep(_LAST_WORD_S)
+    return FAILED
+
+
 def _give_up(ranks: Ranks, error: Exception) -> NoReturn:
-    """End this rank after ``error``."""
+    """End this rank after ``error``: with its message where it is the first, else in silence."""
     lost = isinstance(error, RuntimeError) and any(word in f"{type(error).__name__} {error}".lower() for word in _LOST)
-    if lost or (isinstance(error, ValueError) and not ranks.leads):
-        ranks.board.wait_for_failure(_PATIENCE_S)
-    if ranks.board.dismissed():
-        raise SystemExit(DISMISSED) from error
-    if not ranks.board.fail(str(error)):
-        sleep(_LAST_WORD_S)
-        raise SystemExit(FAILED) from error
+    code = _code_of_others(ranks, error, lost)
+    if code is not None:
+        raise SystemExit(code) from error
     if lost:
         told: Exception = RankLostError(
             f"rank {ranks.rank} has lost the connection to another rank ({str(error).splitlines()[0]}): a process has died; what "

@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
+from transformers.utils.logging import disable_progress_bar
 
 LIMIT_S = 100.0
 
@@ -30,8 +31,8 @@ class Ended:
 def run_on_ranks(work: Callable[..., Any], *args: Any, folder: Path, size: int = 2) -> list[Ended]:
     """Run ``work(*args)`` in ``size`` processes, which can find each other, and wait until all have ended."""
     context = multiprocessing.get_context("fork")
-    port = _free_port()
-    processes = [context.Process(target=_child, args=(rank, size, port, folder, work, args)) for rank in range(size)]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps one
+    processes = [context.Process(target=_child, args=(rank, size, store.port, folder, work, args)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
@@ -47,8 +48,9 @@ def _written(folder: Path, rank: int, code: int = 0) -> tuple[Any, int, str, str
 
 def _child(rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     torch.set_num_threads(1)
+    disable_progress_bar()
     out, err = ((folder / f"{rank}.{end}").open("w") for end in ("out", "err"))
     with out, err, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = _called(work, args, folder / f"{rank}.value")
@@ -64,9 +66,3 @@ def _called(work: Callable[..., Any], args: tuple[Any, ...], path: Path) -> int:
         traceback.print_exc(file=sys.stderr)
         return 1
     return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
