@@ -86,7 +86,7 @@ def test_the_file_says_how_it_was_made(tmp_path):
         (("prefill", "--lengths", "2000000"), "--lengths 2000000 exceeds the 1048576 positions of the nano (random weights): give"),
         (
             ("generate", "--lengths", "1048570"),
-            "exceeds the 1048512 positions of the nano (random weights) without the 64 that are",
+            "1048512 positions of the nano (random weights) without the 64 that are decoded",
         ),
         (("generate", "--decoders", "swift"), "decoders swift are not known"),
         (("prefill", "--device", "cuda:7"), "'cuda:7' is not there"),

@@ -10,7 +10,8 @@ from erecap.profiling.results import read_result
 ROOT = Path(__file__).parents[1]
 BARE = """
 import sys
-for name in "gymnasium minigrid pydantic typer structlog rich PIL matplotlib pandas accelerate planner envs agents benchmarks".split():
+names = "gymnasium minigrid pydantic typer structlog rich PIL matplotlib pandas accelerate"
+for name in [*names.split(), "planner", "envs", "agents", "benchmarks"]:
     sys.modules[name] = None
 from erecap.profiling.cli import main
 codes = [main([*words.split(), "--out", path]) for words, path in zip(sys.argv[1::2], sys.argv[2::2])]
