@@ -1,5 +1,6 @@
 """Pruning stock models: every family against the masked reference, and all that `generate` can do on top."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -485,6 +486,39 @@ def test_a_cache_that_was_cropped_into_its_prompt_is_refused(layers: int):
             layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
         with pytest.raises(ValueError, match="cropped"):
             model(ids[:, 50:], cache=cache)
+
+
+ROW_OPERATIONS = {
+    "reorder": (lambda cache: cache.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+    "select": (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+    "select by mask": (lambda cache: cache.batch_select_indices(torch.tensor([False, True])), [1]),
+    "repeat": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("name", ROW_OPERATIONS)
+@pytest.mark.parametrize("lengths", [(50, 20), (20, 50)])
+def test_rows_of_a_cache_take_their_lengths_with_them(name: str, new: int, lengths: tuple[int, int]):
+    model, prompts = make(), left_padded(*lengths)
+    change, rows = ROW_OPERATIONS[name]
+    ids = torch.arange(10, 10 + 2 * new).view(2, new)
+    mask = torch.cat([prompts["attention_mask"], torch.ones(2, new, dtype=torch.long)], dim=1)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        expected = model(ids, cache=model(**prompts, use_cache=True).cache, attention_mask=mask).logits[rows]
+        cache = model(**prompts, use_cache=True).cache
+        change(cache)
+        found = model(ids[rows], cache=cache, attention_mask=mask[rows]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_copied_cache_goes_on_by_itself():
+    model, ids = make(), ids_of(60)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        cache = model(ids[:, :50], use_cache=True).cache
+        copy = deepcopy(cache)
+        expected = model(ids[:, 50:], cache=cache).logits
+        torch.testing.assert_close(model(ids[:, 50:], cache=copy).logits, expected, atol=1e-5, rtol=0)
 
 
 def test_schedule_pruner_and_model_must_fit():

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from erecap.dropin.pruned_cache import PrunedLayer
 from erecap.models.architecture import UnsupportedModelError
 
 _RECORDED = ("output_hidden_states", "output_attentions")
@@ -90,7 +91,7 @@ def check_call(
             "use_cache=False runs the whole text as a new prompt at every token, which would be pruned anew each time: leave it "
             "out, so that tokens are decoded from the pruned cache"
         )
-    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if not isinstance(cache, DynamicCache) or any(type(layer) not in (DynamicLayer, PrunedLayer) for layer in cache.layers):
         raise ValueError(
             f"a {type(cache).__name__} cannot hold layers of unequal lengths: use transformers' DynamicCache (generate's default)"
         )
