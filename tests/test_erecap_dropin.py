@@ -22,15 +22,26 @@ from transformers import (
 
 import erecap
 from erecap.calibration.thresholds import fit_thresholds
+from erecap.dropin.pruned import _visible
+from erecap.dropin.pruned_cache import PrunedLayer
 from erecap.dropin.reference import reference
 from erecap.engine.prefill import prefill
 from erecap.engine.rules import RULES
-from erecap.models.architecture import UnsupportedModelError
+from erecap.models.architecture import UnsupportedModelError, decoder_parts
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage
-from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
+from erecap.selectors import (
+    SELECTORS,
+    AttentionSelector,
+    LearnedSelector,
+    RandomSelector,
+    RecencySelector,
+    SelectorContext,
+    make_selector,
+)
+from erecap.selectors.projections import Projections
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "mistral": MistralConfig}
@@ -532,3 +543,51 @@ def test_schedule_pruner_and_model_must_fit():
         pass
     with pytest.raises(ValueError, match="checksum"), erecap.pruned(model, scorer(other), SCHEDULE):
         pass
+
+
+def test_a_tuple_is_returned_where_one_is_asked_for():
+    model, ids = make(), ids_of(50)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        hidden, cache = model.model(ids, return_dict=False)
+        assert hidden.shape == (1, 50, 64)
+        assert cache.get_seq_length(0) == 50
+        logits, cache = model(ids, return_dict=False)[:2]
+        assert logits.shape == (1, 50, 320)
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"])
+def test_continuous_batching_is_refused_before_anything_is_computed(name: str):
+    model = make()
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()) as stats, pytest.raises(ValueError, match="continuous batching"):
+        getattr(model, name)([[3, 4, 5]])
+    assert not stats.prefills
+    assert not hasattr(type(model), name) or getattr(model, name).__self__ is model
+
+
+@pytest.mark.parametrize(
+    ("selector", "words"),
+    [
+        ("recency", "has no method score"),
+        (RecencySelector, "is the class RecencySelector"),
+        (
+            AttentionSelector(Projections(decoder_parts(make())), PruneSchedule((PruneStage(0, 0.5),))),
+            "stages after layers \\[0\\]",
+        ),
+    ],
+    ids=["a name", "a class", "another schedule"],
+)
+def test_what_cannot_score_the_stages_is_refused(selector: object, words: str):
+    model = make()
+    with pytest.raises(ValueError, match=words), erecap.pruned(model, None, SCHEDULE, selector):
+        pass
+    with pytest.raises(ValueError, match=words):
+        erecap.prefill(model, TokenizedPrompt.from_ids(ids_of(50)[0].numpy()), SCHEDULE, selector)
+
+
+@pytest.mark.parametrize("kind", ["flash_attention_2", "flash_attention_3"])
+def test_equal_rows_go_on_under_flash_attention_by_several_tokens(kind: str):
+    layer = PrunedLayer()
+    layer.prompt_tokens, layer.columns = torch.tensor([9, 9]), 9
+    assert _visible(layer, None, torch.zeros(2, 3, 4), kind) is None
+    layer.prompt_tokens = torch.tensor([9, 5])
+    assert _visible(layer, None, torch.zeros(2, 3, 4), kind) is not None

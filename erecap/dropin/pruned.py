@@ -18,10 +18,19 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from erecap.dropin.pruned_cache import PrunedLayer, pruned_layers, remember, take_over
-from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
+from erecap.dropin.refusals import (
+    CONTINUOUS_BATCHING,
+    check_call,
+    check_generation,
+    check_mask,
+    check_not_compiled,
+    check_positions,
+    check_rows,
+    refuse_continuous_batching,
+)
 from erecap.engine.layout import PrefillLayout, lay_out
 from erecap.engine.prefill import KeptTokens, enter, run_layer, run_layers, tokens_per_layer
-from erecap.engine.selector_protocol import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector, check_selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
@@ -85,7 +94,7 @@ class _PrunedDecoder:
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run with the signature of a stock decoder. Hidden states of dropped tokens are NaN, those of padding are 0."""
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
         cache = DynamicCache() if cache is None else cache
@@ -97,7 +106,9 @@ class _PrunedDecoder:
         else:
             hidden = self.extend(hidden, attention_mask, position_ids, cache)
         name = next(name for name in _CACHE_FIELDS if name in BaseModelOutputWithPast.__dataclass_fields__)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+        output = BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+        as_tuple = kwargs.get("return_dict", self.model.config.return_dict) is False
+        return output.to_tuple() if as_tuple else output
 
     def prefill(
         self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
@@ -135,7 +146,7 @@ class _PrunedDecoder:
             for layer, held in zip(self.parts.layers, past, strict=True):
                 held_tokens = (held.columns, *held.tokens)
                 if held_tokens not in made:
-                    visible = _visible(held, behind, hidden)
+                    visible = _visible(held, behind, hidden, self.parts.attention)
                     made[held_tokens] = attention_mask(self.parts.attention, visible, hidden)
                 hidden = run_layer(layer, hidden, made[held_tokens], cache, rope)
         return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
@@ -182,6 +193,8 @@ def pruned(
     check_not_compiled(stock, decoder, getattr(stock, stock.base_model_prefix, None))
     schedule.check_depth(stock.config.num_hidden_layers)
     scorer = selector if selector is not None or not schedule.stages else _learned(pruner, stock, schedule)
+    if scorer is not None and schedule.stages:
+        check_selector(scorer, schedule)
     if isinstance(decoder.__dict__.get("forward"), _PrunedDecoder):
         raise ValueError("the model is being pruned already: leave the first erecap.pruned(...) before the next")
     stats = PruneStats()
@@ -189,6 +202,8 @@ def pruned(
         replaced.enter_context(_replaced(decoder, "forward", _PrunedDecoder(stock, schedule, scorer, stats)))
         if stock.can_generate():
             replaced.enter_context(_replaced(stock, "generate", _checked_generate(stock)))
+            for name in CONTINUOUS_BATCHING:
+                replaced.enter_context(_replaced(stock, name, refuse_continuous_batching))
         yield stats
 
 
@@ -282,12 +297,12 @@ def _behind(mask: Tensor | None, prompt_width: int, appended: int, hidden: Tenso
     return mask[:, prompt_width:].bool()
 
 
-def _visible(held: PrunedLayer, behind: Tensor | None, hidden: Tensor) -> Tensor | None:
+def _visible(held: PrunedLayer, behind: Tensor | None, hidden: Tensor, kind: str) -> Tensor | None:
     """Mark the keys of one layer that new tokens may attend to: their row's prompt, and earlier new tokens without padding."""
     new, device = hidden.shape[1], hidden.device
     even = set(held.tokens) == {held.columns}
-    if new == 1 and even and behind is None:
-        return None
+    if even and behind is None and (new == 1 or kind.startswith("flash")):
+        return None  # flash attention lets the last new token see all keys, and each one before it one key less
     total = held.get_seq_length() + new
     keys = torch.arange(total, device=device)
     own = (keys < torch.tensor(held.tokens, device=device)[:, None]) | (keys >= held.columns)

@@ -21,6 +21,18 @@ _MODES = {
 }
 
 
+CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods of transformers' models that start continuous batching."""
+
+
+def refuse_continuous_batching(*args: Any, **kwargs: Any) -> None:
+    """Raise ``ValueError``; the methods of ``CONTINUOUS_BATCHING`` are replaced by this."""
+    raise ValueError(
+        "continuous batching packs prompts into a paged cache, whose layers cannot hold unequal lengths: call model.generate(...) "
+        "inside erecap.pruned(...), or this method outside of it"
+    )
+
+
 def check_not_compiled(*modules: Any) -> None:
     """Raise ``UnsupportedModelError`` where one of ``modules`` is compiled as a whole."""
     for module in modules:
