@@ -2,8 +2,8 @@
 
     python tools/gpu_steps.py OUT SECONDS < STEPS
 
-Each line of STEPS is ``NAME SECONDS WORD...``: the words after ``profile`` go to ``erecap.profiling``, those after ``pytest`` to pytest.
-``NAME=VALUE`` before them sets an environment variable. A step that fails or is over its time does not stop the others.
+Each line of STEPS is ``NAME SECONDS WORD...``. The words after ``profile`` go to ``erecap.profiling``, those after ``pytest`` to
+pytest. ``NAME=VALUE`` before them sets an environment variable. A step that fails or takes too long does not stop the others.
 
 The processes fork from this one, which has imported torch and transformers and has not touched the GPU. A step with an environment
 variable, or one that finds the GPU in use by this process, starts anew instead.

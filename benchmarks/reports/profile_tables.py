@@ -2,7 +2,7 @@
 
 A block begins with ``<!-- profile-table: PATH; keep 1, 0.7; columns tokens, keep, speedup -->`` and ends with
 ``<!-- profile-table: end -->``. Everything between the two lines is replaced. Without ``keep`` all rows are shown, without
-``columns`` all columns.
+``columns`` all columns. Rows that were not measured appear only where the column ``status`` does.
 """
 
 import os
@@ -17,7 +17,8 @@ from erecap.profiling.results import read_result
 from erecap.profiling.table import columns_of
 
 _END = "<!-- profile-table: end -->"
-_BLOCK = re.compile(rf"(?P<start><!-- profile-table: (?!end)(?P<terms>[^\n]*?) -->\n)(?P<body>.*?){re.escape(_END)}", re.DOTALL)
+_START = re.compile(r"^<!-- profile-table: (?!end)(?P<terms>.*?) -->$", re.MULTILINE)
+_BLOCK = re.compile(rf"(?P<start>{_START.pattern}\n)(?P<body>(?s:.*?))^{re.escape(_END)}$", re.MULTILINE)
 _TEXT = ("status", "what", "of", "decoder", "part", "remedy", "found")  # columns that are not numbers
 
 
@@ -80,7 +81,7 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
         For a file that cannot be read, a column that its table lacks, or a block without an end.
     """
     filled = _BLOCK.sub(lambda block: f"{block['start']}{_table(TableRequest.parse(block['terms']), root, place)}{_END}", text)
-    begun, ended = filled.count("<!-- profile-table: ") - filled.count(_END), filled.count(_END)
+    begun, ended = len(_START.findall(filled)), len(re.findall(rf"^{re.escape(_END)}$", filled, re.MULTILINE))
     if begun != ended:
         raise ValueError(f"{begun} profile-table blocks begin and {ended} end: close each with {_END}")
     return filled
@@ -89,15 +90,15 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
 def _table(request: TableRequest, root: Path, place: Path) -> str:
     content = read_result(root / request.path)
     rows = [row for row in summary(content) if not request.keeps or row.get("keep") in request.keeps]
-    known = columns_of(rows)
+    known, measured = columns_of(rows), [row for row in rows if row.get("status", "ok") == "ok"]
     wrong = [name for name in request.columns if name not in known]
     if wrong:
         raise ValueError(f"the table of {request.path} has no column {', '.join(wrong)}: it has {', '.join(known)}")
-    if not request.columns and all(row.get("status", "ok") == "ok" for row in rows):
-        known = [name for name in known if name != "status"]
+    columns = request.columns or [name for name in known if name != "status" or len(measured) < len(rows)]
     link = Path(os.path.relpath(root / request.path, place)).as_posix()
-    caption = f"{title(content)}, by `{content['command']}` ([{Path(request.path).name}]({link})):"
-    return f"{caption}\n\n{markdown(rows, request.columns or known)}\n"
+    command = "" if request.columns else f", by `{content['command']}`"
+    caption = f"{title(content)}{command} ([{Path(request.path).name}]({link})):"
+    return f"{caption}\n\n{markdown(rows if 'status' in columns else measured, columns)}\n"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

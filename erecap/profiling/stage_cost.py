@@ -1,10 +1,10 @@
 """The cost of pruning itself within a prefill: scoring, selecting and dropping tokens, as shares of the prefill's time.
 
 The engine's code stays as it is: a wrapped selector, a wrapped stream and hooks on the decoder layers record the time of each
-call. On a GPU these records are CUDA events, so the host does not wait.
+call. On a GPU these records are CUDA events, so the host does not wait. On several devices it waits for all of them at each record.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from statistics import median
@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layers
 from erecap.engine.stream import Stream, Survivors
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import synchronize
+from erecap.models.kv_cache import make_cache
+from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import PreparedSelector, Selector
@@ -47,22 +49,40 @@ class StageCost:
 class _Marks:
     """Named points in time, in the order in which they were taken."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._taken = device, list[tuple[str, Any]]()
+    def __init__(self, devices: Collection[torch.device]) -> None:
+        self._devices, self._taken, self._held = devices, list[tuple[str, Any]](), False
+        self._by_events = len(devices) == 1 and next(iter(devices)).type == "cuda"
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Take the mark ``name`` and none until the end: a selector may run the model's layers itself."""
+        self.take(name)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def take(self, name: str) -> None:
-        if self._device.type == "cuda":
+        if self._held:
+            return
+        if self._by_events:
             moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             moment.record()
             self._taken.append((name, moment))
         else:
+            self._wait()
             self._taken.append((name, perf_counter()))
 
     def spans(self) -> Iterator[tuple[str, float]]:
         """Yield each mark's name and the seconds to the next mark."""
-        synchronize(self._device)
+        self._wait()
         for (name, start), (_, end) in zip(self._taken, self._taken[1:], strict=False):
-            yield name, start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
+            yield name, start.elapsed_time(end) / 1e3 if self._by_events else end - start
+
+    def _wait(self) -> None:
+        for device in self._devices:
+            synchronize(device)
 
 
 class _MarkedSelector:
@@ -73,8 +93,8 @@ class _MarkedSelector:
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
-        self._marks.take("scoring")
-        scores = self._selector.score(hidden, positions, stage_index, lengths)
+        with self._marks.held("scoring"):
+            scores = self._selector.score(hidden, positions, stage_index, lengths)
         self._marks.take("selecting")
         return scores
 
@@ -86,8 +106,8 @@ class _MarkedPreparedSelector(_MarkedSelector):
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
         """See ``PreparedSelector.prepare``."""
-        self._marks.take("scoring")
-        self._selector.prepare(ids, lengths)
+        with self._marks.held("scoring"):
+            self._selector.prepare(ids, lengths)
         self._marks.take("layers")
 
 
@@ -112,16 +132,18 @@ def measure_stage_cost(
 
 @torch.inference_mode()
 def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> StageCost:
-    parts, marks = decoder_parts(model), _Marks(model.device)
-    synchronize(model.device)
+    parts = decoder_parts(model)
+    marks = _Marks(set(parts.places))
+    for device in set(parts.places):
+        synchronize(device)
     marks.take("layers")
-    layout = lay_out([prompt], schedule, parts.entry)
+    layout = lay_out([prompt], schedule, parts.entry, row_sizes(parts.entry, model.dtype))
     entered = enter(parts, layout, parts.embed(layout.ids))
     stream = _MarkedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
     stream.marks = marks
     marked = _MarkedPreparedSelector if isinstance(selector, PreparedSelector) else _MarkedSelector
     with _layers_marked(model, schedule, marks):
-        run_layers(parts, stream, DynamicCache(config=model.config), layout, marked(selector, marks))
+        run_layers(parts, stream, make_cache(model.config), layout, marked(selector, marks))
         parts.head(parts.norm(stream.hidden[:, -1]))
     marks.take("end")
     spent = dict.fromkeys(("layers", *(field.name for field in fields(StageCost))), 0.0)
