@@ -1,0 +1,1 @@
+"""Work over several processes, and over several devices."""
