@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erecap.calibration.flops import ceiling
 from erecap.calibration.machines import MACHINES, named_machine
 from erecap.calibration.paper_fit import (
-    MeasuredPrefill, MeasuredStep, fit_prefill, fit_steps, held_out_errors, predict_prefill_s, predict_step_s, prefill_errors,
-)  # fmt: skip
+    MeasuredPrefill,
+    MeasuredStep,
+    fit_prefill,
+    fit_steps,
+    held_out_errors,
+    predict_prefill_s,
+    predict_step_s,
+    prefill_errors,
+)
 from erecap.calibration.paper_model import Efficiency, Link, Machine, ModelWork, Rate, Split, head_s, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.shapes import shape_config
@@ -19,8 +27,8 @@ from erecap.profiling.shapes import shape_config
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 SINGLE, PIPELINE, TENSOR = Split("single", 1), Split("pipeline", 2), Split("tensor", 2)
 WORK = ModelWork(
-    layers=4, heads=4, kv_heads=2, linear_flops=200, pair_flops=8, scorer_flops=10, layer_bytes=1000, head_bytes=500, table_bytes=500,
-    kv_bytes=16, hidden_bytes=20,
+    layers=4, heads=4, kv_heads=2, linear_flops=200, pair_flops=8, scorer_flops=10, layer_bytes=1000, head_bytes=500,
+    table_bytes=500, kv_bytes=16, hidden_bytes=20,
 )  # fmt: skip
 QWEN = ModelWork.of(shape_config("qwen2-7b"), 2)
 
@@ -32,7 +40,8 @@ def rate(value: float) -> Rate:
 def machine(flops=1e4, memory=1e5, link=1e3, latency=0.01, bus=2e3, all_reduce=0.02, layer_s=0.0, step_layer_s=0.0) -> Machine:
     """A machine so slow that its seconds can be worked out by hand."""
     reached = Efficiency(0.5, 0.25, 0.5, layer_s, step_layer_s, "given", "test", "given", "test")
-    return Machine("slow", 2, rate(flops), rate(memory), None, Link(rate(link), rate(latency), rate(bus), rate(all_reduce)), reached)
+    connection = Link(rate(link), rate(latency), rate(bus), rate(all_reduce))
+    return Machine("slow", 2, rate(flops), rate(memory), None, connection, reached)
 
 
 def test_a_prefill_on_one_device_by_hand():
@@ -158,8 +167,6 @@ def test_pruning_gains_no_more_than_the_dropped_work(place, length, keep):
     equal = replace(place, efficiency=replace(place.efficiency, attention=place.efficiency.linear, layer_s=0.0))
     full, pruned = (tokens_by_layer(length, share, QWEN.layers) for share in (1.0, keep))
     gain = predict_prefill_s(equal, QWEN, full) / predict_prefill_s(equal, QWEN, pruned)
-    from erecap.calibration.flops import ceiling
-
     assert gain <= ceiling(shape_config("qwen2-7b"), pruned) * (1 + 1e-9)
 
 
@@ -187,8 +194,8 @@ def test_short_prompts_give_one_efficiency_for_all():
 
 def test_held_out_errors_do_not_see_their_length():
     truth = named_machine("8xh200")
-    points = synthetic(truth)
-    points.append(MeasuredPrefill(tokens_by_layer(8192, 1.0, 28), 2 * predict_prefill_s(truth, QWEN, tokens_by_layer(8192, 1.0, 28))))
+    points, slow = synthetic(truth), tokens_by_layer(8192, 1.0, 28)
+    points.append(MeasuredPrefill(slow, 2 * predict_prefill_s(truth, QWEN, slow)))
     errors = held_out_errors(truth, QWEN, points)
     assert errors[-1] == pytest.approx(-0.5, abs=0.03)  # the others do not know of the point that took twice as long
     assert held_out_errors(truth, QWEN, points[:2]) == [None, None]
@@ -206,7 +213,10 @@ def test_decode_steps_fit_reading_and_launching():
     assert predict_step_s(replace(truth, efficiency=found), QWEN, cached) == pytest.approx(0.02, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "file"), [("8xh200", "nvidia-h200/prefill-cudnn-plans.json"), ("8xrtx5880", "seed-rtx5880/prefill.json")])
+FITTED = [("8xh200", "nvidia-h200/prefill-cudnn-plans.json"), ("8xrtx5880", "seed-rtx5880/prefill.json")]
+
+
+@pytest.mark.parametrize(("name", "file"), FITTED)
 def test_named_machines_hold_against_what_was_measured(name, file):
     points = json.loads((RESULTS / file).read_text())["points"]
     measured = [

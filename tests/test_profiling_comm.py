@@ -36,7 +36,7 @@ def test_two_processes_agree_and_report_to_their_parent(process_work):
 
 
 def test_the_error_of_a_process_ends_the_others_and_is_raised(process_work):
-    with pytest.raises(ProcessFailedError, match=r"process 1 of 2 failed: ValueError: the second process has had enough; the others"):
+    with pytest.raises(ProcessFailedError, match=r"process 1 of 2 failed: ValueError: the second process has had enough; the"):
         run_processes(process_work.fail_in_the_second, 2, "gloo")
 
 

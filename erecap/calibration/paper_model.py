@@ -303,6 +303,11 @@ def step_times(machine: Machine, work: ModelWork, split: Split, cached: Sequence
     return times
 
 
+def prefill_flops(work: ModelWork, layer_tokens: Sequence[int]) -> int:
+    """Count the FLOPs of matrices and attention of a prefill."""
+    return sum(work.linear_flops * tokens + work.pair_flops * causal_pairs(tokens) for tokens in layer_tokens)
+
+
 def head_s(machine: Machine, work: ModelWork, split: Split) -> float:
     """Predict the seconds of the logits of one position: reading the output matrix."""
     return _read_s(machine, work.head_bytes / split.shards)

@@ -76,8 +76,8 @@ def torchrun_world(backend: str) -> World | None:
 
 
 @contextmanager
-def joined(world: World, port: int | None = None) -> Iterator[World]:
-    """Join the process group of ``world``, and leave it at the end, unless there was an error.
+def grouped(world: World, port: int | None = None) -> Iterator[World]:
+    """Join the process group of ``world``, and leave it at the end, unless there was an error. Do nothing where one is joined.
 
     Parameters
     ----------
@@ -86,6 +86,9 @@ def joined(world: World, port: int | None = None) -> Iterator[World]:
     port
         Port of the parent's store on this machine; ``None`` under ``torchrun``, which has a store of its own.
     """
+    if dist.is_initialized():
+        yield world
+        return
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     store = None if port is None else TCPStore(_HOST, port, is_master=False, timeout=TIMEOUT)
@@ -178,7 +181,7 @@ def _enter(work: Work, rank: int, size: int, backend: str, port: int, writer: Co
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     torch.set_num_threads(1)
     try:
-        with joined(World.of(rank, size, backend), port) as world:
+        with grouped(World.of(rank, size, backend), port) as world:
             work(world, writer.send, *arguments)
     except Exception as error:  # sent to the parent, which raises it
         first_line = next(iter(str(error).splitlines()), "")

@@ -3,14 +3,14 @@
 One GPU alone has nothing to talk to: then copies within it, and to and from the host, are measured.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from erecap.distributed.processes import World, joined, run_processes, torchrun_world
+from erecap.distributed.processes import World, grouped, run_processes, torchrun_world
 from erecap.profiling.comm_work import ITEM_BYTES, CommPlan, measure_world, quartiles_us, timed
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.units import format_bytes
@@ -95,7 +95,7 @@ def profile_comm(crew: Crew, plan: CommPlan, device: torch.device, file: ResultF
         for row in copy_rows(device, plan):
             file.add(row)
     elif crew.world is not None:
-        with joined(crew.world) as world:
+        with grouped(crew.world) as world:
             measure_world(world, file.add, plan)
     else:
         run_processes(measure_world, crew.processes, crew.backend, (plan,), file.add)
@@ -152,7 +152,7 @@ def _name(point: Row) -> str:
     return f"all-reduce of {point['processes']}" if point["test"] == "all_reduce" else str(point["test"])
 
 
-def pair_matrix(points: Sequence[Row], size_bytes: int, field: str) -> list[list[float | None]]:
+def pair_matrix(points: Sequence[Mapping[str, Any]], size_bytes: int, field: str) -> list[list[float | None]]:
     """Arrange ``field`` of the sends of ``size_bytes`` as a square: rows send, columns receive; ``None`` for no figure."""
     sends = [point for point in points if point["test"] == "send" and point["size_bytes"] == size_bytes]
     count = 1 + max((point["source"] for point in sends), default=-1)

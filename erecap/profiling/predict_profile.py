@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from erecap.calibration.paper_fit import held_out_errors, predict_prefill_s, predict_step_s
-from erecap.calibration.paper_model import LayerTime, Machine, ModelWork, Split, head_s, prefill_times, step_times
+from erecap.calibration.paper_model import LayerTime, Machine, ModelWork, Split, head_s, prefill_flops, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.predict_inputs import MeasuredFile
 from erecap.profiling.results import ResultFile, Row
@@ -82,7 +82,8 @@ def profile_predict(machine: Machine, work: ModelWork, plan: PredictPlan, file: 
 
     ``status`` says where the model does not fit into a device's memory. Otherwise it is ``ok`` and the point holds:
 
-    - ``prompt_tokens``; ``keep``; ``parallel`` (``single``, ``pipeline``, ``tensor``); ``devices``; ``needed_bytes``, of one device
+    - ``prompt_tokens``; ``keep``; ``parallel`` (``single``, ``pipeline``, ``tensor``); ``devices``; ``needed_bytes``, of one of
+      them; ``prefill_flops``, of all together, without scorers and logits
     - ``predicted_ttft_ms``, and its parts: ``predicted_compute_ms``, ``predicted_read_ms``, ``predicted_traffic_ms``; the first two
       overlap, and neither contains the least times of layers
     - ``predicted_tpot_ms``, per further token as the engine decodes; ``predicted_captured_tpot_ms``, were the step captured as a
@@ -114,8 +115,15 @@ def _ratio(base: Row, own: Row) -> float | None:
 
 def _point(machine: Machine, work: ModelWork, split: Split, length: int, keep: float) -> Row:
     tokens = tokens_by_layer(length, keep, work.layers)
-    needed = split.needed_bytes(work, tokens)
-    point: Row = {"prompt_tokens": length, "keep": keep, **asdict(split), "status": "ok", "needed_bytes": needed}
+    needed, flops = split.needed_bytes(work, tokens), prefill_flops(work, tokens)
+    point: Row = {
+        "prompt_tokens": length,
+        "keep": keep,
+        **asdict(split),
+        "status": "ok",
+        "needed_bytes": needed,
+        "prefill_flops": flops,
+    }
     if machine.memory_bytes is not None and needed > machine.memory_bytes:
         return point | {"status": f"does not fit: {needed / 1e9:.0f} GB on a device of {machine.memory_bytes / 1e9:.0f}"}
     layers, step = prefill_times(machine, work, split, tokens), step_times(machine, work, split, tokens)
