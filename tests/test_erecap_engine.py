@@ -15,6 +15,7 @@ from erecap.engine.rules import RULES
 from erecap.models.architecture import UnsupportedModelError
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
 from erecap.selectors import LearnedSelector, RandomSelector
@@ -81,13 +82,14 @@ def test_protected_tokens_survive_in_order(make_model, rule):
 @pytest.mark.parametrize(
     "schedule", [SCHEDULE, PruneSchedule.none(), PruneSchedule((PruneStage(0, 0.2), PruneStage(5, 0.5)), head=0, tail_min=1)]
 )
+@pytest.mark.parametrize("sizes", [EVERY_SIZE, RowSizes(2)])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 @pytest.mark.parametrize("rule", RULES)
-def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads, rule):
+def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads, rule, sizes):
     model, schedule = make_model(8, *heads), by_rule(rule, schedule)
     prompts = [prompt_of(n, protect=0.1) for n in (90, 1, 200, 17, 200)]
     options = DecodeOptions(12)
-    together = prefill(model, prompts, schedule, RandomSelector(1))
+    together = prefill(model, prompts, schedule, RandomSelector(1), sizes)
     for row, prompt in enumerate(prompts):
         alone = prefill(model, prompt, schedule, RandomSelector(1))
         assert together.layer_tokens[row] == alone.layer_tokens[0]

@@ -14,6 +14,7 @@ from erecap.engine.rules import RULES
 from erecap.models.architecture import decoder_parts
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
@@ -43,17 +44,21 @@ def selector_for(name: str, model, schedule: PruneSchedule) -> Selector:
 
 
 @torch.inference_mode()
-def run_engine(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> tuple[PrefillResult, torch.Tensor]:
+def run_engine(
+    model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, sizes: RowSizes
+) -> tuple[PrefillResult, torch.Tensor]:
     """Prefill and greedy decode; the logits of every step, float32 ``(TOKENS, vocab)``."""
-    start = prefill(model, prompt, schedule, selector)
+    start = prefill(model, prompt, schedule, selector, sizes)
     steps, logits = DecodeSteps(decoder_parts(model), start, TOKENS), [start.logits]
     for step in range(TOKENS - 1):
         logits.append(steps.run(logits[-1].argmax(-1), step))
     return start, torch.cat(logits)
 
 
-def assert_agrees(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> None:
-    start, logits = run_engine(model, prompt, schedule, selector)
+def assert_agrees(
+    model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, sizes: RowSizes = EVERY_SIZE
+) -> None:
+    start, logits = run_engine(model, prompt, schedule, selector, sizes)
     tokens = logits.argmax(-1).tolist()
     expected = reference(model, prompt, tokens[:-1], schedule, selector)
     assert [stage.positions[0].tolist() for stage in start.stages] == [list(kept) for kept in expected.kept]
@@ -102,6 +107,17 @@ def test_a_growing_share_may_be_guarded_by_any_rule(make_model, rule):
     shared = replace(by_rule(rule, schedule, model, scorer), tail_min=2, tail_share=0.3)
     for length in (17, 120):
         assert_agrees(model, prompt_of(length, protect=0.1), shared, scorer)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("schedule", [PruneSchedule.none(), PruneSchedule.for_depth(4, 0.6)], ids=["none", "keep06"])
+def test_agrees_where_rows_are_padded_to_a_few_sizes(make_model, schedule, selector, rule):
+    model = make_model(4, 4, 2)
+    scorer = selector_for(selector, model, schedule)
+    schedule = by_rule(rule, schedule, model, scorer)
+    for length in (1, 64, 130):
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer, RowSizes(2))
 
 
 def test_unpruned_reference_is_the_stock_model(make_model):

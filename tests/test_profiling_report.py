@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from erecap.profiling import memory_profile, prefill_profile
+from erecap.profiling import memory_profile, new_lengths, prefill_profile
 from erecap.profiling.cli import main
+from erecap.profiling.new_lengths import draw_rounds
 from erecap.profiling.results import ResultFile, read_result
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,7 @@ import sys
 for name in "gymnasium minigrid pydantic typer structlog rich PIL matplotlib accelerate planner envs agents".split():
     sys.modules[name] = None
 from erecap.profiling.cli import main
+from erecap.profiling.new_lengths import draw_rounds
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -47,6 +49,40 @@ def test_a_prefill_profile_says_what_was_dropped_and_counted(tmp_path, capsys):
         assert point["counted_flops"] == pytest.approx(point["analytic_flops"], rel=0.02)
         assert point["p25_ttft_ms"] <= point["median_ttft_ms"] <= point["p75_ttft_ms"]
     assert "of ceiling" in capsys.readouterr().out
+
+
+def test_every_variant_meets_new_lengths_of_its_own():
+    met = {96, 100}
+    first = draw_rounds(100, 3, 2, met)
+    second = draw_rounds(100, 3, 2, met)
+    drawn = [tokens for round_ in (*first, *second) for tokens in round_]
+    assert len(first) == 2
+    assert len(second) == 1  # of 90..99 without 96 nine are free
+    assert len(set(drawn)) == 9
+    assert {*drawn, 96, 100} == {*range(90, 101)} == met
+    assert max(max(round_) - min(round_) for round_ in (*first, *second)) <= 3
+
+
+def test_a_prefill_profile_times_new_lengths_beside_met_ones(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def first_token(model, prompt, variant):
+        seen.append((len(prompt), len(variant[0].stages)))
+        return len(prompt) / (2 if variant[0].stages else 1)
+
+    monkeypatch.setattr(new_lengths, "seconds_to_first_token", first_token)
+    out = tmp_path / "prefill.json"
+    arguments = ("--lengths", "100,105", "--keeps", "1,0.7", "--rounds", "1", "--new-lengths", "3", "--no-count")
+    assert run("prefill", *arguments, "--out", str(out)) == 0
+    points = read_result(out)["points"]
+    assert [point["new_lengths"] for point in points] == [3] * 4
+    assert [point["new_speedup"] for point in points] == pytest.approx([1, 2, 1, 2], rel=0.02)
+    assert points[1]["new_speedup_of_met"] == pytest.approx(points[1]["new_speedup"] / points[1]["speedup"])
+    assert points[0]["median_new_ttft_ms"] == pytest.approx(95e3, rel=0.06)
+    assert len({length for length, _ in seen}) == len(seen) == 12
+    assert not {length for length, _ in seen} & {100, 105}
+    assert [stages > 0 for _, stages in seen[:6]] == [False, True, True, False, False, True]
+    assert "of met" in capsys.readouterr().out
 
 
 def test_a_generate_profile_compares_decoders(tmp_path):

@@ -20,12 +20,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
 from erecap.engine.layout import PrefillLayout, lay_out
-from erecap.engine.prefill import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
+from erecap.engine.prefill import KeptTokens, enter, run_layer, run_layers, tokens_per_layer
 from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
+from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
+from erecap.models.kv_cache import cache_bytes
 from erecap.models.masks import attention_mask, causal
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import LearnedSelector
@@ -124,12 +127,12 @@ class _PrunedDecoder:
         check_mask(mask, batch, width)
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
         check_length(self.model.config, max(lengths))
-        layout = _layout(lengths, width, mask, self.schedule, hidden.device)
+        layout = _layout(lengths, mask, self.schedule, hidden)
         starts = torch.tensor([width - length for length in lengths], device=hidden.device)
         check_positions(position_ids, starts, width)
         if isinstance(self.selector, PreparedSelector):
-            layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
-        stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
+            layout = replace(layout, ids=_prompt_ids(ids, starts, layout.ids.shape[1], self.selector))
+        stream = enter(self.parts, layout, _shift(hidden, starts, layout.ids.shape[1]))
         kept = run_layers(self.parts, stream, cache, layout, self.selector)
         counts = tokens_per_layer(layout, kept, len(self.parts.layers))
         self.pasts[cache] = _Past(counts, width, starts)
@@ -147,11 +150,12 @@ class _PrunedDecoder:
             position_ids = first[:, None] + torch.arange(new, device=hidden.device)
         rope = self.parts.rotary(hidden, position_ids.expand(hidden.shape[:2]))
         made: dict[tuple[int, ...], Tensor | None] = {}
-        for number, (layer, lengths) in enumerate(zip(self.parts.layers, zip(*past.layer_tokens, strict=True), strict=True)):
-            if lengths not in made:
-                visible = _visible(lengths, cache.get_seq_length(number), behind, hidden)
-                made[lengths] = attention_mask(self.parts.attention, visible, hidden)
-            hidden = run_layer(layer, hidden, made[lengths], cache, rope)
+        with heads_grouped(self.parts.config, self.parts.attention, new, hidden.device):
+            for number, (layer, lengths) in enumerate(zip(self.parts.layers, zip(*past.layer_tokens, strict=True), strict=True)):
+                if lengths not in made:
+                    visible = _visible(lengths, cache.get_seq_length(number), behind, hidden)
+                    made[lengths] = attention_mask(self.parts.attention, visible, hidden)
+                hidden = run_layer(layer, hidden, made[lengths], cache, rope)
         return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def _past(self, cache: DynamicCache) -> _Past:
@@ -260,30 +264,31 @@ def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
     return deepcopy(pruner).to(model.device, model.dtype)
 
 
-def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
+def _layout(lengths: list[int], mask: Tensor | None, schedule: PruneSchedule, hidden: Tensor) -> PrefillLayout:
     if mask is not None and not bool((mask.sum(-1) == mask.long().flip(-1).cumprod(-1).sum(-1)).all()):
         raise ValueError("the attention mask has padding behind or within a prompt: pad on the left (padding_side='left')")
     if min(lengths) < 1:
         raise ValueError("a row of the batch has no token: leave it out")
-    return lay_out([TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths], schedule, device)
+    prompts = [TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths]
+    return lay_out(prompts, schedule, hidden.device, row_sizes(hidden.device, hidden.dtype))
 
 
-def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """Move padding from the left to the right, where causal layers need no mask, ``(batch, n, hidden)`` to the same shape."""
-    if hidden.shape[1] == longest and bool((starts == 0).all()):
+def _shift(hidden: Tensor, starts: Tensor, width: int) -> Tensor:
+    """Move padding from the left to the right, ``(batch, n, hidden)`` to ``(batch, width, hidden)``."""
+    if hidden.shape[1] == width and bool((starts == 0).all()):
         return hidden
-    columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
+    columns = (torch.arange(width, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
     return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[2]))
 
 
-def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
+def _prompt_ids(ids: Tensor | None, starts: Tensor, width: int, selector: Selector) -> Tensor:
     """Return token ids padded on the right, as ``_shift`` does. Raise ``ValueError`` where ``ids`` is ``None``."""
     if ids is None:
         raise ValueError(
             f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
             "use another selector"
         )
-    return _shift(ids.to(starts.device)[..., None], starts, longest)[..., 0]
+    return _shift(ids.to(starts.device)[..., None], starts, width)[..., 0]
 
 
 def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:

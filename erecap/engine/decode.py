@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from erecap.engine.prefill import PrefillResult, run_layer
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
+from erecap.models.grouped_attention import heads_grouped
 from erecap.models.masks import attention_mask
 
 
@@ -129,9 +130,10 @@ class DecodeSteps:
         """
         hidden = self._parts.embed(tokens[:, None])
         rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
-        for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
-            visible = None if mask is None else mask[..., : width + step + 1]
-            hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
+        with heads_grouped(self._parts.config, self._parts.attention, 1, hidden.device):
+            for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
+                visible = None if mask is None else mask[..., : width + step + 1]
+                hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
 
 

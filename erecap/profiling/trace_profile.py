@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.timing import seconds_of
-from erecap.selectors import Selector
+from erecap.profiling.variants import Variants
+from erecap.selectors import PreparedSelector, Selector
 
 PARTS = (
     "attention",
@@ -48,11 +48,12 @@ def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file:
     the profiler; and the times of ``summarise``.
     """
     prompt = make_random_prompt(model, length)
+    file.begin(f"{length} tokens")
     for keep, (schedule, selector) in variants.items():
         run = partial(prefill, model, prompt, schedule, selector)
         run()
         plain_ms = min(seconds_of(run, model.device) for _ in range(3)) * 1e3
-        ranged = None if selector is None else _RangedSelector(selector)
+        ranged = None if selector is None else _ranged(selector)
         events = _trace(model, partial(prefill, model, prompt, schedule, ranged))
         file.add(
             {"prompt_tokens": length, "keep": keep, "status": "ok", "untraced_ms": plain_ms, **summarise(events, model.device)}
@@ -80,6 +81,21 @@ class _RangedSelector:
         """See ``Selector.score``."""
         with record_function(_PREFIX + "scorer"):
             return self._selector.score(hidden, positions, stage_index, lengths)
+
+
+class _RangedPreparedSelector(_RangedSelector):
+    """The same for a selector that sees the whole prompts first."""
+
+    _selector: PreparedSelector
+
+    def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
+        """See ``PreparedSelector.prepare``."""
+        with record_function(_PREFIX + "scorer"):
+            self._selector.prepare(ids, lengths)
+
+
+def _ranged(selector: Selector) -> Selector:
+    return _RangedPreparedSelector(selector) if isinstance(selector, PreparedSelector) else _RangedSelector(selector)
 
 
 @contextmanager
@@ -174,10 +190,10 @@ def _part_of(event: FunctionEvent) -> str:
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the table: one row per part, with milliseconds and share of each point."""
-    rows = []
+    rows, measured = [], [point for point in points if point["status"] == "ok"]
     for part in PARTS:
         row: dict[str, Any] = {"part": part}
-        for point in points:
+        for point in measured:
             row[f"keep {point['keep']} ms"] = f"{point['parts_ms'][part]:.2f}"
             row[f"keep {point['keep']} share"] = f"{point['parts_share'][part]:.1%}"
         rows.append(row)

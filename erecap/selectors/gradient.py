@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -56,7 +56,8 @@ class GradientSelector:
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
         """Answer each prompt and compute its gradients (``PreparedSelector.prepare``). The host waits for every token."""
         rows = [self._saliency(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
-        self._scores = pad_sequence(rows, batch_first=True)
+        padded = pad_sequence(rows, batch_first=True)
+        self._scores = pad(padded, (0, 0, 0, ids.shape[1] - padded.shape[1]))
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Return the scores that ``prepare`` computed (``Selector.score``). Raise ``ValueError`` for another batch."""
