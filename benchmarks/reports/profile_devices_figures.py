@@ -1,6 +1,7 @@
 """Figures of several devices: the comprehensive one, from a prediction and what was measured, and the communication test."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -160,6 +161,16 @@ def comm_figure(result: Result) -> Figure:
         draw_gap(latency, "one device: there is no other to talk to")
     _all_reduce(reduce, [point for point in result.points if point["test"] == "all_reduce"])
     return figure
+
+
+def draw_comm(content: Row, _: Sequence[Row]) -> Figure:
+    """Draw the content of a communication test's result file."""
+    return comm_figure(Result(Path(), content))
+
+
+def draw_prediction(content: Row, _: Sequence[Row]) -> Figure:
+    """Draw the content of a prediction's result file."""
+    return several_devices_figure(Result(Path(), content), [])
 
 
 def _heat(

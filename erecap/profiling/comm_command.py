@@ -1,6 +1,7 @@
 """The measurement ``comm`` on the command line."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,6 @@ from erecap.profiling.comm_profile import CPU_SIZES, GPU_SIZES, Crew, choose_cre
 from erecap.profiling.comm_work import CommPlan
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.units import format_bytes, parse_bytes
-
-NO_MODEL: Row = {"model_id": "no model", "dtype": "float32", "attention": "none"}
-"""Facts about the model of a measurement without one."""
 
 
 def add_comm_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +50,7 @@ class Communication:
 
     def facts(self) -> Row:
         """Return the facts of the result file."""
-        return {"model": NO_MODEL, "backend": self.crew.backend, "processes": self.crew.processes}
+        return {"backend": self.crew.backend, "processes": self.crew.processes}
 
     @property
     def cases(self) -> int:
@@ -60,6 +58,7 @@ class Communication:
         n = self.crew.processes
         return len(self.plan.sizes) * (3 if n == 1 else n * (n - 1) + 1)
 
-    def run(self, file: ResultFile) -> None:
-        """Measure all cases."""
-        profile_comm(self.crew, self.plan, self.device, file)
+    def run(self, file: ResultFile, preload: Sequence[str] = ()) -> None:
+        """Measure all cases. ``preload`` names modules that the main module imports, to start processes faster."""
+        file.expect(self.cases)
+        profile_comm(self.crew, self.plan, self.device, file, preload)

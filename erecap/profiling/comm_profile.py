@@ -82,8 +82,10 @@ def _checked(crew: Crew, gpus: int) -> Crew:
     return crew
 
 
-def profile_comm(crew: Crew, plan: CommPlan, device: torch.device, file: ResultFile) -> None:
+def profile_comm(crew: Crew, plan: CommPlan, device: torch.device, file: ResultFile, preload: Sequence[str] = ()) -> None:
     """Measure what ``crew`` can, and add one point per case to ``file``: the rows of ``measure_world``, or of ``copy_rows``.
+
+    ``preload`` names modules that the main module imports, to start processes faster.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def profile_comm(crew: Crew, plan: CommPlan, device: torch.device, file: ResultF
         with grouped(crew.world) as world:
             measure_world(world, file.add, plan)
     else:
-        run_processes(measure_world, crew.processes, crew.backend, (plan,), file.add)
+        run_processes(measure_world, crew.processes, crew.backend, (plan,), file.add, preload)
 
 
 def copy_rows(device: torch.device, plan: CommPlan) -> Iterator[Row]:
@@ -127,8 +129,8 @@ def _copy(target: Tensor, source: Tensor) -> Callable[[], object]:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the table row of each point. Where devices talk to each other, the matrices of ``matrix_rows`` come first."""
-    return [*matrix_rows(points), *map(_summary, points)]
+    """Return the table row of each point."""
+    return [_summary(point) for point in points]
 
 
 def _summary(point: Row) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def matrix_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
     )
     matrices = [(size, unit, scale, pair_matrix(points, size, field)) for size, field, unit, scale in tables]
     return [
-        {"test": f"{source} to (columns)", "size": f"{format_bytes(size)}, {unit}"}
+        {"from": source, "what": f"{format_bytes(size)}, {unit}"}
         | {f"to {target}": "-" if value is None else f"{value / scale:.2f}" for target, value in enumerate(row)}
         for size, unit, scale, matrix in matrices
         for source, row in enumerate(matrix)

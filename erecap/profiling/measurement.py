@@ -146,6 +146,11 @@ class Measurement:
         self.too_long = [length for length in lengths if length > most]
         return tuple(length for length in lengths if length <= most)
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes and prints the result; of several processes only the first one does."""
+        return True
+
     @cached_property
     def out(self) -> Path:
         """Path of the result file."""

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from erecap.calibration.machines import MACHINES, named_machine
 from erecap.calibration.paper_model import Machine, ModelWork
-from erecap.models.device import DTYPES
 from erecap.profiling.predict_inputs import MeasuredFile, calibrated, overridden, with_rates
 from erecap.profiling.predict_profile import PredictPlan, choose_splits, error_rows, profile_predict
 from erecap.profiling.results import ResultFile, Row
@@ -73,10 +73,10 @@ class Prediction:
     remarks: Sequence[str]
 
     @classmethod
-    def of(cls, args: argparse.Namespace, config: PretrainedConfig) -> "Prediction":
-        """Read the options ``args`` for a model of ``config``. Raise ``ValueError`` for what cannot be."""
+    def of(cls, args: argparse.Namespace, config: PretrainedConfig, dtype: torch.dtype) -> "Prediction":
+        """Read the options ``args`` for a model of ``config`` in ``dtype``. Raise ``ValueError`` for what cannot be."""
         machine = named_machine(args.machine)
-        work = ModelWork.of(config, DTYPES[args.dtype or "bfloat16"].itemsize)
+        work = ModelWork.of(config, dtype.itemsize)
         for path in args.rates:
             machine = with_rates(machine, path)
         machine = overridden(machine, {option: _quantity(args, option) for option in _QUANTITIES})
@@ -86,6 +86,11 @@ class Prediction:
         compared = [MeasuredFile.read(path, CALIBRATING) for path in args.compare]
         plan = PredictPlan(args.lengths or LENGTHS, args.keeps, splits)
         return cls(machine, work, plan, [*calibrating, *compared], remarks)
+
+    @property
+    def devices(self) -> int:
+        """Most devices that a case uses."""
+        return max(split.devices for split in self.plan.splits)
 
     def facts(self) -> Row:
         """Return the facts of the result file: the machine with the source of every figure, and the errors of the model."""
