@@ -20,7 +20,8 @@ from erecap.calibration.paper_fit import (
     predict_step_s,
     prefill_errors,
 )
-from erecap.calibration.paper_model import Efficiency, Link, Machine, ModelWork, Rate, Split, head_s, prefill_times, step_times
+from erecap.calibration.paper_machine import Efficiency, Link, Machine, Rate
+from erecap.calibration.paper_model import ModelWork, Split, head_s, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.shapes import shape_config
 

@@ -19,7 +19,51 @@ _TIMES = {
     "itl": "time between two tokens",
     "e2el": "time of the whole answer",
 }
-COLUMNS = {
+_SHORT = {
+    "ttft ms": "time to the first token, median",
+    "kept": "mean share of the prompt's tokens that a layer sees",
+    "of ceiling": "speedup / ceiling",
+    "new ms": "time to the first token on lengths that the process had not run, median",
+    "new speedup": "speedup on such lengths",
+    "of met": "that speedup / the speedup on lengths that were run before",
+    "stock ms": "time to the first token of transformers' own generate, median",
+    "GFLOP/s": "FLOPs of matrices and attention / median time",
+    "of matmul": "that rate / the rate of a large matrix product on this machine",
+    "stages": "share of the prefill that scoring, selecting and dropping take",
+    "KV MB": "keys and values after the prefill",
+    "tpot ms": "time per further token, median",
+    "p99 itl": "time between two tokens, 99th percentile, ms",
+    "e2e ms": "time of the whole answer, median",
+    "prefill": "share of the answer's time until the first token",
+    "floor ms": "time to read the weights once; no token can take less",
+    "of floor": "that time / median time per token",
+    "same": "tokens equal to the first decoder's before the first that differs, of all",
+    "prefill MB": "peak of memory without what was there before the prefill",
+    "formula MB": "the same by formula",
+    "of formula": "peak / formula",
+    "peak GB": "peak of memory",
+    "formula GB": "the same by formula",
+    "seconds": "seconds of one prefill, not warmed up",
+    "part": "part of the model",
+    "size": "size of the message",
+    "time us": "time of a message one way, or of an all-reduce, median",
+    "quartiles": "its quartiles",
+    "GB/s": "bandwidth of the row; of an all-reduce algbw",
+    "busbw GB/s": "algbw x 2 (n - 1) / n for n processes (nccl-tests)",
+    "predicted ttft ms": "PREDICTED time to the first token",
+    "compute ms": "PREDICTED time of FLOPs alone",
+    "read ms": "PREDICTED time of reading weights alone",
+    "traffic ms": "PREDICTED time of traffic between devices",
+    "traffic MB": "bytes over all boundaries (pipeline), or that each device sends (tensor)",
+    "over one": "PREDICTED time of one device with the same keep ratio / time",
+    "over one unpruned": "PREDICTED time of one device without pruning / time",
+    "over unpruned": "PREDICTED time of the same devices without pruning / time",
+    "predicted tpot ms": "PREDICTED time per further token, as the engine decodes",
+    "captured ms": "PREDICTED time per further token, were the step captured as a CUDA graph",
+}
+"""Columns of the short tables that the terminal shows too."""
+
+COLUMNS = _SHORT | {
     "prompt_tokens": "length of the prompt in tokens",
     "keep": "keep ratio of each stage, of the tokens that reach it; 1 is no pruning",
     "status": "ok, or why there is no figure",
@@ -110,7 +154,10 @@ COLUMNS = {
     "new_speedup": "speedup on lengths that the process had not run",
     "new_speedup_of_met": "that speedup / the speedup on lengths that were run before",
     "new_rounds": "rounds on new lengths",
-    "what": "what was checked",
+    "what": "what was measured or checked",
+    "of": "of what",
+    "rate": "its rate",
+    "ms": "its time",
     "found": "what was found",
     "remedy": "what to do",
     "figure": "figure of the machine",
@@ -130,6 +177,8 @@ def explain(column: str) -> str | None:
     test = re.fullmatch(rf"(?P<quantile>{'|'.join(_QUANTILES)})_time_us", column)
     if test:
         return f"time of a message one way, or of an all-reduce, {_QUANTILES[test['quantile']]}"
+    if re.fullmatch(r"keep [\d.]+ (ms|share)", column):
+        return "time on the device at this keep ratio, or its share"
     quantile = re.fullmatch(r"p(?P<share>25|75)_(?P<column>\w+)", column)
     return f"quartile of {quantile['column']}" if quantile and quantile["column"] in COLUMNS else None
 

@@ -50,19 +50,22 @@ class Table:
         Names of its columns.
     rows
         Its cells as text.
+    is_open
+        Whether the page shows it from the start.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    is_open: bool = False
 
     @classmethod
-    def of(cls, title: str, points: Sequence[Row]) -> "Table":
+    def of(cls, title: str, points: Sequence[Row], is_open: bool = False) -> "Table":
         """Make a table of all figures of ``points``. Lists and mappings inside a point are left out: the result file has them."""
         columns = list(
             dict.fromkeys(name for point in points for name, value in point.items() if not isinstance(value, list | dict))
         )
-        return cls(title, columns, [[_cell(point.get(column)) for column in columns] for point in points])
+        return cls(title, columns, [[_cell(point.get(column)) for column in columns] for point in points], is_open)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def section(result: Result) -> Section:
         ("note", content.get("prediction", content.get("note", ""))),
         ("remarks", "; ".join(content.get("remarks", []))),
     ]
-    tables = [Table.of("figures", content["points"])]
+    tables = [Table.of("in short", _short(content), is_open=True), Table.of("all figures", content["points"])]
     if result.kind == "trace":
         tables = [Table.of("parts of the time (ms)", [_parts(point) for point in content["points"]]), *tables]
     if result.kind == "predict":
@@ -117,6 +120,13 @@ def section(result: Result) -> Section:
     return Section(
         f"{result.kind}: {result.model} on {result.machine}", [fact for fact in facts if fact[1]], [t for t in tables if t.rows]
     )
+
+
+def _short(content: Row) -> Sequence[Row]:
+    """Return the rows of the table that the terminal shows."""
+    from erecap.profiling.cli import summary  # takes seconds: imports torch
+
+    return summary(dict(content))
 
 
 def _parts(point: Row) -> Row:
@@ -204,7 +214,7 @@ summary { cursor: pointer; font-weight: 600; margin: .4rem 0; } code { backgroun
 {% endfor %}
 </table>
 {% for table in part.tables %}
-<details><summary>{{ table.title }} ({{ table.rows | length }} rows)</summary>
+<details{{ " open" if table.is_open else "" }}><summary>{{ table.title }} ({{ table.rows | length }} rows)</summary>
 <div class="scroll"><table>
 <tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for row in table.rows %}

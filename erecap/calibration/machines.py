@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from erecap.calibration.paper_model import Efficiency, Link, Machine, Rate
+from erecap.calibration.paper_machine import Efficiency, Link, Machine, Rate
 
 _H200_FILES = "benchmarks/results/nvidia-h200"
 _SEED = "the seed's document"

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erecap.calibration.flops import causal_pairs
-from erecap.calibration.paper_model import Efficiency, Machine, ModelWork, Split, head_s, prefill_times, step_times
+from erecap.calibration.paper_machine import Efficiency, Machine
+from erecap.calibration.paper_model import ModelWork, Split, head_s, prefill_times, step_times
 
 ATTENTION_SEEN = 0.10
 """Share of attention in the FLOPs of some point from which on it gets an efficiency of its own. Below, there is one for all."""

@@ -10,7 +10,8 @@ import torch
 from transformers import PretrainedConfig
 
 from erecap.calibration.machines import MACHINES, named_machine
-from erecap.calibration.paper_model import Machine, ModelWork
+from erecap.calibration.paper_machine import Machine
+from erecap.calibration.paper_model import ModelWork
 from erecap.profiling.predict_inputs import MeasuredFile, calibrated, overridden, with_rates
 from erecap.profiling.predict_profile import PredictPlan, choose_splits, error_rows, profile_predict
 from erecap.profiling.results import ResultFile, Row

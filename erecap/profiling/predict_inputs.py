@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any, TypeVar
 
 from erecap.calibration.paper_fit import MeasuredPrefill, MeasuredStep, fit_prefill, fit_steps
-from erecap.calibration.paper_model import Link, Machine, ModelWork, Parallel, Rate, Split
+from erecap.calibration.paper_machine import Link, Machine, Rate
+from erecap.calibration.paper_model import ModelWork, Parallel, Split
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.results import Row, read_result
 

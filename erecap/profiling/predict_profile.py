@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from erecap.calibration.paper_fit import held_out_errors, predict_prefill_s, predict_step_s
-from erecap.calibration.paper_model import LayerTime, Machine, ModelWork, Split, head_s, prefill_flops, prefill_times, step_times
+from erecap.calibration.paper_machine import Machine
+from erecap.calibration.paper_model import LayerTime, ModelWork, Split, head_s, prefill_flops, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.predict_inputs import MeasuredFile
 from erecap.profiling.results import ResultFile, Row
@@ -106,7 +107,16 @@ def profile_predict(machine: Machine, work: ModelWork, plan: PredictPlan, file: 
                     f"predicted_speedup_over_{name}": _ratio(made[base], point)
                     for name, base in (("single", (ONE, keep)), ("single_baseline", (ONE, 1.0)), ("baseline", (split, 1.0)))
                 }
-            file.add(point)
+            file.add(_rounded(point))
+
+
+def _rounded(value: Any) -> Any:
+    """Round all numbers to six digits: a prediction is not better than that, and files stay small."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _ratio(base: Row, own: Row) -> float | None:
