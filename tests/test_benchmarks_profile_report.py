@@ -29,12 +29,13 @@ def write(path: Path, kind: str, points, **facts) -> Path:
 def prefill_points():
     return [
         {"prompt_tokens": n, "keep": keep, "status": "ok", "median_ttft_ms": n * keep, "p25_ttft_ms": n * keep * 0.9,
-         "p75_ttft_ms": n * keep * 1.1, "speedup": 1 / keep, "ceiling": 1.1 / keep, "analytic_flops": n * keep * 1e9,
+         "p75_ttft_ms": n * keep * 1.1, "speedup": 1 / keep, "ceiling": 1.1 / keep, "analytic_flops": n * keep * 1e9, **OTHER,
          "peak_memory_bytes": 1e9 + n, "kv_bytes": n}
         for n in (256, 512) for keep in (1.0, 0.7)
     ]  # fmt: skip
 
 
+OTHER = {"kept_share": 0.5, "share_of_matmul": 0.5, "achieved_flops_per_s": 1e9, "scoring_share": 0.01, "selecting_share": 0.01}
 TIME = {"median_time_us": 2.0, "p25_time_us": 1.0, "p75_time_us": 3.0}
 
 
@@ -108,6 +109,12 @@ def test_other_versions_are_refused_with_their_name(tmp_path):
     with pytest.raises(ValueError, match=r"old\.json has version 0, this erecap reads 1"):
         write_profile_report([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_its_figures_is_named(tmp_path):
+    write(tmp_path / "torn.json", "prefill", [{"prompt_tokens": 256, "keep": 1.0, "status": "ok", "median_ttft_ms": 1.0}])
+    with pytest.raises(ValueError, match=r"torn\.json lacks the figure 'kept_share'"):
+        write_profile_report([tmp_path], tmp_path / "out")
 
 
 @pytest.mark.parametrize(("name", "message"), [("missing", "is not there"), ("empty", "holds no result file")])

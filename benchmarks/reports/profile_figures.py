@@ -154,7 +154,8 @@ def _draw_speedup(axes: Axes, result: Result) -> None:
     axes.axhline(1, color="#777777", linewidth=1)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("times as fast")
-    axes.legend(frameon=False, fontsize=9, title=CEILING if ceilings else None, title_fontsize=8, alignment="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, title=CEILING if ceilings else None, title_fontsize=8, alignment="left")
 
 
 def _draw_flops(axes: Axes, result: Result) -> None:

@@ -159,10 +159,17 @@ def render_page(title: str, pictures: Sequence[Picture], gaps: Sequence[str], re
     results
         The result files; each becomes a section with tables of all its figures.
     """
-    sections = [section(result) for result in results]
+    sections = [_section(result) for result in results]
     columns = explained(column for part in sections for table in part.tables for column in table.columns if not _is_part(table))
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     return template.render(title=title, pictures=pictures, gaps=gaps, sections=sections, columns=columns)
+
+
+def _section(result: Result) -> Section:
+    try:
+        return section(result)
+    except KeyError as error:
+        raise ValueError(f"{result.path} lacks the figure {error}: measure again, or leave the file out") from error
 
 
 def _is_part(table: Table) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from erecap.models.device import DTYPES
+from erecap.models.device import DTYPES, resolve_device
 from erecap.profiling.comm_command import Communication
 from erecap.profiling.comm_profile import matrix_rows
 from erecap.profiling.environment import command_line, machine_facts, model_facts
@@ -38,6 +38,11 @@ class DeviceMeasurement(Measurement):
 
 class CommMeasurement(DeviceMeasurement):
     """The communication test that the arguments name."""
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Kind of the devices that talk to each other."""
+        return resolve_device(self.args.device)
 
     @cached_property
     def work(self) -> Communication:
