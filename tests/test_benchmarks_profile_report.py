@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.commands.profile_report import run_report
+from benchmarks.commands.profile_tables import run_tables
 from benchmarks.reports import profile_devices_figures, profile_figures
 from benchmarks.reports.profile_columns import explain
 from benchmarks.reports.profile_page import Table
 from benchmarks.reports.profile_plots import write_profile_plot
 from benchmarks.reports.profile_report import write_profile_report
 from benchmarks.reports.profile_results import Result, read_results, single_device_groups
+from benchmarks.reports.profile_tables import TableRequest
 from erecap.profiling.cli import main
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -122,6 +124,19 @@ def test_directories_without_results_are_refused(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message):
         write_profile_report([tmp_path / name], tmp_path / "out")
+
+
+def test_the_tables_of_the_page_on_devices_are_those_of_the_files(capsys):
+    assert run_tables(["--check", "--root", str(RESULTS.parents[1]), str(RESULTS.parents[1] / "docs" / "devices.md")]) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_a_block_chooses_lengths_and_side_tables(tmp_path):
+    request = TableRequest.parse("predicted/8xh200.json; table errors; tokens 4096; keep 1")
+    rows = request.rows(json.loads((RESULTS / "predicted" / "8xh200.json").read_text()))
+    assert {(row["tokens"], row["keep"]) for row in rows} == {(4096, 1.0)}
+    with pytest.raises(ValueError, match="has no table 'wishes': it has rates, errors, stages"):
+        TableRequest("x.json", table="wishes").rows(json.loads((RESULTS / "predicted" / "8xh200.json").read_text()))
 
 
 @pytest.mark.slow

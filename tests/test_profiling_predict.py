@@ -75,6 +75,7 @@ def test_errors_are_stated_against_measured_files(tmp_path, capsys):
         "--calibrate", seed / "prefill.json", "--compare", seed / "prefill-8gpu.json",
     )  # fmt: skip
     errors = content["errors"]
+    assert content["rates"]["efficiency"]["basis"] == "stated"
     assert len(errors) == 18 + 12
     assert all(abs(row["error"]) < 0.11 for row in errors if row["devices"] == 1)
     assert all(abs(row["held_out_error"]) < 0.13 for row in errors if row["devices"] == 1)

@@ -162,7 +162,7 @@ COLUMNS = _SHORT | {
     "remedy": "what to do",
     "figure": "figure of the machine",
     "value": "its value",
-    "basis": "published by a vendor, measured, given by an option, carried over from another machine, or assumed",
+    "basis": "measured here, published, stated by the seed, given by an option, carried over from another machine, or assumed",
 }
 """Explanations by column. Columns of quantiles are explained by their parts."""
 

@@ -13,12 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from erecap.profiling.cli import summary, title
+from erecap.profiling.device_measurements import side_tables
 from erecap.profiling.results import read_result
 from erecap.profiling.table import columns_of
 
 _END = "<!-- profile-table: end -->"
 _BLOCK = re.compile(rf"(?P<start><!-- profile-table: (?!end)(?P<terms>[^\n]*?) -->\n)(?P<body>.*?){re.escape(_END)}", re.DOTALL)
-_TEXT = ("status", "what", "of", "decoder", "part", "remedy", "found")  # columns that are not numbers
+_TEXT = (
+    "status",
+    "what",
+    "of",
+    "decoder",
+    "part",
+    "remedy",
+    "found",
+    "devices",
+    "figure",
+    "basis",
+    "source",
+    "file",
+)  # columns that are not numbers
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,17 @@ class TableRequest:
         Keep ratios whose rows are shown; empty for all.
     columns
         Columns; empty for all.
+    tokens
+        Prompt lengths whose rows are shown; empty for all.
+    table
+        One of the file's side tables (``side_tables``); empty for the main one.
     """
 
     path: str
     keeps: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
+    table: str = ""
 
     @classmethod
     def parse(cls, terms: str) -> "TableRequest":
@@ -46,10 +66,10 @@ class TableRequest:
         Raises
         ------
         ValueError
-            For a term that is neither ``keep ...`` nor ``columns ...``.
+            For another term than ``keep ...``, ``tokens ...``, ``columns ...`` and ``table ...``.
         """
         path, *rest = (term.strip() for term in terms.split(";"))
-        keeps, columns = tuple[float, ...](), tuple[str, ...]()
+        keeps, columns, tokens, table = tuple[float, ...](), tuple[str, ...](), tuple[int, ...](), ""
         for term in rest:
             name, _, values = term.partition(" ")
             listed = [value.strip() for value in values.split(",")]
@@ -57,9 +77,34 @@ class TableRequest:
                 keeps = tuple(float(value) for value in listed)
             elif name == "columns":
                 columns = tuple(listed)
+            elif name == "tokens":
+                tokens = tuple(int(value) for value in listed)
+            elif name == "table":
+                table = values.strip()
             else:
-                raise ValueError(f"{term!r} in a profile-table block is not known: write `keep 1, 0.7` or `columns tokens, keep`")
-        return cls(path, keeps, columns)
+                raise ValueError(
+                    f"{term!r} in a profile-table block is not known: write `keep 1, 0.7`, `tokens 4096`, `columns tokens, keep` "
+                    "or `table errors`"
+                )
+        return cls(path, keeps, columns, tokens, table)
+
+    def rows(self, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the rows of ``content`` that are asked for.
+
+        Raises
+        ------
+        ValueError
+            For a side table that the file does not have.
+        """
+        sides = {side.name: side.rows for side in side_tables(dict(content))}
+        if self.table and self.table not in sides:
+            raise ValueError(f"{self.path} has no table {self.table!r}: it has {', '.join(sides) or 'the main one only'}")
+        found: Sequence[Mapping[str, Any]] = sides[self.table] if self.table else summary(dict(content))
+        return [
+            row
+            for row in found
+            if (not self.keeps or row.get("keep") in self.keeps) and (not self.tokens or row.get("tokens") in self.tokens)
+        ]
 
 
 def fill_tables(text: str, root: Path, place: Path) -> str:
@@ -88,7 +133,7 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
 
 def _table(request: TableRequest, root: Path, place: Path) -> str:
     content = read_result(root / request.path)
-    rows = [row for row in summary(content) if not request.keeps or row.get("keep") in request.keeps]
+    rows = request.rows(content)
     known = columns_of(rows)
     wrong = [name for name in request.columns if name not in known]
     if wrong:

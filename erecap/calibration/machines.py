@@ -48,9 +48,9 @@ def _rtx5880() -> Machine:
         memory_bytes_per_s=Rate(960e9, "published", "data sheet"),
         memory_bytes=48 * 10**9,
         link=Link(
-            bytes_per_s=Rate(12e9, "published", f"slowest pair of GPUs, across sockets: {_SEED} (12-15 GB/s; 19-22 within one)"),
+            bytes_per_s=Rate(12e9, "stated", f"slowest pair of GPUs, across sockets: {_SEED} (12-15 GB/s; 19-22 within one)"),
             latency_s=Rate(10e-6, "assumed", "no figure was published; at most 1% of what is predicted from it"),
-            bus_bytes_per_s=Rate(12.34e9, "published", f"average of NCCL's all-reduce: {_SEED}"),
+            bus_bytes_per_s=Rate(12.34e9, "stated", f"average of NCCL's all-reduce: {_SEED}"),
             all_reduce_s=Rate(42e-6, "published", "8 bytes on 8 x RTX 4090, PCIe 4: NVIDIA/nccl issue 1530"),
         ),
         efficiency=Efficiency(
@@ -59,7 +59,7 @@ def _rtx5880() -> Machine:
             reading=0.565,
             layer_s=0.914e-3,
             step_layer_s=0.614e-3,
-            basis="measured",
+            basis="stated",
             source=f"one GPU at 1,024 to 4,096 tokens: {_SEED}",
             step_basis="carried over",
             step_source="H200, as a share of the data sheet's bandwidth, and the same host",

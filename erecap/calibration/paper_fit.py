@@ -52,7 +52,9 @@ def predict_step_s(machine: Machine, work: ModelWork, cached: Sequence[int], spl
     return sum(layer.busy_s + layer.traffic_s for layer in layers) + head_s(machine, work, split)
 
 
-def fit_prefill(machine: Machine, work: ModelWork, measured: Sequence[MeasuredPrefill], source: str) -> Efficiency:
+def fit_prefill(
+    machine: Machine, work: ModelWork, measured: Sequence[MeasuredPrefill], source: str, basis: str = "measured"
+) -> Efficiency:
     """Fit ``linear``, ``attention`` and ``layer_s`` to prefills on one device, by least squares of the relative error.
 
     Each of some values of the least time per layer is tried; for each the two efficiencies follow from a linear fit over the layers
@@ -70,7 +72,7 @@ def fit_prefill(machine: Machine, work: ModelWork, measured: Sequence[MeasuredPr
     fits = [work_s.fit(most * step / (_FLOORS - 1)) for step in range(_FLOORS)]
     floor, linear, attention = min(fits, key=lambda found: float(np.sum(work_s.errors(*found) ** 2)))
     fitted = replace(
-        machine.efficiency, linear=1 / linear, attention=1 / attention, layer_s=floor, basis="measured", source=source,
+        machine.efficiency, linear=1 / linear, attention=1 / attention, layer_s=floor, basis=basis, source=source,
         median_error=None, largest_error=None,
     )  # fmt: skip
     errors = prefill_errors(replace(machine, efficiency=fitted), work, measured)

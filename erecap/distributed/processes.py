@@ -183,7 +183,7 @@ class _Failure:
 
 def _enter(work: Work, rank: int, size: int, backend: str, port: int, writer: Connection, arguments: tuple[Any, ...]) -> None:
     """Run ``work`` in a new process. Its error is sent to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: the children end without a word
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     torch.set_num_threads(1)

@@ -196,8 +196,8 @@ def print_result(content: Row) -> None:
     """Print the table of a result file."""
     rows = summary(content)
     text = format_findings(rows) if content["kind"] == "env" else format_table(rows)
-    for name, table in side_tables(content):
-        sys.stdout.write(f"\n{name}\n{format_table(table)}\n")
+    for table in side_tables(content):
+        sys.stdout.write(f"\n{table.title}\n{format_table(table.rows)}\n")
     sys.stdout.write(f"\n{title(content)}\n{text}\n" + "".join(f"{line}\n" for line in remarks(content)))
     sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -119,19 +120,37 @@ def run_on_devices(run: Measurement) -> None:
     run.measure()
 
 
-def side_tables(content: Row) -> list[tuple[str, list[Row]]]:
-    """Return the tables, by title, that come before the main one of a result file."""
+@dataclass(frozen=True)
+class SideTable:
+    """A table that comes before the main one of a result file.
+
+    Attributes
+    ----------
+    name
+        Name in one word.
+    title
+        What it shows.
+    rows
+        Its rows.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+
+
+def side_tables(content: Row) -> list[SideTable]:
+    """Return the tables that come before the main one of a result file."""
+    tables: list[SideTable] = []
     if content["kind"] == "comm":
-        tables = [("between processes or devices, rows send:", matrix_rows(content["points"]))]
-    elif content["kind"] == "predict":
+        tables = [SideTable("pairs", "between processes or devices, rows send:", matrix_rows(content["points"]))]
+    if content["kind"] == "predict":
         tables = [
-            ("what the prediction starts from:", rate_rows(content)),
-            ("how far the model was off:", error_table(content["errors"])),
-            ("PREDICTED, by stage of the pruning schedule:", stage_rows(content["points"])),
+            SideTable("rates", "what the prediction starts from:", rate_rows(content)),
+            SideTable("errors", "how far the model was off:", error_table(content["errors"])),
+            SideTable("stages", "PREDICTED, by stage of the pruning schedule:", stage_rows(content["points"])),
         ]
-    else:
-        tables = []
-    return [(title, rows) for title, rows in tables if rows]
+    return [table for table in tables if table.rows]
 
 
 def remarks(content: Row) -> list[str]:

@@ -133,7 +133,8 @@ def calibrated(machine: Machine, work: ModelWork, files: Sequence[MeasuredFile])
         machine = replace(machine, efficiency=fit_steps(machine, work, _flat(steps), _sources(steps)))
     prefills = {found: [prefill for _, prefill in found.prefills(work.layers)] for found in single}
     if any(prefills.values()):
-        machine = replace(machine, efficiency=fit_prefill(machine, work, _flat(prefills), _sources(prefills)))
+        basis = "stated" if any(found.content["kind"] == "stated" for found in single) else "measured"
+        machine = replace(machine, efficiency=fit_prefill(machine, work, _flat(prefills), _sources(prefills), basis))
     return machine
 
 
