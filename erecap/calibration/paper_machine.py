@@ -12,8 +12,8 @@ class Rate:
     value
         The figure, in the unit that its field names.
     basis
-        ``measured`` here, ``published`` by a vendor or by others who measured it, ``stated`` by the seed's document, which cannot be
-        checked, ``given`` by the user, ``carried over`` from another machine, or ``assumed``.
+        ``measured`` here, ``published`` by a vendor or by others who measured it, ``stated`` by the seed's document (which cannot
+        be checked), ``given`` by the user, ``carried over`` from another machine, or ``assumed``.
     source
         The document, file or option.
     """
