@@ -235,3 +235,21 @@ def test_prefill_never_waits_for_the_gpu(make_model, rule):
         torch.cuda.set_sync_debug_mode("default")
     alone = prefill(make_model(8), prompts[0], schedule, RandomSelector())
     torch.testing.assert_close(result.logits[0].cpu(), alone.logits[0], atol=1e-2, rtol=0)
+
+
+def test_a_prefill_is_decoded_once(make_model):
+    model = make_model(4)
+    start = prefill(model, prompt_of(40))
+    begun = decode(model, start, DecodeOptions(4))
+    with pytest.raises(ValueError, match="has begun before"):
+        decode(model, start, DecodeOptions(4))
+    assert len(list(begun)) == 4
+
+
+@pytest.mark.parametrize("change", [lambda cache: cache.crop(-1), lambda cache: cache.reorder_cache(torch.tensor([1, 0]))])
+def test_a_cache_that_was_changed_is_not_decoded(make_model, change):
+    model = make_model(4)
+    start = prefill(model, [prompt_of(40), prompt_of(17)])
+    change(start.cache)
+    with pytest.raises(ValueError, match="cache was changed"):
+        decode(model, start, DecodeOptions(4))

@@ -1,5 +1,6 @@
 """The engine's anchor: it agrees with the slow masked reference, in logits and in greedy tokens."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +119,33 @@ def test_agrees_where_rows_are_padded_to_a_few_sizes(make_model, schedule, selec
     schedule = by_rule(rule, schedule, model, scorer)
     for length in (1, 64, 130):
         assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer, RowSizes(2))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("sizes", [EVERY_SIZE, RowSizes(2)])
+def test_agrees_under_eager_attention(make_model, rule, sizes):
+    model = deepcopy(make_model(4, 4, 2))
+    model.set_attn_implementation("eager")
+    scorer = selector_for("learned", model, PruneSchedule.for_depth(4, 0.6))
+    schedule = by_rule(rule, PruneSchedule.for_depth(4, 0.6), model, scorer)
+    for length in (1, 64, 130):
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer, sizes)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("rule", ["top_k", "chunk_top_k"])
+@pytest.mark.parametrize("selector", ["recency", "random"])
+def test_agrees_in_bfloat16_within_its_precision(make_model, selector, rule, attention):
+    """Of scores that do not depend on hidden states, so the survivors are the same; logits then differ by rounding only."""
+    model = deepcopy(make_model(4, 4, 2)).to(torch.bfloat16)
+    model.set_attn_implementation(attention)
+    schedule = PruneSchedule.for_depth(4, 0.6).by_rule(rule)
+    scorer, prompt = selector_for(selector, model, schedule), prompt_of(130, protect=0.2)
+    start, logits = run_engine(model, prompt, schedule, scorer, RowSizes(32))
+    expected = reference(model, prompt, logits.argmax(-1).tolist()[:-1], schedule, scorer)
+    assert [stage.positions[0].tolist() for stage in start.stages] == [list(kept) for kept in expected.kept]
+    spread = expected.logits.std()
+    assert (logits - expected.logits).abs().max() < 16 * 2**-8 * spread  # 8 bits of mantissa, and 4 layers that add up errors
 
 
 def test_unpruned_reference_is_the_stock_model(make_model):

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import COLORS, png, style
@@ -53,7 +54,7 @@ def _prefill(content: Row, points: Sequence[Row]) -> Figure:
         new = [(point["prompt_tokens"], point["new_speedup"]) for point in own if "new_speedup" in point]
         if new:
             right.plot(*zip(*new, strict=True), **style(number, 1) | {"linestyle": "none"}, label=f"keep {keep:g}, new lengths")
-    left.set_yscale("log")
+    _scale(left)
     _label(left, "prompt tokens", "time to first token (ms)", _lengths(points))
     _label(right, "prompt tokens", "speedup over keep 1", _lengths(points))
     right.set_ylim(bottom=0)
@@ -93,12 +94,12 @@ def _memory(content: Row, points: Sequence[Row]) -> Figure:
     figure, (axes,) = _panels(content, "memory of a prefill, without the weights", 1)
     for number, (keep, own) in enumerate(_by_keep(points).items()):
         lengths = [point["prompt_tokens"] for point in own]
-        read = [point.get("prefill_bytes", point["peak_memory_bytes"]) / 1e9 for point in own]
+        read = [point.get("prefill_bytes", point["peak_memory_bytes"]) / 1e6 for point in own]
         axes.plot(lengths, read, **style(number) | {"linestyle": "none"}, label=f"keep {keep:g}, measured")
-        formula = [point.get("formula_prefill_bytes", point["formula_bytes"]) / 1e9 for point in own]
+        formula = [point.get("formula_prefill_bytes", point["formula_bytes"]) / 1e6 for point in own]
         axes.plot(lengths, formula, color=COLORS[number], linestyle="--", label=f"keep {keep:g}, formula")
-    axes.set_yscale("log")
-    _label(axes, "prompt tokens", "GB", _lengths(points))
+    _scale(axes)
+    _label(axes, "prompt tokens", "MB", _lengths(points))
     return figure
 
 
@@ -139,10 +140,18 @@ def _lengths(points: Sequence[Row]) -> list[int]:
 
 
 def _panels(content: Row, what: str, count: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.0 * count, 4.4), layout="constrained")
+    figure = Figure(figsize=(5.6 * count + 1.6, 4.6), layout="constrained")
     model, machine = content["model"], content["machine"]
-    figure.suptitle(f"{what}: {model['model_id']}, {model['dtype']} on {machine['device_name']}", fontsize=11)
+    figure.suptitle(f"{what}\n{model['model_id']}, {model['dtype']} on {machine['device_name']}", fontsize=11)
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _scale(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _label(axes: Axes, x_label: str, y_label: str, lengths: Sequence[int] = ()) -> None:

@@ -2,7 +2,7 @@
 
 A block begins with ``<!-- profile-table: PATH; keep 1, 0.7; columns tokens, keep, speedup -->`` and ends with
 ``<!-- profile-table: end -->``. Everything between the two lines is replaced. Without ``keep`` all rows are shown, without
-``columns`` all columns.
+``columns`` all columns. ``tokens 4096`` chooses lengths, ``table errors`` a side table. Rows that were not measured appear only where the column ``status`` does.
 """
 
 import os
@@ -18,21 +18,10 @@ from erecap.profiling.results import read_result
 from erecap.profiling.table import columns_of
 
 _END = "<!-- profile-table: end -->"
-_BLOCK = re.compile(rf"(?P<start><!-- profile-table: (?!end)(?P<terms>[^\n]*?) -->\n)(?P<body>.*?){re.escape(_END)}", re.DOTALL)
-_TEXT = (
-    "status",
-    "what",
-    "of",
-    "decoder",
-    "part",
-    "remedy",
-    "found",
-    "devices",
-    "figure",
-    "basis",
-    "source",
-    "file",
-)  # columns that are not numbers
+_START = re.compile(r"^<!-- profile-table: (?!end)(?P<terms>.*?) -->$", re.MULTILINE)
+_BLOCK = re.compile(rf"(?P<start>{_START.pattern}\n)(?P<body>(?s:.*?))^{re.escape(_END)}$", re.MULTILINE)
+_WORDS = ("status", "what", "of", "decoder", "part", "remedy", "found", "devices", "figure", "basis", "source", "file")
+"""Columns that are not numbers."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
         For a file that cannot be read, a column that its table lacks, or a block without an end.
     """
     filled = _BLOCK.sub(lambda block: f"{block['start']}{_table(TableRequest.parse(block['terms']), root, place)}{_END}", text)
-    begun, ended = filled.count("<!-- profile-table: ") - filled.count(_END), filled.count(_END)
+    begun, ended = len(_START.findall(filled)), len(re.findall(rf"^{re.escape(_END)}$", filled, re.MULTILINE))
     if begun != ended:
         raise ValueError(f"{begun} profile-table blocks begin and {ended} end: close each with {_END}")
     return filled
@@ -134,22 +123,22 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
 def _table(request: TableRequest, root: Path, place: Path) -> str:
     content = read_result(root / request.path)
     rows = request.rows(content)
-    known = columns_of(rows)
+    known, measured = columns_of(rows), [row for row in rows if row.get("status", "ok") == "ok"]
     wrong = [name for name in request.columns if name not in known]
     if wrong:
         raise ValueError(f"the table of {request.path} has no column {', '.join(wrong)}: it has {', '.join(known)}")
-    if not request.columns and all(row.get("status", "ok") == "ok" for row in rows):
-        known = [name for name in known if name != "status"]
+    columns = request.columns or [name for name in known if name != "status" or len(measured) < len(rows)]
     link = Path(os.path.relpath(root / request.path, place)).as_posix()
-    caption = f"{title(content)}, by `{content['command']}` ([{Path(request.path).name}]({link})):"
-    return f"{caption}\n\n{markdown(rows, request.columns or known)}\n"
+    command = "" if request.columns else f", by `{content['command']}`"
+    caption = f"{title(content)}{command} ([{Path(request.path).name}]({link})):"
+    return f"{caption}\n\n{markdown(rows if 'status' in columns else measured, columns)}\n"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return ``rows`` as a Markdown table of ``columns``, numbers aligned to the right."""
     lines = [
         f"| {' | '.join(columns)} |",
-        f"|{'|'.join('---' if name in _TEXT else '---:' for name in columns)}|",
+        f"|{'|'.join('---' if name in _WORDS else '---:' for name in columns)}|",
         *(f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows),
     ]
     return "\n".join(lines)

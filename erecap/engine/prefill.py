@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from erecap.engine.layout import PrefillLayout, StageLayout, lay_out
 from erecap.engine.rules import survivors
-from erecap.engine.selector_protocol import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector, check_selector
 from erecap.engine.stream import Stream
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
 from erecap.models.attention_kernels import PreferredKernels
@@ -131,6 +131,8 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
             f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one, or PruneSchedule.none()"
         )
     schedule.check_depth(model.config.num_hidden_layers)
+    if selector is not None and schedule.stages:
+        check_selector(selector, schedule)
     for row in rows:
         check_length(model.config, len(row))
 

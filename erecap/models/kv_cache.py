@@ -16,7 +16,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base r
 
     transformers' layer copies all its keys and values for each decoded token. This one keeps them in buffers with spare room, and
     moves only when the room is used up, by an eighth of its length. ``keys`` and ``values`` are views of the tokens it holds.
+
+    Attributes
+    ----------
+    rows_moved
+        Whether rows were reordered, chosen or repeated.
     """
+
+    rows_moved = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values, each ``(batch, kv_heads, new, head_dim)``; return all of them, as views."""
@@ -27,6 +34,26 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base r
         self.keys = self._buffers[0].append(self.keys, key_states)
         self.values = self._buffers[1].append(self.values, value_states)
         return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put row ``beam_idx[i]`` in the place of row ``i``, int64 ``(batch,)``."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any integer tensor will do
+        self.rows_chosen(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the rows ``indices``, int64 ``(rows,)`` or bool ``(batch,)``."""
+        super().batch_select_indices(indices)
+        self.rows_chosen(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row ``repeats`` times."""
+        rows = 0 if self.keys is None else self.keys.shape[0]
+        super().batch_repeat_interleave(repeats)
+        self.rows_chosen(torch.arange(rows).repeat_interleave(repeats))
+
+    def rows_chosen(self, rows: Tensor) -> None:
+        """Take note that row ``rows[i]`` of before is row ``i`` now, int64 ``(rows,)`` or bool ``(batch,)``."""
+        self.rows_moved = True
 
 
 class _Buffer:

@@ -29,6 +29,10 @@ def _no_plot(content: Mapping[str, Any], result: Path) -> Path | None:
     return None
 
 
+def _no_planner_check() -> list[Check]:
+    return [Check("bundled planner", "ok", "not checked here: `erecap doctor` lets it plan")]
+
+
 @dataclass(frozen=True)
 class Frontend:
     """The command line that the measurements run under. The default is the bare module's.
@@ -52,6 +56,6 @@ class Frontend:
     prog: str = "python -m erecap.profiling"
     progress: Progress = field(default_factory=LineProgress)
     plot: Callable[[Mapping[str, Any], Path], Path | None] = _no_plot
-    checks: Sequence[Callable[[], Sequence[Check]]] = ()
+    checks: Sequence[Callable[[], Sequence[Check]]] = (_no_planner_check,)
     subcommands: Mapping[str, Subcommand] = field(default_factory=dict)
     preload: Sequence[str] = ()

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 from transformers import PretrainedConfig, PreTrainedModel
 
-from erecap.models.architecture import check_length
+from erecap.models.architecture import ContextLengthError
 from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
 from erecap.models.identity import identify
 from erecap.models.loading import bundled_planner_dir, bundled_pruner_dir, load_model, read_config
@@ -23,7 +23,7 @@ from erecap.profiling.memory_formula import config_bytes
 from erecap.profiling.options import LENGTHS
 from erecap.profiling.rates_profile import BACKENDS, refusal
 from erecap.profiling.results import ResultFile, default_path
-from erecap.profiling.shapes import make_random_model, make_random_pruner, shape_config
+from erecap.profiling.shapes import POSITIONS, make_random_model, make_random_pruner, shape_config
 from erecap.profiling.variants import Variant, Variants
 from erecap.schedule import PruneSchedule
 from erecap.selectors import SelectorContext, make_selector
@@ -138,11 +138,16 @@ class Measurement:
             For a given length that does not fit with ``new_tokens`` more.
         """
         given: tuple[int, ...] | None = self.args.lengths
+        most = self.config.max_position_embeddings - new_tokens
         if given is not None:
-            for length in given:
-                check_length(self.config, length, new_tokens)
+            if max(given) > most:
+                decoded = f" without the {new_tokens} that are decoded" if new_tokens else ""
+                raise ContextLengthError(
+                    f"--lengths {max(given)} exceeds the {most} positions of the {self.name}{decoded}: give shorter lengths, or a "
+                    f"model of more (each --shape has {POSITIONS})"
+                )
             return given
-        lengths, most = LENGTHS[self.args.command], self.config.max_position_embeddings - new_tokens
+        lengths = LENGTHS[self.args.command]
         self.too_long = [length for length in lengths if length > most]
         return tuple(length for length in lengths if length <= most)
 

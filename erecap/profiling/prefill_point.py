@@ -11,6 +11,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.flop_count import analytic_flops
 from erecap.profiling.results import Row
 from erecap.profiling.stage_cost import measure_stage_cost
+from erecap.profiling.table import flops_rate
 from erecap.profiling.timing import quantiles_ms, ratio_quartiles
 from erecap.profiling.variants import Variant
 from erecap.schedule import PruneSchedule
@@ -135,7 +136,7 @@ def _summary(point: Row) -> dict[str, Any]:
         "new speedup": _ratio(point, "new_speedup"),
         "of met": _percent(point, "new_speedup_of_met"),
         "stock ms": f"{point['median_stock_ttft_ms']:.1f}" if "median_stock_ttft_ms" in point else "",
-        "GFLOP/s": f"{point['achieved_flops_per_s'] / 1e9:.0f}",
+        "rate": flops_rate(point["achieved_flops_per_s"]),
         "of matmul": f"{point['share_of_matmul']:.1%}",
         "stages": f"{sum(shares):.2%}",
         "KV MB": f"{point['kv_bytes'] / 1e6:.1f}",

@@ -130,19 +130,23 @@ class _Run:
         free = available_bytes()
         if self._model.device.type == "cpu" and free is not None and needed > free:  # a GPU's torch survives it, a process may not
             return f"out of memory: by the formula it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-        if self._file.points and not self._rounds(length):
+        if self._file.points and self._fitting(length, self._budget.left_s) < 1:
             return "left out: it would take longer than --seconds allows"
         return None
 
-    def _rounds(self, length: int) -> int:
-        """Predict how many timed rounds fit into half of the time that is left. The other half is for new lengths."""
+    def _fitting(self, length: int, seconds: float) -> int:
+        """Predict how many timed rounds fit into ``seconds`` beside the other ones."""
         share = sum(1.0 if keep == 1.0 else keep for keep in self._variants) + self._plan.stock
-        fitting = int(self._budget.left_s / (share * self._budget.predict_baseline_s(length))) - _OTHER_ROUNDS
-        return max(0, min(self._plan.rounds, fitting if fitting < 2 else fitting // 2))
+        return int(seconds / (share * self._budget.predict_baseline_s(length))) - _OTHER_ROUNDS
 
     def measure(self, length: int) -> None:
-        """Add a point for every variant: its figures at ``length`` first, those of new lengths as they come."""
-        rounds = max(1, self._rounds(length))
+        """Add a point for every variant: its figures at ``length`` first, those of new lengths as they come.
+
+        This takes at most half of the time that is left where longer prompts follow; half of that is for new lengths.
+        """
+        allowed_s = self._budget.left_s / (1 if length == max(self._plan.lengths) else 2)
+        later_s = self._budget.left_s - allowed_s
+        rounds = max(1, min(self._plan.rounds, self._fitting(length, allowed_s) // 2))
         self._file.begin(f"{length} tokens, {rounds} rounds")
         try:
             points = self._points(length, rounds)
@@ -156,7 +160,7 @@ class _Run:
         for point in points.values():
             self._file.add(point)
         self._file.begin(f"new lengths just below {length} tokens")
-        self._add_new_lengths(length, points)
+        self._add_new_lengths(length, points, self._budget.left_s - later_s)
 
     def add_all(self, length: int, status: str) -> None:
         """Add a point with ``status`` alone for every variant."""
@@ -180,10 +184,10 @@ class _Run:
         self._budget.learn(longest.layer_tokens, min(longest.rounds_s))
         return {keep: make_point(model, prompt, keep, self._variants[keep], measured, self._matmul_rate) for keep in measured}
 
-    def _add_new_lengths(self, length: int, points: dict[float, Row]) -> None:
-        """Measure new lengths as far as the time allows, and add their figures to the points of ``length``."""
+    def _add_new_lengths(self, length: int, points: dict[float, Row], seconds: float) -> None:
+        """Measure new lengths as far as ``seconds`` allow, and add their figures to the points of ``length``."""
         round_s = sum(point["first_ttft_ms"] for point in points.values()) / 1e3
-        most = max(0, min(self._plan.new_rounds, int(self._budget.left_s / round_s)))
+        most = max(0, min(self._plan.new_rounds, int(seconds / round_s)))
 
         def add(figures: dict[float, Row]) -> None:
             for keep, found in figures.items():

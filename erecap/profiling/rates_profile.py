@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PretrainedConfig
 
 from erecap.models.device import dtype_name
+from erecap.profiling.table import flops_rate
 from erecap.profiling.timing import seconds_of
 
 BACKENDS = {
@@ -98,7 +99,7 @@ def summary_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _summary(point: Mapping[str, Any]) -> dict[str, Any]:
     if "matmul_flops_per_s" in point:
         size = f"{point['matmul_size']} x {point['matmul_size']} {point['matmul_dtype']}"
-        return {"what": "matrix product", "of": size, "rate": f"{point['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s"}
+        return {"what": "matrix product", "of": size, "rate": flops_rate(point["matmul_flops_per_s"])}
     if "copy_bytes_per_s" in point:
         size = f"{point['copy_size_bytes'] / 1e6:.0f} MB"
         return {"what": "copy", "of": size, "rate": f"{point['copy_bytes_per_s'] / 1e9:.1f} GB/s"}
@@ -107,6 +108,6 @@ def _summary(point: Mapping[str, Any]) -> dict[str, Any]:
         return row | {"status": point["status"]}
     return row | {
         "ms": f"{point['attention_ms']:.3g}",
-        "rate": f"{point['attention_flops_per_s'] / 1e9:.1f} GFLOP/s",
+        "rate": flops_rate(point["attention_flops_per_s"]),
         "status": "ok",
     }

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from erecap.engine.layout import lay_out
 from erecap.engine.prefill import enter, run_layers
 from erecap.engine.stream import Stream, Survivors
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import synchronize
+from erecap.models.kv_cache import make_cache
+from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import PreparedSelector, Selector
@@ -48,9 +50,21 @@ class _Marks:
     """Named points in time, in the order in which they were taken."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._taken = device, list[tuple[str, Any]]()
+        self._device, self._taken, self._held = device, list[tuple[str, Any]](), False
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Take the mark ``name`` and none until the end: a selector may run the model's layers itself."""
+        self.take(name)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def take(self, name: str) -> None:
+        if self._held:
+            return
         if self._device.type == "cuda":
             moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             moment.record()
@@ -73,8 +87,8 @@ class _MarkedSelector:
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
-        self._marks.take("scoring")
-        scores = self._selector.score(hidden, positions, stage_index, lengths)
+        with self._marks.held("scoring"):
+            scores = self._selector.score(hidden, positions, stage_index, lengths)
         self._marks.take("selecting")
         return scores
 
@@ -86,8 +100,8 @@ class _MarkedPreparedSelector(_MarkedSelector):
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
         """See ``PreparedSelector.prepare``."""
-        self._marks.take("scoring")
-        self._selector.prepare(ids, lengths)
+        with self._marks.held("scoring"):
+            self._selector.prepare(ids, lengths)
         self._marks.take("layers")
 
 
@@ -115,13 +129,13 @@ def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSc
     parts, marks = decoder_parts(model), _Marks(model.device)
     synchronize(model.device)
     marks.take("layers")
-    layout = lay_out([prompt], schedule, model.device)
+    layout = lay_out([prompt], schedule, model.device, row_sizes(model.device, model.dtype))
     entered = enter(parts, layout, parts.embed(layout.ids))
     stream = _MarkedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
     stream.marks = marks
     marked = _MarkedPreparedSelector if isinstance(selector, PreparedSelector) else _MarkedSelector
     with _layers_marked(model, schedule, marks):
-        run_layers(parts, stream, DynamicCache(config=model.config), layout, marked(selector, marks))
+        run_layers(parts, stream, make_cache(model.config), layout, marked(selector, marks))
         parts.head(parts.norm(stream.hidden[:, -1]))
     marks.take("end")
     spent = dict.fromkeys(("layers", *(field.name for field in fields(StageCost))), 0.0)

@@ -26,6 +26,12 @@ def _aligned(columns: Sequence[str], line: Sequence[str], widths: Sequence[int])
     return "  ".join(cells).rstrip()
 
 
+def flops_rate(flops_per_s: float) -> str:
+    """Write a rate with its unit: GFLOP/s, or TFLOP/s where it is large."""
+    large = flops_per_s >= 1e12
+    return f"{flops_per_s / (1e12 if large else 1e9):.1f} {'T' if large else 'G'}FLOP/s"
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the columns in which any row has something; ``status`` comes last."""
     names = dict.fromkeys(name for row in rows for name, cell in row.items() if cell != "")

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -189,11 +190,11 @@ def _part_of(event: FunctionEvent) -> str:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the table: one row per part, with milliseconds and share of each point."""
+    """Return the table: one row per length and part, with milliseconds and share of each keep ratio."""
     rows, measured = [], [point for point in points if point["status"] == "ok"]
-    for part in PARTS:
-        row: dict[str, Any] = {"part": part}
-        for point in measured:
+    for length, part in product(dict.fromkeys(point["prompt_tokens"] for point in measured), PARTS):
+        row: dict[str, Any] = {"tokens": length, "part": part}
+        for point in (point for point in measured if point["prompt_tokens"] == length):
             row[f"keep {point['keep']} ms"] = f"{point['parts_ms'][part]:.2f}"
             row[f"keep {point['keep']} share"] = f"{point['parts_share'][part]:.1%}"
         rows.append(row)

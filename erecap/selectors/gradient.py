@@ -43,7 +43,7 @@ class GradientSelector:
         self, model: PreTrainedModel, schedule: PruneSchedule, eos_ids: frozenset[int] = frozenset(), answer_tokens: int = 24
     ) -> None:
         self._model, self._eos_ids, self._answer_tokens = model, eos_ids, answer_tokens
-        self._layers = [stage.after_layer for stage in schedule.stages]
+        self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)
         self._scores: Tensor | None = None
 
     @classmethod
@@ -74,7 +74,7 @@ class GradientSelector:
         answer = self._answer(prompt)
         with torch.inference_mode(False), torch.enable_grad():
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
-            hidden, final = stage_hidden(self._model, ids, self._layers)
+            hidden, final = stage_hidden(self._model, ids, self.stage_layers)
             logits = decoder_parts(self._model).head(final[0, len(prompt) - 1 :]).float()
             loss = cross_entropy(logits, torch.tensor(answer, device=logits.device))
             return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)
