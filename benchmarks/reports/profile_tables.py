@@ -2,7 +2,8 @@
 
 A block begins with ``<!-- profile-table: PATH; keep 1, 0.7; columns tokens, keep, speedup -->`` and ends with
 ``<!-- profile-table: end -->``. Everything between the two lines is replaced. Without ``keep`` all rows are shown, without
-``columns`` all columns. ``tokens 4096`` chooses lengths, ``table errors`` a side table. Rows that were not measured appear only where the column ``status`` does.
+``columns`` all columns. ``tokens 4096`` chooses lengths, ``table errors`` a side table. Rows that were not measured appear only
+where the column ``status`` does.
 """
 
 import os

@@ -14,8 +14,8 @@ def _h200() -> Machine:
     return Machine(
         name="NVIDIA H200",
         devices=8,
-        matrix_flops_per_s=Rate(789.2e12, "measured", f"{_H200_FILES}/rates.json (data sheet: 989 TFLOP/s, dense bfloat16)"),
-        memory_bytes_per_s=Rate(4.251e12, "measured", f"{_H200_FILES}/rates.json (data sheet: 4.8 TB/s)"),
+        matrix_flops_per_s=Rate(793.8e12, "measured", f"{_H200_FILES}/rates.json (data sheet: 989 TFLOP/s, dense bfloat16)"),
+        memory_bytes_per_s=Rate(4.273e12, "measured", f"{_H200_FILES}/rates.json (data sheet: 4.8 TB/s)"),
         memory_bytes=141 * 10**9,
         link=Link(
             bytes_per_s=Rate(370e9, "published", "NCCL without reduction, of 450 GB/s line rate: NVIDIA/nccl-tests issue 212"),
@@ -24,17 +24,17 @@ def _h200() -> Machine:
             all_reduce_s=Rate(10e-6, "published", "512 B to 32 KiB on 8 x H100, 9-12 us: sgl-project/sglang pull request 2904"),
         ),
         efficiency=Efficiency(
-            linear=0.636,
-            attention=0.922,
-            reading=0.638,
-            layer_s=0.713e-3,
-            step_layer_s=0.614e-3,
+            linear=0.596,
+            attention=0.998,
+            reading=0.626,
+            layer_s=0.801e-3,
+            step_layer_s=0.778e-3,
             basis="measured",
-            source=f"{_H200_FILES}/prefill-cudnn-plans.json",
+            source=f"{_H200_FILES}/prefill.json and prefill-cudnn.json",
             step_basis="measured",
             step_source=f"{_H200_FILES}/generate.json",
-            median_error=0.015,
-            largest_error=0.070,
+            median_error=0.022,
+            largest_error=0.125,
         ),
     )
 
@@ -56,9 +56,9 @@ def _rtx5880() -> Machine:
         efficiency=Efficiency(
             linear=0.286,
             attention=0.286,
-            reading=0.565,
+            reading=0.557,
             layer_s=0.914e-3,
-            step_layer_s=0.614e-3,
+            step_layer_s=0.778e-3,
             basis="stated",
             source=f"one GPU at 1,024 to 4,096 tokens: {_SEED}",
             step_basis="carried over",
