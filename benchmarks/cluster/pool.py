@@ -105,7 +105,7 @@ class ClusterPool:
             ) from lost
         self._idle.append(worker)
         if isinstance(result, Failed):
-            raise result.exception("loading the models", worker.place)
+            raise _exception(result, "loading the models", worker)
         return result
 
     def close(self) -> None:
@@ -124,7 +124,8 @@ class ClusterPool:
     def _over(self) -> list[Any]:
         over = self.cluster.wait([*self._starting, *self._busy], PATIENCE_S)
         if not over and not self._busy:
-            log.warning("no worker has started yet: the cluster is busy, or a node is gone; Ctrl-C gives up", share=str(self.share))
+            self.cluster.check()
+            log.warning("no worker has started yet: the cluster has no room now; Ctrl-C gives up", **vars(self.share))
         return over
 
     def _begin(self, worker: _Worker, attempt: Attempt, pickled: bytes) -> None:
@@ -168,16 +169,23 @@ class ClusterPool:
         self._idle.append(worker)
         self._lost_in_a_row = 0
         if isinstance(result, Failed):
-            raise result.exception(str(attempt.job), worker.place)
+            raise _exception(result, str(attempt.job), worker)
         yield result
 
     def _count_loss(self, lost: WorkerLostError, left: Sequence[str]) -> None:
         """Give up when workers die without an episode finished in between: the next ones would too."""
+        self.cluster.check()
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= ATTEMPTS_PER_EPISODE * (self.workers + 2):
             names = "; ".join(left[:_NAMED]) + (f"; and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
             raise ClusterError(
-                f"{self._lost_in_a_row} workers died in a row, the last one of: {lost}. {f'Not played: {names}. ' if names else ''}"
+                f"{self._lost_in_a_row} workers died in a row; the last cause: {lost}. {f'Not played: {names}. ' if names else ''}"
                 "Give each worker more memory (fewer --workers, more --cpus-per-worker or --gpus-per-worker); finished episodes "
                 "are kept, the same command continues the run"
             )
+
+
+def _exception(failed: Failed, what: str, worker: _Worker) -> Exception:
+    if failed.user_error:
+        return ValueError(f"{failed.text} (from {worker.place}; --working-dir gives workers your files and packages)")
+    return failed.exception(what, worker.place)

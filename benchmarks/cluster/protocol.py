@@ -76,6 +76,10 @@ class Cluster(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raise ``ClusterError`` where this process has lost the cluster, so that no worker can start any more."""
+        ...
+
     def stop(self, worker: Any) -> None:
         """End a worker at once. Nothing happens where it is dead."""
         ...

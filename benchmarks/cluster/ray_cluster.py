@@ -1,5 +1,6 @@
 """A Ray cluster behind ``Cluster``: every call of Ray is in this file and in ``ray_connection``."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -7,6 +8,8 @@ from typing import Any
 
 from benchmarks.cluster.protocol import ClusterError, Node, Share, WorkerLostError
 from benchmarks.cluster.worker import EpisodeWorker
+
+_CAUSE_CHARACTERS = 220
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,15 @@ class RayCluster:
         except errors.RayError as error:  # a node that is gone with the records of a finished episode, a full memory
             raise WorkerLostError(_cause(error)) from error
 
+    def check(self) -> None:
+        """Raise ``ClusterError`` where Ray on the node of this process is dead: it started the workers, and they end with it."""
+        here = self.ray.get_runtime_context().get_node_id()
+        if not any(node["Alive"] for node in self.ray.nodes() if node["NodeID"] == here):
+            raise ClusterError(
+                "the cluster is lost: Ray died on the node of this process. Finished episodes are kept; start the cluster again, "
+                "and the same command continues the run"
+            )
+
     def stop(self, worker: Any) -> None:
         """Kill an actor."""
         self.ray.kill(worker, no_restart=True)
@@ -72,6 +84,6 @@ def _explain(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """Shorten Ray's text about a lost worker to its last sentence or two."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """Shorten Ray's text about a lost worker: the start of its last paragraph, without the general advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return textwrap.shorten(lines[-1].partition(" Some common causes")[0], _CAUSE_CHARACTERS, placeholder=" ...").rstrip(".")

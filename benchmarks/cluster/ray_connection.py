@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -30,10 +30,11 @@ LOCAL = "local"
 AUTO = "auto"
 _CLIENT = "ray://"
 _CONNECT_S = 3.0
-_ANSWER_S = 20.0
+_ANSWER_S = 15.0
 _OBJECT_STORE_BYTES = 200 * 2**20  # records of episodes are small; Ray would reserve 30% of the memory
 _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-_REMEDY = "name a running cluster with --address HOST:PORT, or leave --address out to use this machine"
+_THEIRS = "${PYTHONPATH}"  # Ray puts the node's own value there
+_REMEDY = "name a running cluster with --address HOST:PORT, or use this machine with --address local"
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ def connect(address: str | None = None, working_dir: Path | None = None) -> Iter
     ray = _import_ray()
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     with ExitStack() as leaving:
+        leaving.enter_context(redirect_stdout(sys.stderr))  # for what workers print: stdout is for results
         leaving.enter_context(_restored_environment())
         options = leaving.enter_context(_own_cluster()) if address == LOCAL else {}
         if address != LOCAL:
@@ -119,10 +121,10 @@ def _runtime_env(working_dir: Path | None) -> dict[str, Any]:
     """Let workers import what this process imports from folders of the user, where their machine has the same folders."""
     if working_dir is not None and not working_dir.is_dir():
         raise ClusterError(f"working_dir={str(working_dir)!r} is no folder: name one that holds your packages")
-    own = (Path(folder).resolve() for folder in sys.path)
-    installed = (Path(sys.prefix), Path(sys.base_prefix))
-    folders = [str(folder) for folder in own if folder.is_dir() and not any(folder.is_relative_to(root) for root in installed)]
-    env: dict[str, Any] = {"env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}} if folders else {}
+    installed = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+    own = [folder for folder in map(Path.absolute, map(Path, sys.path)) if folder.is_dir()]
+    folders = [str(folder) for folder in own if not any(folder.resolve().is_relative_to(root) for root in installed)]
+    env: dict[str, Any] = {"env_vars": {"PYTHONPATH": os.pathsep.join((*dict.fromkeys(folders), _THEIRS))}} if folders else {}
     return env | ({"working_dir": str(working_dir)} if working_dir else {})
 
 

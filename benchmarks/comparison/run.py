@@ -1,12 +1,12 @@
 """A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` skips the replay."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents.episode_log import EpisodeLog
 from agents.loop import run_episode
 from agents.pool import Pool
 from agents.recorded_prompts import RecordedPrompt
@@ -18,7 +18,7 @@ from benchmarks.comparison.replay import REPLAY_FILE, ReplayRow
 from benchmarks.comparison.schema import Summary
 from benchmarks.comparison.summary import summarize
 from benchmarks.output.files import write_atomically
-from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
+from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, OnEpisode, play
 from benchmarks.runs.executors import Executor, LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.provenance import describe_run, open_run
@@ -68,6 +68,10 @@ class Comparison:
         """The backends in the replay: those that run a model in this process; empty for fewer than two."""
         models = self.loop.model_backends
         return models if len(models) > 1 and self.replay_prompts else []
+
+    def with_models(self, models: Collection[str]) -> "Comparison":
+        """Return the comparison with those of the user's backends that run a model, known by ``models``: specs of all that do."""
+        return replace(self, loop=replace(self.loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
 
     def arguments(self) -> dict[str, Any]:
         """Return all settings that affect the result, for ``config.json``."""
@@ -145,39 +149,51 @@ def run_comparison(
     ValueError
         Where the directory holds another run. Errors of backends and episodes are passed on.
     """
-    records, interrupted = None, False
     make_here = make_here or make_backend
-    with ExitStack() as playing:
-        pool = playing.enter_context(comparison.executor.open())
-        comparison, make_backend = _start(comparison, pool, make_backend, make_here)
-        try:
-            with progress:
-                play(comparison.loop, make_backend, comparison.out, pool, progress.on_episode, episode)
-                playing.close()  # the replay is timed: workers would take cores and memory from it
-                records = RunRecords.read(comparison.out / STEPS_FILE)
-                _replay(comparison, records, make_here, progress)
-        except KeyboardInterrupt:
-            interrupted = True
-    results = _collect(comparison, records or RunRecords.read(comparison.out / STEPS_FILE), interrupted)
+    _refuse_second_run(comparison.out / STEPS_FILE)
+    with progress:
+        comparison, finished = _play(comparison, make_backend, make_here, progress.on_episode, episode)
+        records = RunRecords.read(comparison.out / STEPS_FILE)
+        finished = finished and _replay(comparison, records, make_here, progress)
+    results = _collect(comparison, records, interrupted=not finished)
     write_atomically(comparison.out / SUMMARY_FILE, results.summary.model_dump_json(indent=2) + "\n")
     return results
 
 
-def _start(comparison: Comparison, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> tuple[Comparison, MakeBackend]:
-    """Write ``config.json``.
+def _play(
+    comparison: Comparison, make_backend: MakeBackend, make_here: MakeBackend, on_episode: OnEpisode, episode: EpisodeFunction
+) -> tuple[Comparison, bool]:
+    """Write ``config.json`` and play the closed loop. The workers end with it: they would disturb the times of the replay.
 
-    Return the comparison with those of the user's backends that run a model, and the maker of backends for the pool's workers.
+    Return the comparison, which now knows the user's backends with a model, and whether the loop is finished; Ctrl-C ends it early.
     """
-    loop = comparison.loop
-    models = _describe(loop, pool, make_backend, make_here)
-    seeds = {case.seed for case in loop.cases}
-    comparison = replace(comparison, loop=replace(loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
-    if pool.remote:  # the replay's models come from this machine
-        check_alike(models, describe_models(comparison.replayed, make_here))
-        make_backend = AlikeFactory(make_backend, models)
+    with comparison.executor.open() as pool:
+        models = _describe(comparison.loop, pool, make_backend, make_here)
+        comparison = comparison.with_models(models)
+        if pool.remote:
+            check_alike(models, describe_models(comparison.replayed, make_here))
+            make_backend = AlikeFactory(make_backend, models)
+        with EpisodeLog(comparison.out / STEPS_FILE) as log:
+            _open_run(comparison, models)
+            try:
+                play(comparison.loop, make_backend, log, pool, on_episode, episode)
+            except KeyboardInterrupt:
+                return comparison, False
+    return comparison, True
+
+
+def _refuse_second_run(steps: Path) -> None:
+    """Raise ``ValueError`` where another process writes the records, before models are loaded and workers are started."""
+    if steps.exists():
+        with EpisodeLog(steps):
+            pass
+
+
+def _open_run(comparison: Comparison, models: Mapping[str, dict[str, str]]) -> None:
+    """Write ``config.json``."""
+    seeds = {case.seed for case in comparison.loop.cases}
     may_differ = {*_MAY_DIFFER, *comparison.executor.settings()}
     open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), may_differ)
-    return comparison, make_backend
 
 
 def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> Mapping[str, dict[str, str]]:
@@ -187,14 +203,19 @@ def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here
     return {spec: facts for spec, facts in described.items() if facts}
 
 
-def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> None:
+def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> bool:
+    """Replay what is missing. Return whether the replay is finished; Ctrl-C ends it early."""
     specs = comparison.replayed
     if not specs:
-        return
-    prompts = sample_prompts(comparison, records)
-    progress.begin_replay(len(prompts))
+        return True
     path = comparison.out / REPLAY_FILE
-    paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+    try:
+        prompts = sample_prompts(comparison, records)
+        progress.begin_replay(len(prompts))
+        paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def sample_prompts(comparison: Comparison, records: RunRecords) -> list[RecordedPrompt]:

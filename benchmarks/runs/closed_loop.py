@@ -7,7 +7,6 @@ environment has no expert; then there is no SPL.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
@@ -99,12 +98,12 @@ class ClosedLoop:
 def play(
     loop: ClosedLoop,
     make_backend: MakeBackend,
-    out: Path,
+    log: EpisodeLog,
     pool: Pool | None = None,
     on_episode: OnEpisode | None = None,
     episode: EpisodeFunction = run_episode,
 ) -> None:
-    """Play the episodes that are missing in the run directory, and append their records to its ``steps.jsonl``.
+    """Play the episodes that are missing in a run, and append their records to its ``steps.jsonl``.
 
     Parameters
     ----------
@@ -112,8 +111,8 @@ def play(
         The episodes and the backends.
     make_backend : MakeBackend
         Makes a backend from its spec string.
-    out : Path
-        The run directory.
+    log : EpisodeLog
+        The opened ``steps.jsonl`` of the run.
     pool : Pool, optional
         Plays the episodes; this process by default.
     on_episode : callable, optional
@@ -124,16 +123,15 @@ def play(
     Raises
     ------
     ValueError
-        For malformed records, and where another run is writing the records. Errors of backends and episodes are passed on.
+        For malformed records. Errors of backends and episodes are passed on.
     """
-    with EpisodeLog(out / STEPS_FILE) as log:
 
-        def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
-            return run_jobs(jobs, make_backend, log, loop.config, pool, on_episode, episode=episode)
+    def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
+        return run_jobs(jobs, make_backend, log, loop.config, pool, on_episode, episode=episode)
 
-        expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
-        limits = step_limits(loop.suite, expert)
-        run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
+    expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
+    limits = step_limits(loop.suite, expert)
+    run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
 
 
 def step_limits(suite: Suite, expert: Iterable[EpisodeRecord]) -> dict[Case, int]:
