@@ -1,6 +1,7 @@
 """Episodes on a cluster: handing out, lost workers, refusals. The cluster is a fake one here, Ray in `test_benchmarks_ray.py`."""
 
 import importlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def test_an_exception_in_a_worker_is_raised_here(fakes, pool_of, tmp_path, seed,
 def test_what_a_worker_cannot_unpickle_is_reported():
     answers = [EpisodeWorker().call(b"junk"), EpisodeWorker().play(b"junk", jobs(1)[0])]
     assert all("UnpicklingError" in answer.text and not answer.user_error for answer in answers)
+
+
+def test_a_worker_that_takes_no_gpu_sees_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    EpisodeWorker()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    EpisodeWorker(hide_gpus=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_worker_works_in_the_folder_of_the_command_if_it_has_it(tmp_path, monkeypatch):

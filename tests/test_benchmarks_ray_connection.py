@@ -308,5 +308,9 @@ def test_an_actor_gets_its_share_and_is_not_restarted_by_ray():
             asked.update(options)
             return SimpleNamespace(remote=lambda *arguments: arguments)
 
-    assert RayCluster(SimpleNamespace(remote=Remote), "/home/me").start(Share(2.0, 0.5)) == ("/home/me",)
+    assert RayCluster(SimpleNamespace(remote=Remote), "/home/me").start(Share(2.0, 0.5)) == ("/home/me", False)
+    assert RayCluster(SimpleNamespace(remote=Remote)).start(Share(1.0, 0.0)) == (None, True), (
+        "GPUs that it does not take are hidden"
+    )
+    RayCluster(SimpleNamespace(remote=Remote)).start(Share(2.0, 0.5))
     assert asked == {"class": "EpisodeWorker", "num_cpus": 2.0, "num_gpus": 0.5, "max_restarts": 0, "max_task_retries": 0}

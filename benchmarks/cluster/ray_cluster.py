@@ -35,7 +35,7 @@ class RayCluster:
     def start(self, share: Share) -> Any:
         """Start an actor. It is not restarted by Ray: the pool starts another one, on any node that has room."""
         actor = self.ray.remote(EpisodeWorker).options(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)
-        return actor.remote(self.folder)
+        return actor.remote(self.folder, share.gpus == 0)
 
     def submit(self, worker: Any, method: str, *arguments: Any) -> Any:
         """Call a method of an actor; the ticket is Ray's future."""

@@ -40,9 +40,13 @@ class EpisodeWorker:
     folder : str or None
         Folder to work in, for relative paths in backends; ``None`` stays where the cluster started the worker. One that this
         machine does not have is passed over.
+    hide_gpus : bool
+        Whether to hide the machine's GPUs from this process. Ray leaves all of them visible to a worker that takes none.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
+    def __init__(self, folder: str | None = None, hide_gpus: bool = False) -> None:
+        if hide_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._pickled = b""
         self._play: Play | None = None
         configure_logging()
