@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks.commands import COMMANDS
+from benchmarks.commands import COMMANDS, SETTINGS
 from benchmarks.output.logs import configure_logging
 
 USER_ERROR = 2  # exit code
@@ -29,7 +29,7 @@ for command_name, command in COMMANDS.items():
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=command_name)
     else:
-        app.command(command_name)(command)
+        app.command(command_name, **SETTINGS.get(command_name, {}))(command)
 
 
 def main() -> None:

@@ -27,11 +27,12 @@ from erecap.calibration.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
 from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.thresholds import read_calibration
 from erecap.engine.decode import DecodeOptions, decode
-from erecap.engine.prefill import cache_bytes, prefill
+from erecap.engine.prefill import prefill
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
 from erecap.models.architecture import ContextLengthError, check_config, check_length
 from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
+from erecap.models.kv_cache import cache_bytes
 from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt

@@ -32,16 +32,6 @@ def test_the_expert_plays_and_the_last_line_is_json(invoke, tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_prefill_is_measured_and_the_last_line_is_json(invoke, tmp_path):
-    out = tmp_path / "prefill.json"
-    options = ["--random-weights", "--lengths", "64,96", "--rounds", "1", "--dtype", "float32", "--device", "cpu"]
-    done = invoke("bench-prefill", *options, "--out", out)
-    assert done.exit_code == 0, done.output
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert [point["prompt_tokens"] for point in report["points"]] == [64, 96]
-    assert json.loads(out.read_text()) == report
-
-
 def test_costs_are_measured_and_a_budget_can_use_them(invoke, model_dir, tmp_path):
     out = tmp_path / "cost.json"
     options = ["--model", model_dir, "--selector", "recency", "--dtype", "float32", "--device", "cpu", "--out", out]
@@ -84,8 +74,7 @@ def test_a_backend_of_ones_own_plays(invoke, fakes, tmp_path):
         (["calibrate"], "give either --data"),
         (["calibrate", "--cost", "--lengths", "512,512"], "needs at least two lengths"),
         (["calibrate", "--cost", "--model", "somewhere"], "needs a pruner of its own"),
-        (["bench-prefill", "--lengths", "2k"], "positive whole numbers"),
-        (["bench-prefill", "--model", "somewhere"], "needs a pruner of its own"),
+        (["calibrate", "--cost", "--lengths", "2k"], "positive whole numbers"),
         (["run", "--backend", "expert", "--out", f"{__file__}/below"], "Not a directory. Name a path"),
     ],
 )

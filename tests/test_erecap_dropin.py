@@ -1,5 +1,6 @@
 """Pruning stock models: every family against the masked reference, and all that `generate` can do on top."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,26 @@ from transformers import (
 
 import erecap
 from erecap.calibration.thresholds import fit_thresholds
+from erecap.dropin.pruned import _visible
+from erecap.dropin.pruned_cache import PrunedLayer
 from erecap.dropin.reference import reference
 from erecap.engine.prefill import prefill
 from erecap.engine.rules import RULES
-from erecap.models.architecture import UnsupportedModelError
+from erecap.models.architecture import UnsupportedModelError, decoder_parts
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage
-from erecap.selectors import SELECTORS, LearnedSelector, RandomSelector, SelectorContext, make_selector
+from erecap.selectors import (
+    SELECTORS,
+    AttentionSelector,
+    LearnedSelector,
+    RandomSelector,
+    RecencySelector,
+    SelectorContext,
+    make_selector,
+)
+from erecap.selectors.projections import Projections
 
 SCHEDULE = PruneSchedule((PruneStage(1, 0.6), PruneStage(3, 0.6)), tail_min=4)
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "mistral": MistralConfig}
@@ -487,6 +499,39 @@ def test_a_cache_that_was_cropped_into_its_prompt_is_refused(layers: int):
             model(ids[:, 50:], cache=cache)
 
 
+ROW_OPERATIONS = {
+    "reorder": (lambda cache: cache.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+    "select": (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+    "select by mask": (lambda cache: cache.batch_select_indices(torch.tensor([False, True])), [1]),
+    "repeat": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("name", ROW_OPERATIONS)
+@pytest.mark.parametrize("lengths", [(50, 20), (20, 50)])
+def test_rows_of_a_cache_take_their_lengths_with_them(name: str, new: int, lengths: tuple[int, int]):
+    model, prompts = make(), left_padded(*lengths)
+    change, rows = ROW_OPERATIONS[name]
+    ids = torch.arange(10, 10 + 2 * new).view(2, new)
+    mask = torch.cat([prompts["attention_mask"], torch.ones(2, new, dtype=torch.long)], dim=1)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        expected = model(ids, cache=model(**prompts, use_cache=True).cache, attention_mask=mask).logits[rows]
+        cache = model(**prompts, use_cache=True).cache
+        change(cache)
+        found = model(ids[rows], cache=cache, attention_mask=mask[rows]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_copied_cache_goes_on_by_itself():
+    model, ids = make(), ids_of(60)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        cache = model(ids[:, :50], use_cache=True).cache
+        copy = deepcopy(cache)
+        expected = model(ids[:, 50:], cache=cache).logits
+        torch.testing.assert_close(model(ids[:, 50:], cache=copy).logits, expected, atol=1e-5, rtol=0)
+
+
 def test_schedule_pruner_and_model_must_fit():
     model, other = make(), make("llama")
     with (
@@ -498,3 +543,51 @@ def test_schedule_pruner_and_model_must_fit():
         pass
     with pytest.raises(ValueError, match="checksum"), erecap.pruned(model, scorer(other), SCHEDULE):
         pass
+
+
+def test_a_tuple_is_returned_where_one_is_asked_for():
+    model, ids = make(), ids_of(50)
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()):
+        hidden, cache = model.model(ids, return_dict=False)
+        assert hidden.shape == (1, 50, 64)
+        assert cache.get_seq_length(0) == 50
+        logits, cache = model(ids, return_dict=False)[:2]
+        assert logits.shape == (1, 50, 320)
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"])
+def test_continuous_batching_is_refused_before_anything_is_computed(name: str):
+    model = make()
+    with erecap.pruned(model, None, SCHEDULE, RandomSelector()) as stats, pytest.raises(ValueError, match="continuous batching"):
+        getattr(model, name)([[3, 4, 5]])
+    assert not stats.prefills
+    assert not hasattr(type(model), name) or getattr(model, name).__self__ is model
+
+
+@pytest.mark.parametrize(
+    ("selector", "words"),
+    [
+        ("recency", "has no method score"),
+        (RecencySelector, "is the class RecencySelector"),
+        (
+            AttentionSelector(Projections(decoder_parts(make())), PruneSchedule((PruneStage(0, 0.5),))),
+            "stages after layers \\[0\\]",
+        ),
+    ],
+    ids=["a name", "a class", "another schedule"],
+)
+def test_what_cannot_score_the_stages_is_refused(selector: object, words: str):
+    model = make()
+    with pytest.raises(ValueError, match=words), erecap.pruned(model, None, SCHEDULE, selector):
+        pass
+    with pytest.raises(ValueError, match=words):
+        erecap.prefill(model, TokenizedPrompt.from_ids(ids_of(50)[0].numpy()), SCHEDULE, selector)
+
+
+@pytest.mark.parametrize("kind", ["flash_attention_2", "flash_attention_3"])
+def test_equal_rows_go_on_under_flash_attention_by_several_tokens(kind: str):
+    layer = PrunedLayer()
+    layer.prompt_tokens, layer.columns = torch.tensor([9, 9]), 9
+    assert _visible(layer, None, torch.zeros(2, 3, 4), kind) is None
+    layer.prompt_tokens = torch.tensor([9, 5])
+    assert _visible(layer, None, torch.zeros(2, 3, 4), kind) is not None

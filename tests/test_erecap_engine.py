@@ -15,6 +15,7 @@ from erecap.engine.rules import RULES
 from erecap.models.architecture import UnsupportedModelError
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage, layer_tokens
 from erecap.selectors import LearnedSelector, RandomSelector
@@ -81,13 +82,14 @@ def test_protected_tokens_survive_in_order(make_model, rule):
 @pytest.mark.parametrize(
     "schedule", [SCHEDULE, PruneSchedule.none(), PruneSchedule((PruneStage(0, 0.2), PruneStage(5, 0.5)), head=0, tail_min=1)]
 )
+@pytest.mark.parametrize("sizes", [EVERY_SIZE, RowSizes(2)])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 @pytest.mark.parametrize("rule", RULES)
-def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads, rule):
+def test_batches_give_what_the_prompts_give_alone(make_model, schedule, heads, rule, sizes):
     model, schedule = make_model(8, *heads), by_rule(rule, schedule)
     prompts = [prompt_of(n, protect=0.1) for n in (90, 1, 200, 17, 200)]
     options = DecodeOptions(12)
-    together = prefill(model, prompts, schedule, RandomSelector(1))
+    together = prefill(model, prompts, schedule, RandomSelector(1), sizes)
     for row, prompt in enumerate(prompts):
         alone = prefill(model, prompt, schedule, RandomSelector(1))
         assert together.layer_tokens[row] == alone.layer_tokens[0]
@@ -233,3 +235,21 @@ def test_prefill_never_waits_for_the_gpu(make_model, rule):
         torch.cuda.set_sync_debug_mode("default")
     alone = prefill(make_model(8), prompts[0], schedule, RandomSelector())
     torch.testing.assert_close(result.logits[0].cpu(), alone.logits[0], atol=1e-2, rtol=0)
+
+
+def test_a_prefill_is_decoded_once(make_model):
+    model = make_model(4)
+    start = prefill(model, prompt_of(40))
+    begun = decode(model, start, DecodeOptions(4))
+    with pytest.raises(ValueError, match="has begun before"):
+        decode(model, start, DecodeOptions(4))
+    assert len(list(begun)) == 4
+
+
+@pytest.mark.parametrize("change", [lambda cache: cache.crop(-1), lambda cache: cache.reorder_cache(torch.tensor([1, 0]))])
+def test_a_cache_that_was_changed_is_not_decoded(make_model, change):
+    model = make_model(4)
+    start = prefill(model, [prompt_of(40), prompt_of(17)])
+    change(start.cache)
+    with pytest.raises(ValueError, match="cache was changed"):
+        decode(model, start, DecodeOptions(4))

@@ -1,5 +1,6 @@
 """The engine's anchor: it agrees with the slow masked reference, in logits and in greedy tokens."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from erecap.engine.rules import RULES
 from erecap.models.architecture import decoder_parts
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SELECTORS, Selector, SelectorContext, make_selector
@@ -43,17 +45,21 @@ def selector_for(name: str, model, schedule: PruneSchedule) -> Selector:
 
 
 @torch.inference_mode()
-def run_engine(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> tuple[PrefillResult, torch.Tensor]:
+def run_engine(
+    model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, sizes: RowSizes
+) -> tuple[PrefillResult, torch.Tensor]:
     """Prefill and greedy decode; the logits of every step, float32 ``(TOKENS, vocab)``."""
-    start = prefill(model, prompt, schedule, selector)
+    start = prefill(model, prompt, schedule, selector, sizes)
     steps, logits = DecodeSteps(decoder_parts(model), start, TOKENS), [start.logits]
     for step in range(TOKENS - 1):
         logits.append(steps.run(logits[-1].argmax(-1), step))
     return start, torch.cat(logits)
 
 
-def assert_agrees(model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> None:
-    start, logits = run_engine(model, prompt, schedule, selector)
+def assert_agrees(
+    model, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector, sizes: RowSizes = EVERY_SIZE
+) -> None:
+    start, logits = run_engine(model, prompt, schedule, selector, sizes)
     tokens = logits.argmax(-1).tolist()
     expected = reference(model, prompt, tokens[:-1], schedule, selector)
     assert [stage.positions[0].tolist() for stage in start.stages] == [list(kept) for kept in expected.kept]
@@ -102,6 +108,44 @@ def test_a_growing_share_may_be_guarded_by_any_rule(make_model, rule):
     shared = replace(by_rule(rule, schedule, model, scorer), tail_min=2, tail_share=0.3)
     for length in (17, 120):
         assert_agrees(model, prompt_of(length, protect=0.1), shared, scorer)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("schedule", [PruneSchedule.none(), PruneSchedule.for_depth(4, 0.6)], ids=["none", "keep06"])
+def test_agrees_where_rows_are_padded_to_a_few_sizes(make_model, schedule, selector, rule):
+    model = make_model(4, 4, 2)
+    scorer = selector_for(selector, model, schedule)
+    schedule = by_rule(rule, schedule, model, scorer)
+    for length in (1, 64, 130):
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer, RowSizes(2))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("sizes", [EVERY_SIZE, RowSizes(2)])
+def test_agrees_under_eager_attention(make_model, rule, sizes):
+    model = deepcopy(make_model(4, 4, 2))
+    model.set_attn_implementation("eager")
+    scorer = selector_for("learned", model, PruneSchedule.for_depth(4, 0.6))
+    schedule = by_rule(rule, PruneSchedule.for_depth(4, 0.6), model, scorer)
+    for length in (1, 64, 130):
+        assert_agrees(model, prompt_of(length, protect=0.2), schedule, scorer, sizes)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("rule", ["top_k", "chunk_top_k"])
+@pytest.mark.parametrize("selector", ["recency", "random"])
+def test_agrees_in_bfloat16_within_its_precision(make_model, selector, rule, attention):
+    """Of scores that do not depend on hidden states, so the survivors are the same; logits then differ by rounding only."""
+    model = deepcopy(make_model(4, 4, 2)).to(torch.bfloat16)
+    model.set_attn_implementation(attention)
+    schedule = PruneSchedule.for_depth(4, 0.6).by_rule(rule)
+    scorer, prompt = selector_for(selector, model, schedule), prompt_of(130, protect=0.2)
+    start, logits = run_engine(model, prompt, schedule, scorer, RowSizes(32))
+    expected = reference(model, prompt, logits.argmax(-1).tolist()[:-1], schedule, scorer)
+    assert [stage.positions[0].tolist() for stage in start.stages] == [list(kept) for kept in expected.kept]
+    spread = expected.logits.std()
+    assert (logits - expected.logits).abs().max() < 16 * 2**-8 * spread  # 8 bits of mantissa, and 4 layers that add up errors
 
 
 def test_unpruned_reference_is_the_stock_model(make_model):

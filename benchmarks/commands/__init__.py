@@ -9,10 +9,11 @@ from typing import Any
 import typer
 
 from benchmarks.commands.ablate import ablate
-from benchmarks.commands.bench_prefill import bench_prefill
 from benchmarks.commands.calibrate import calibrate
 from benchmarks.commands.compare import compare
+from benchmarks.commands.doctor import doctor
 from benchmarks.commands.listings import backends, suites
+from benchmarks.commands.profile import profile
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
 from benchmarks.commands.train_planner import train_planner_command
@@ -22,7 +23,8 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
     "compare": compare,
     "ablate": ablate,
-    "bench-prefill": bench_prefill,
+    "profile": profile,
+    "doctor": doctor,
     "calibrate": calibrate,
     "suites": suites,
     "backends": backends,
@@ -30,3 +32,11 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "saliency": saliency,
     "train-pruner": train_pruner_command,
 }
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "profile": {
+        "add_help_option": False,
+        "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    },
+}
+"""Settings of subcommands in typer. ``profile`` hands all its words, ``--help`` among them, to the parser of the measurements."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.bench_prefill import parse_lengths
+from benchmarks.commands.model_options import parse_lengths
 
 
 def calibrate(

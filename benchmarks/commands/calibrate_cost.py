@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.commands.bench_prefill import load_with_pruner
+from benchmarks.commands.model_options import load_with_pruner
 from benchmarks.micro.cost_calibration import CostCalibration, Workload, calibrate_cost
 from benchmarks.micro.timing import WARM_UP_ROUNDS
 from benchmarks.output.console import result_console

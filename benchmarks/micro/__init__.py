@@ -1,1 +1,1 @@
-"""Timings on random tokens: prefill, the cost of pruning itself, and the measurements for the cost model."""
+"""Timings on random tokens: the measurements for the cost model. Profiles of prefill and decode are in ``erecap.profiling``."""

@@ -10,7 +10,6 @@ from time import perf_counter
 import numpy as np
 from transformers import PreTrainedModel
 
-from benchmarks.micro.prefill import random_prompt
 from benchmarks.micro.timing import in_turn
 from erecap.calibration.cost_fit import Measurement, fit_cost_model
 from erecap.calibration.cost_model import CostModel, Setting
@@ -19,6 +18,7 @@ from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
+from erecap.profiling.shapes import make_random_prompt
 from erecap.schedule import PruneSchedule, layer_tokens
 from erecap.schedule.search import stage_sets
 from erecap.selectors import Selector, SelectorContext, make_selector
@@ -154,7 +154,7 @@ def _selector_for(selector: str, context: SelectorContext, schedule: PruneSchedu
 
 def _answer(model: PreTrainedModel, point: Point, selector: Selector, answer_tokens: int) -> tuple[float, float]:
     """Answer once; return seconds to the first token, and from there to the last."""
-    prompt = random_prompt(model, point.tokens)
+    prompt = make_random_prompt(model, point.tokens)
     synchronize(model.device)
     start = perf_counter()
     tokens = decode(model, prefill(model, prompt, point.schedule, selector), DecodeOptions(answer_tokens, ignore_eos=True))

@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,14 +17,27 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from erecap.dropin.refusals import check_call, check_generation, check_mask, check_not_compiled, check_positions, check_rows
+from erecap.dropin.pruned_cache import PrunedLayer, pruned_layers, remember, take_over
+from erecap.dropin.refusals import (
+    CONTINUOUS_BATCHING,
+    check_call,
+    check_generation,
+    check_mask,
+    check_not_compiled,
+    check_positions,
+    check_rows,
+    refuse_continuous_batching,
+)
 from erecap.engine.layout import PrefillLayout, lay_out
-from erecap.engine.prefill import KeptTokens, cache_bytes, enter, run_layer, run_layers, tokens_per_layer
-from erecap.engine.selector_protocol import PreparedSelector, Selector
+from erecap.engine.prefill import KeptTokens, enter, run_layer, run_layers, tokens_per_layer
+from erecap.engine.selector_protocol import PreparedSelector, Selector, check_selector
 from erecap.models.architecture import check_config, check_length, decoder_parts
+from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
+from erecap.models.kv_cache import cache_bytes
 from erecap.models.masks import attention_mask, causal
 from erecap.models.pruner import TokenPruner
+from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import LearnedSelector
@@ -65,32 +77,12 @@ class PruneStats:
     prefills: list[PrunedPrefill] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Past:
-    """The facts about a pruned cache that later forwards need.
-
-    Attributes
-    ----------
-    layer_tokens
-        ``[row][layer]``: tokens of the prompt in the layer's cache.
-    prompt_width
-        Columns of the prompt, padding included.
-    starts
-        Column in which each row begins, int64 ``(batch,)``.
-    """
-
-    layer_tokens: tuple[tuple[int, ...], ...]
-    prompt_width: int
-    starts: Tensor
-
-
 class _PrunedDecoder:
     """A replacement for a decoder's ``forward``."""
 
     def __init__(self, model: PreTrainedModel, schedule: PruneSchedule, selector: Selector | None, stats: PruneStats) -> None:
         self.model, self.parts = model, decoder_parts(model)
         self.schedule, self.selector, self.stats = schedule, selector, stats
-        self.pasts: WeakKeyDictionary[DynamicCache, _Past] = WeakKeyDictionary()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph break where a caller compiles around it
     def __call__(
@@ -102,7 +94,7 @@ class _PrunedDecoder:
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run with the signature of a stock decoder. Hidden states of dropped tokens are NaN, those of padding are 0."""
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
         cache = DynamicCache() if cache is None else cache
@@ -114,7 +106,9 @@ class _PrunedDecoder:
         else:
             hidden = self.extend(hidden, attention_mask, position_ids, cache)
         name = next(name for name in _CACHE_FIELDS if name in BaseModelOutputWithPast.__dataclass_fields__)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+        output = BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+        as_tuple = kwargs.get("return_dict", self.model.config.return_dict) is False
+        return output.to_tuple() if as_tuple else output
 
     def prefill(
         self, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
@@ -124,51 +118,38 @@ class _PrunedDecoder:
         check_mask(mask, batch, width)
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
         check_length(self.model.config, max(lengths))
-        layout = _layout(lengths, width, mask, self.schedule, hidden.device)
+        layout = _layout(lengths, mask, self.schedule, hidden)
         starts = torch.tensor([width - length for length in lengths], device=hidden.device)
         check_positions(position_ids, starts, width)
         if isinstance(self.selector, PreparedSelector):
-            layout = replace(layout, ids=_prompt_ids(ids, starts, max(lengths), self.selector))
-        stream = enter(self.parts, layout, _shift(hidden, starts, max(lengths)))
+            layout = replace(layout, ids=_prompt_ids(ids, starts, layout.ids.shape[1], self.selector))
+        take_over(cache, len(self.parts.layers))
+        stream = enter(self.parts, layout, _shift(hidden, starts, layout.ids.shape[1]))
         kept = run_layers(self.parts, stream, cache, layout, self.selector)
         counts = tokens_per_layer(layout, kept, len(self.parts.layers))
-        self.pasts[cache] = _Past(counts, width, starts)
+        remember(cache, counts, starts, width)
         self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache)))
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
 
     def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:
         """Run new tokens on the pruned cache, without pruning; return final hidden states, ``(batch, new, hidden_size)``."""
-        past, new = self._past(cache), hidden.shape[1]
-        check_rows(len(past.layer_tokens), len(hidden))
-        held = cache.get_seq_length()
-        behind = _behind(mask, past, held, hidden)
+        past, new = pruned_layers(cache), hidden.shape[1]
+        check_rows(len(past[0].starts), len(hidden))
+        appended = cache.get_seq_length() - past[0].columns
+        behind = _behind(mask, past[0].prompt_width, appended + new, hidden)
         if position_ids is None:
-            first = past.prompt_width - past.starts + held - max(row[0] for row in past.layer_tokens)
+            first = past[0].prompt_width - past[0].starts.to(hidden.device) + appended
             position_ids = first[:, None] + torch.arange(new, device=hidden.device)
         rope = self.parts.rotary(hidden, position_ids.expand(hidden.shape[:2]))
-        made: dict[tuple[int, ...], Tensor | None] = {}
-        for number, (layer, lengths) in enumerate(zip(self.parts.layers, zip(*past.layer_tokens, strict=True), strict=True)):
-            if lengths not in made:
-                visible = _visible(lengths, cache.get_seq_length(number), behind, hidden)
-                made[lengths] = attention_mask(self.parts.attention, visible, hidden)
-            hidden = run_layer(layer, hidden, made[lengths], cache, rope)
+        made: dict[tuple[int, ...], Tensor | None] = {}  # layers between two stages hold the same tokens and share a mask
+        with heads_grouped(self.parts.config, self.parts.attention, new, hidden.device):
+            for layer, held in zip(self.parts.layers, past, strict=True):
+                held_tokens = (held.columns, *held.tokens)
+                if held_tokens not in made:
+                    visible = _visible(held, behind, hidden, self.parts.attention)
+                    made[held_tokens] = attention_mask(self.parts.attention, visible, hidden)
+                hidden = run_layer(layer, hidden, made[held_tokens], cache, rope)
         return self.parts.norm(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-
-    def _past(self, cache: DynamicCache) -> _Past:
-        """Return the facts about ``cache``. Raise ``ValueError`` unless every layer has gained the same number of tokens since."""
-        past = self.pasts.get(cache)
-        if past is None:
-            raise ValueError(
-                "the cache was filled outside of this erecap.pruned(...), or copied: begin with an empty cache inside the context"
-            )
-        widths = (max(lengths) for lengths in zip(*past.layer_tokens, strict=True))
-        appended = {cache.get_seq_length(number) - width for number, width in enumerate(widths)}
-        if len(appended) > 1 or min(appended) < 0:
-            raise ValueError(
-                "the cache was cropped into its pruned prompt, as assisted generation and prompt lookup do, which put candidates "
-                "into the first forward: generate without them"
-            )
-        return past
 
 
 @contextmanager
@@ -212,6 +193,8 @@ def pruned(
     check_not_compiled(stock, decoder, getattr(stock, stock.base_model_prefix, None))
     schedule.check_depth(stock.config.num_hidden_layers)
     scorer = selector if selector is not None or not schedule.stages else _learned(pruner, stock, schedule)
+    if scorer is not None and schedule.stages:
+        check_selector(scorer, schedule)
     if isinstance(decoder.__dict__.get("forward"), _PrunedDecoder):
         raise ValueError("the model is being pruned already: leave the first erecap.pruned(...) before the next")
     stats = PruneStats()
@@ -219,6 +202,8 @@ def pruned(
         replaced.enter_context(_replaced(decoder, "forward", _PrunedDecoder(stock, schedule, scorer, stats)))
         if stock.can_generate():
             replaced.enter_context(_replaced(stock, "generate", _checked_generate(stock)))
+            for name in CONTINUOUS_BATCHING:
+                replaced.enter_context(_replaced(stock, name, refuse_continuous_batching))
         yield stats
 
 
@@ -260,30 +245,31 @@ def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
     return deepcopy(pruner).to(model.device, model.dtype)
 
 
-def _layout(lengths: list[int], width: int, mask: Tensor | None, schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
+def _layout(lengths: list[int], mask: Tensor | None, schedule: PruneSchedule, hidden: Tensor) -> PrefillLayout:
     if mask is not None and not bool((mask.sum(-1) == mask.long().flip(-1).cumprod(-1).sum(-1)).all()):
         raise ValueError("the attention mask has padding behind or within a prompt: pad on the left (padding_side='left')")
     if min(lengths) < 1:
         raise ValueError("a row of the batch has no token: leave it out")
-    return lay_out([TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths], schedule, device)
+    prompts = [TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths]
+    return lay_out(prompts, schedule, hidden.device, row_sizes(hidden.device, hidden.dtype))
 
 
-def _shift(hidden: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """Move padding from the left to the right, where causal layers need no mask, ``(batch, n, hidden)`` to the same shape."""
-    if hidden.shape[1] == longest and bool((starts == 0).all()):
+def _shift(hidden: Tensor, starts: Tensor, width: int) -> Tensor:
+    """Move padding from the left to the right, ``(batch, n, hidden)`` to ``(batch, width, hidden)``."""
+    if hidden.shape[1] == width and bool((starts == 0).all()):
         return hidden
-    columns = (torch.arange(longest, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
+    columns = (torch.arange(width, device=hidden.device) + starts[:, None]).clamp(max=hidden.shape[1] - 1)
     return hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[2]))
 
 
-def _prompt_ids(ids: Tensor | None, starts: Tensor, longest: int, selector: Selector) -> Tensor:
+def _prompt_ids(ids: Tensor | None, starts: Tensor, width: int, selector: Selector) -> Tensor:
     """Return token ids padded on the right, as ``_shift`` does. Raise ``ValueError`` where ``ids`` is ``None``."""
     if ids is None:
         raise ValueError(
             f"a {type(selector).__name__} reads the prompts' token ids and the model was given inputs_embeds: give input_ids, or "
             "use another selector"
         )
-    return _shift(ids.to(starts.device)[..., None], starts, longest)[..., 0]
+    return _shift(ids.to(starts.device)[..., None], starts, width)[..., 0]
 
 
 def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:
@@ -303,22 +289,23 @@ def _spread(hidden: Tensor, positions: Tensor, counts: tuple[tuple[int, ...], ..
     return spread
 
 
-def _behind(mask: Tensor | None, past: _Past, held: int, hidden: Tensor) -> Tensor | None:
+def _behind(mask: Tensor | None, prompt_width: int, appended: int, hidden: Tensor) -> Tensor | None:
     """Mark the tokens after the prompt that are not padding, bool ``(batch, tokens)``; ``None`` where there is no padding."""
-    appended = held - max(row[0] for row in past.layer_tokens) + hidden.shape[1]
-    check_mask(mask, hidden.shape[0], past.prompt_width + appended)
-    if mask is None or bool(mask[:, past.prompt_width :].all()):
+    check_mask(mask, hidden.shape[0], prompt_width + appended)
+    if mask is None or bool(mask[:, prompt_width:].all()):
         return None
-    return mask[:, past.prompt_width :].bool()
+    return mask[:, prompt_width:].bool()
 
 
-def _visible(lengths: tuple[int, ...], cached: int, behind: Tensor | None, hidden: Tensor) -> Tensor | None:
+def _visible(held: PrunedLayer, behind: Tensor | None, hidden: Tensor, kind: str) -> Tensor | None:
     """Mark the keys of one layer that new tokens may attend to: their row's prompt, and earlier new tokens without padding."""
-    new, width = hidden.shape[1], max(lengths)
-    if new == 1 and len(set(lengths)) == 1 and behind is None:
-        return None
-    keys = torch.arange(cached + new, device=hidden.device)
-    own = (keys < torch.tensor(lengths, device=hidden.device)[:, None]) | (keys >= width)
+    new, device = hidden.shape[1], hidden.device
+    even = set(held.tokens) == {held.columns}
+    if even and behind is None and (new == 1 or kind.startswith("flash")):
+        return None  # flash attention lets the last new token see all keys, and each one before it one key less
+    total = held.get_seq_length() + new
+    keys = torch.arange(total, device=device)
+    own = (keys < torch.tensor(held.tokens, device=device)[:, None]) | (keys >= held.columns)
     if behind is not None:
-        own = own & torch.nn.functional.pad(behind.to(hidden.device), (width, 0), value=True)
-    return own[:, None, None] & causal(new, cached + new, hidden.device)
+        own = own & torch.nn.functional.pad(behind.to(device), (held.columns, 0), value=True)
+    return own[:, None, None] & causal(new, total, device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from erecap.dropin.pruned_cache import PrunedLayer
 from erecap.models.architecture import UnsupportedModelError
 
 _RECORDED = ("output_hidden_states", "output_attentions")
@@ -18,6 +19,18 @@ _MODES = {
     **dict.fromkeys(("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"), _DRAFTED),
     "prefill_chunk_size": "the first chunk would be pruned as the whole prompt and the others not at all",
 }
+
+
+CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods of transformers' models that start continuous batching."""
+
+
+def refuse_continuous_batching(*args: Any, **kwargs: Any) -> None:
+    """Raise ``ValueError``; the methods of ``CONTINUOUS_BATCHING`` are replaced by this."""
+    raise ValueError(
+        "continuous batching packs prompts into a paged cache, whose layers cannot hold unequal lengths: call model.generate(...) "
+        "inside erecap.pruned(...), or this method outside of it"
+    )
 
 
 def check_not_compiled(*modules: Any) -> None:
@@ -90,7 +103,7 @@ def check_call(
             "use_cache=False runs the whole text as a new prompt at every token, which would be pruned anew each time: leave it "
             "out, so that tokens are decoded from the pruned cache"
         )
-    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if not isinstance(cache, DynamicCache) or any(type(layer) not in (DynamicLayer, PrunedLayer) for layer in cache.layers):
         raise ValueError(
             f"a {type(cache).__name__} cannot hold layers of unequal lengths: use transformers' DynamicCache (generate's default)"
         )

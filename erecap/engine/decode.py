@@ -5,13 +5,16 @@ It yields token ids; ``erecap.models.answers`` turns them into lines of text.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from erecap.engine.prefill import PrefillResult, run_layer
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
+from erecap.models.grouped_attention import heads_grouped
 from erecap.models.masks import attention_mask
 
 
@@ -46,7 +49,6 @@ class DecodeOptions:
             raise ValueError(f"temperature={self.temperature} must not be negative: use 0 for greedy decoding")
 
 
-@torch.inference_mode()
 def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
     """Decode all rows, one step at a time.
 
@@ -62,21 +64,25 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
     options
         Settings of the decode.
 
-    Yields
-    ------
-    tuple of int or None
-        The token of each row, the end token included; ``None`` for a row that has ended.
+    Returns
+    -------
+    iterator of tuple of int or None
+        For each step the token of each row, the end token included; ``None`` for a row that has ended.
 
     Raises
     ------
     ContextLengthError
         Where prompt and answer exceed the model's positions.
     ValueError
-        For a prefill that was decoded before.
+        For a prefill whose decode has begun before, and for one whose cache was changed since.
     """
-    parts = decoder_parts(model)
     check_length(model.config, max(start.next_positions), options.max_new_tokens)
-    _check_unused(start)
+    _take(start)
+    return _decode(decoder_parts(model), start, options)
+
+
+@torch.inference_mode()
+def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
     choose, steps = _Chooser(options, start.logits), DecodeSteps(parts, start, options.max_new_tokens)
     ended = [False] * len(start.logits)
     tokens = choose(start.logits)
@@ -129,9 +135,10 @@ class DecodeSteps:
         """
         hidden = self._parts.embed(tokens[:, None])
         rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
-        for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
-            visible = None if mask is None else mask[..., : width + step + 1]
-            hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
+        with heads_grouped(self._parts.config, self._parts.attention, 1, hidden.device):
+            for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
+                visible = None if mask is None else mask[..., : width + step + 1]
+                hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
 
 
@@ -171,7 +178,16 @@ def _padding_mask(lengths: tuple[int, ...], max_new_tokens: int, device: torch.d
     return (own | (keys >= max(lengths)))[:, None, None]
 
 
-def _check_unused(start: PrefillResult) -> None:
-    held, left = start.cache.get_seq_length(0), max(tokens[0] for tokens in start.layer_tokens)
-    if held != left:
-        raise ValueError(f"the cache holds {held} tokens, the prefill left {left}: it has been decoded before, so prefill again")
+_TAKEN: WeakSet[DynamicCache] = WeakSet()
+"""Caches from which a decode has begun."""
+
+
+def _take(start: PrefillResult) -> None:
+    """Let one decode have the cache of ``start``; raise ``ValueError`` where another had it, or where the cache was changed."""
+    layers: list[Any] = start.cache.layers
+    left = [max(tokens) for tokens in zip(*start.layer_tokens, strict=True)]
+    if start.cache in _TAKEN:
+        raise ValueError("a decode of this prefill has begun before, and its cache grows with every token: prefill again")
+    if [layer.get_seq_length() for layer in layers] != left or any(layer.rows_moved for layer in layers):
+        raise ValueError("the cache was changed after the prefill, which left other tokens or rows in it: prefill again")
+    _TAKEN.add(start.cache)

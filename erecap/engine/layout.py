@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage, Rule
 from erecap.schedule.counts import Guards, PromptCounts, chunk_numbers, count_prompt
@@ -77,7 +78,7 @@ class StageLayout:
 
 @dataclass(frozen=True)
 class PrefillLayout:
-    """A batch of prompts, padded on the right to the longest.
+    """A batch of prompts, padded on the right to one size.
 
     With padding on the right a causal layer needs no mask: no token attends to the padding after it.
 
@@ -93,6 +94,8 @@ class PrefillLayout:
         ``prompt_lengths`` on the device, int64 ``(batch,)``.
     stages
         The stages, in the order of layers.
+    sizes
+        The sizes to which prompts and survivors are padded.
     """
 
     ids: Tensor
@@ -100,27 +103,33 @@ class PrefillLayout:
     prompt_lengths: tuple[int, ...]
     lengths: Tensor
     stages: tuple[StageLayout, ...]
+    sizes: RowSizes
 
 
-def lay_out(prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device: torch.device) -> PrefillLayout:
-    """Make the layout of a batch for a schedule, on ``device``."""
+def lay_out(
+    prompts: Sequence[TokenizedPrompt], schedule: PruneSchedule, device: torch.device, sizes: RowSizes = EVERY_SIZE
+) -> PrefillLayout:
+    """Make the layout of a batch for a schedule, on ``device``, padded to one of ``sizes``."""
     rows = [count_prompt(schedule, prompt.protected, prompt.segment_ends) for prompt in prompts]
     lengths = tuple(len(prompt) for prompt in prompts)
-    ids = _padded([prompt.input_ids for prompt in prompts], 0)
-    forced = _padded([row.forced_stages() for row in rows], 0)
+    width = sizes.at_least(max(lengths))
+    ids = _padded([prompt.input_ids for prompt in prompts], width, 0)
+    forced = _padded([row.forced_stages() for row in rows], width, 0)
     sent_ids, sent_forced, sent_lengths = _sent(device, ids, forced, np.array(lengths, np.int64))
-    return PrefillLayout(sent_ids, sent_forced, lengths, sent_lengths, _lay_out_stages(prompts, rows, schedule, device))
+    return PrefillLayout(
+        sent_ids, sent_forced, lengths, sent_lengths, _lay_out_stages(prompts, rows, schedule, device, width), sizes
+    )
 
 
 def _lay_out_stages(
-    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], schedule: PruneSchedule, device: torch.device
+    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], schedule: PruneSchedule, device: torch.device, width: int
 ) -> tuple[StageLayout, ...]:
     guards = tuple(row.guards for row in rows)
     if schedule.rule == "threshold":
         return tuple(_stage(index, stage, schedule.rule, guards) for index, stage in enumerate(schedule.stages))
     counts = _counts(rows, len(schedule.stages))
     (lengths,) = _sent(device, np.array(counts, np.int64).reshape(len(counts), len(rows)))
-    chunks = _chunk_tables(prompts, rows, len(counts), device) if schedule.rule == "chunk_top_k" else [None] * len(counts)
+    chunks = _chunk_tables(prompts, rows, len(counts), device, width) if schedule.rule == "chunk_top_k" else [None] * len(counts)
     return tuple(
         _stage(index, stage, schedule.rule, guards, counts[index], lengths[index], chunks[index])
         for index, stage in enumerate(schedule.stages)
@@ -146,10 +155,10 @@ def _counts(rows: Sequence[PromptCounts], stages: int) -> list[tuple[int, ...]]:
 
 
 def _chunk_tables(
-    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], stages: int, device: torch.device
+    prompts: Sequence[TokenizedPrompt], rows: Sequence[PromptCounts], stages: int, device: torch.device, width: int
 ) -> list[ChunkTables]:
     most = max(len(prompt.segment_ends) for prompt in prompts) + 1
-    numbers = _padded([chunk_numbers(len(prompt), prompt.segment_ends) for prompt in prompts], most)
+    numbers = _padded([chunk_numbers(len(prompt), prompt.segment_ends) for prompt in prompts], width, most)
     starts = np.zeros((stages, len(prompts), most + 1), np.int64)
     kept = np.zeros_like(starts)
     for number, row in enumerate(rows):
@@ -162,9 +171,9 @@ def _chunk_tables(
     return [ChunkTables(sent_numbers, sent_starts[stage], sent_kept[stage]) for stage in range(stages)]
 
 
-def _padded(rows: Sequence[NDArray[np.int64]], filler: int) -> NDArray[np.int64]:
-    """Stack rows of different lengths, padded on the right: int64 ``(batch, n)``."""
-    table = np.full((len(rows), max(map(len, rows))), filler, np.int64)
+def _padded(rows: Sequence[NDArray[np.int64]], width: int, filler: int) -> NDArray[np.int64]:
+    """Stack rows of different lengths, padded on the right: int64 ``(batch, width)``."""
+    table = np.full((len(rows), width), filler, np.int64)
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
     return table

@@ -5,7 +5,6 @@ The baseline is the same path with the empty schedule. ``erecap.engine.decode`` 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,13 @@ from transformers import DynamicCache, PreTrainedModel
 
 from erecap.engine.layout import PrefillLayout, StageLayout, lay_out
 from erecap.engine.rules import survivors
-from erecap.engine.selector_protocol import PreparedSelector, Selector
+from erecap.engine.selector_protocol import PreparedSelector, Selector, check_selector
 from erecap.engine.stream import Stream
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
 from erecap.models.attention_kernels import PreferredKernels
+from erecap.models.kv_cache import cache_bytes, make_cache, trim
 from erecap.models.masks import attention_mask
+from erecap.models.row_sizes import RowSizes, row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.schedule.counts import spread_over_layers
@@ -76,6 +77,7 @@ def prefill(
     prompts: TokenizedPrompt | Sequence[TokenizedPrompt],
     schedule: PruneSchedule | None = None,
     selector: Selector | None = None,
+    sizes: RowSizes | None = None,
 ) -> PrefillResult:
     """Run prompts through a model, dropping the tokens that score lowest.
 
@@ -92,6 +94,8 @@ def prefill(
         Where tokens are dropped and how many. Default: the empty schedule, which is the baseline.
     selector
         Scores the tokens at the stages; required by a schedule with stages.
+    sizes
+        Numbers of rows that the layers may run. Default: those that serve the model's device and dtype.
 
     Raises
     ------
@@ -106,8 +110,8 @@ def prefill(
     rows = [prompts] if isinstance(prompts, TokenizedPrompt) else list(prompts)
     parts = decoder_parts(model)
     _check(rows, schedule, selector, model)
-    layout = lay_out(rows, schedule, model.device)
-    cache, stream = DynamicCache(config=model.config), enter(parts, layout, parts.embed(layout.ids))
+    layout = lay_out(rows, schedule, model.device, sizes or row_sizes(model.device, model.dtype))
+    cache, stream = make_cache(model.config), enter(parts, layout, parts.embed(layout.ids))
     stages = run_layers(parts, stream, cache, layout, selector)
     return PrefillResult(
         cache=cache,
@@ -119,12 +123,6 @@ def prefill(
     )
 
 
-def cache_bytes(cache: DynamicCache) -> int:
-    """Count the bytes of the keys and values in ``cache``."""
-    layers: list[Any] = cache.layers
-    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
-
-
 def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selector | None, model: PreTrainedModel) -> None:
     if not rows:
         raise ValueError("a batch of 0 prompts has nothing to run: give at least one prompt")
@@ -133,6 +131,8 @@ def _check(rows: list[TokenizedPrompt], schedule: PruneSchedule, selector: Selec
             f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one, or PruneSchedule.none()"
         )
     schedule.check_depth(model.config.num_hidden_layers)
+    if selector is not None and schedule.stages:
+        check_selector(selector, schedule)
     for row in rows:
         check_length(model.config, len(row))
 
@@ -152,7 +152,9 @@ def enter(parts: DecoderParts, layout: PrefillLayout, hidden: Tensor) -> Stream:
         Its embedded tokens, ``(batch, n, hidden_size)``.
     """
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-    return Stream(hidden, positions, layout.forced, parts.rotary(hidden, positions), layout.prompt_lengths, layout.lengths)
+    return Stream(
+        hidden, positions, layout.forced, parts.rotary(hidden, positions), layout.prompt_lengths, layout.lengths, layout.sizes
+    )
 
 
 def run_layers(
@@ -186,10 +188,11 @@ def run_layers(
         for number, layer in enumerate(parts.layers):
             kernels.prefer_for(stream.hidden.shape[1])
             stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
+            trim(cache, number, max(stream.counts))
             if number in stages and selector is not None:
                 _prune(stream, stages[number], selector)
                 mask = attention_mask(parts.attention, None, stream.hidden)
-                kept.append(KeptTokens(number, stream.positions, stream.counts))
+                kept.append(KeptTokens(number, stream.positions[:, : max(stream.counts)], stream.counts))
     return tuple(kept)
 
 
@@ -237,7 +240,7 @@ def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:
 
 def _last_logits(parts: DecoderParts, stream: Stream) -> Tensor:
     """Compute the logits of each row's last position only; logits of a whole long prompt cost as much as several layers."""
-    if stream.even:
+    if stream.full:
         last = stream.hidden[:, -1]
     else:
         device = stream.hidden.device

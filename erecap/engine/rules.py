@@ -35,9 +35,9 @@ def forced_now(stream: Stream, stage: StageLayout) -> Tensor:
 
 def _top_k(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivors:
     counts, lengths = _known(stage)
-    even = stream.even and len(set(counts)) == 1
-    row_keep, padding = (None, None) if even else (lengths, stream.padding())
-    return Survivors(top_k(scores, forced_now(stream, stage), max(counts), row_keep, padding), counts, lengths)
+    width = stream.width_for(counts)
+    row_keep = None if min(counts) == width else lengths
+    return Survivors(top_k(scores, forced_now(stream, stage), width, row_keep, stream.padding()), counts, lengths)
 
 
 def _chunk_top_k(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivors:
@@ -46,7 +46,7 @@ def _chunk_top_k(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivor
     chunks, padding = stage.chunks.numbers.gather(1, stream.positions), stream.padding()
     if padding is not None:
         chunks = chunks.masked_fill(padding, stage.chunks.kept.shape[-1] - 1)
-    index = chunk_top_k(scores, forced_now(stream, stage), chunks, stage.chunks.starts, stage.chunks.kept, max(counts))
+    index = chunk_top_k(scores, forced_now(stream, stage), chunks, stage.chunks.starts, stage.chunks.kept, stream.width_for(counts))
     return Survivors(index, counts, lengths)
 
 
@@ -55,7 +55,7 @@ def _threshold(scores: Tensor, stream: Stream, stage: StageLayout) -> Survivors:
     survives = above(scores, forced_now(stream, stage), stage.tau, stream.padding())
     lengths = survives.sum(-1)
     counts = tuple(lengths.tolist())  # the host waits for the device here
-    return Survivors(places(survives, max(counts)), counts, lengths)
+    return Survivors(places(survives, stream.width_for(counts)), counts, lengths)
 
 
 def _known(stage: StageLayout) -> tuple[tuple[int, ...], Tensor]:

@@ -5,9 +5,14 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from erecap.schedule import PruneSchedule
+
 
 class Selector(Protocol):
-    """A scorer of the tokens that reach a stage. The engine keeps the tokens with the highest scores."""
+    """A scorer of the tokens that reach a stage. The engine keeps the tokens with the highest scores.
+
+    One that was made for the stages of a schedule names their layers, in order, in the attribute ``stage_layers``, a tuple of int.
+    """
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score the tokens of a batch.
@@ -51,3 +56,26 @@ class PreparedSelector(Selector, Protocol):
             Number of tokens of each row.
         """
         ...
+
+
+def check_selector(selector: object, schedule: PruneSchedule) -> None:
+    """Refuse what cannot score the tokens at the stages of a schedule.
+
+    Raises
+    ------
+    ValueError
+        For a class or another object without a method ``score``, and for a selector made for other stages.
+    """
+    if isinstance(selector, type):
+        raise ValueError(f"the selector is the class {selector.__name__}: give an object of it, such as {selector.__name__}(...)")
+    if not callable(getattr(selector, "score", None)):
+        raise ValueError(
+            f"the selector is {selector!r}, which has no method score: give an object that has one, such as that of "
+            "erecap.selectors.make_selector('recency', SelectorContext(schedule))"
+        )
+    own, asked = getattr(selector, "stage_layers", None), tuple(stage.after_layer for stage in schedule.stages)
+    if own is not None and own != asked:
+        raise ValueError(
+            f"the {type(selector).__name__} was made for stages after layers {list(own)}, and the schedule has them after layers "
+            f"{list(asked)}: make it for this schedule"
+        )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from erecap.models.row_sizes import EVERY_SIZE, RowSizes
+
 
 @dataclass(frozen=True)
 class Survivors:
@@ -43,6 +45,8 @@ class Stream:
         Number of tokens of each row, on the host; the columns after them are padding.
     lengths
         ``counts`` on the device, int64 ``(batch,)``.
+    sizes
+        The sizes to which survivors are padded.
     """
 
     hidden: Tensor
@@ -51,15 +55,20 @@ class Stream:
     rope: tuple[Tensor, Tensor]
     counts: tuple[int, ...]
     lengths: Tensor
+    sizes: RowSizes = EVERY_SIZE
 
     @property
-    def even(self) -> bool:
-        """Whether all rows have the same length, so that there is no padding."""
-        return len(set(self.counts)) == 1
+    def full(self) -> bool:
+        """Whether every row fills all columns, so that there is no padding."""
+        return min(self.counts) == self.positions.shape[1]
+
+    def width_for(self, counts: tuple[int, ...]) -> int:
+        """Return the number of columns that hold rows of ``counts`` tokens, at most as many as now."""
+        return min(self.sizes.at_least(max(counts)), self.positions.shape[1])
 
     def padding(self) -> Tensor | None:
         """Mark the padding, bool ``(batch, n)``; ``None`` where there is none."""
-        if self.even:
+        if self.full:
             return None
         return torch.arange(self.positions.shape[1], device=self.positions.device) >= self.lengths[:, None]
 

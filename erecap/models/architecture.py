@@ -35,6 +35,8 @@ class DecoderParts:
         Hidden states to logits, ``(..., vocab)``.
     attention
         Name of the attention function, one of ``ATTENTION_KINDS``.
+    config
+        The model's config, from which the layers read that name.
     """
 
     embed: nn.Module
@@ -43,6 +45,7 @@ class DecoderParts:
     norm: nn.Module
     head: nn.Module
     attention: str
+    config: PretrainedConfig
 
 
 def check_config(config: PretrainedConfig) -> None:
@@ -89,7 +92,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
     decoder = parts.get_decoder()
     layers = tuple(decoder.layers[: model.config.num_hidden_layers])
     head = parts.get_output_embeddings()
-    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, head, attention)
+    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, head, attention, model.config)
 
 
 class ContextLengthError(ValueError):

@@ -1,216 +1,235 @@
-"""``python -m erecap.profiling``: one command per measurement, each with a table on the terminal and a JSON file."""
+"""The command line of the measurements: each prints a table and writes a JSON file.
+
+``python -m erecap.profiling`` runs it as it is. ``erecap profile`` adds a progress bar, plots and subcommands (``Frontend``).
+"""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.nn.attention import sdpa_kernel
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
-from erecap.models.architecture import check_length
-from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
-from erecap.models.identity import identify
-from erecap.models.loading import load_model
-from erecap.models.pruner import TokenPruner
-from erecap.profiling import generate_profile, memory_profile, prefill_profile
+from erecap.models.device import resolve_device
+from erecap.profiling import generate_profile, memory_profile, prefill_point, rates_profile
 from erecap.profiling import trace_profile as trace
-from erecap.profiling.environment import command_line, machine_facts, model_facts
+from erecap.profiling.doctor import run_checks
+from erecap.profiling.doctor.report import format_findings
+from erecap.profiling.environment import command_line, machine_facts
+from erecap.profiling.frontend import Frontend
 from erecap.profiling.generate_profile import DECODERS, GeneratePlan, profile_generate
-from erecap.profiling.memory_profile import MemoryPlan, profile_memory
+from erecap.profiling.host_memory import available_bytes, is_measurable
+from erecap.profiling.measurement import Measurement, make_variant
+from erecap.profiling.memory_child import measure_in_child
+from erecap.profiling.memory_profile import Measure, MemoryPlan, measure_on_gpu, profile_memory
 from erecap.profiling.options import make_parser
-from erecap.profiling.prefill_profile import PrefillPlan, Variants, profile_prefill
+from erecap.profiling.prefill_profile import PrefillPlan, profile_prefill
 from erecap.profiling.rates_profile import BACKENDS, attention_rates, copy_rate, matrix_rate
-from erecap.profiling.results import ResultFile, Row, read_result
-from erecap.profiling.shapes import make_random_model, make_random_pruner, shape_bytes, shape_config, weight_bytes
+from erecap.profiling.results import ResultFile, Row, check_writable, read_result
 from erecap.profiling.table import format_table
-from erecap.schedule import PruneSchedule
-from erecap.selectors import SelectorContext, make_selector
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the measurement that ``arguments`` name. Return 0, 1 after a user error, or 130 after Ctrl-C."""
-    args = make_parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, frontend: Frontend | None = None) -> int:
+    """Run the measurement that ``arguments`` name.
+
+    Parameters
+    ----------
+    arguments
+        Words of the command line; those of the process by default.
+    frontend
+        The command line; the bare module's by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0; 1 after a user error, or an error that ``env`` found; 130 after Ctrl-C.
+    """
+    frontend, words = frontend or Frontend(), list(sys.argv[1:] if arguments is None else arguments)
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, while weights are read
     try:
+        if words and words[0] in frontend.subcommands:
+            return frontend.subcommands[words[0]].run(words[1:])
+        args = make_parser(frontend).parse_args(words)
         if args.command == "show":
             return _show(args.files)
-        with torch.inference_mode(), _chosen_kernel(args):
-            return COMMANDS[args.command](_Measurement(args))
+        if args.command == "env":
+            return _env(args, frontend, words)
+        return _measure(Measurement(args, frontend, tuple(words)))
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; what was measured is in {args.out}\n")
         return 130
     except ValueError as error:
+        frontend.progress.close()
         sys.stderr.write(f"error: {error}\n")
         return 1
+    finally:
+        frontend.progress.close()
 
 
-def _chosen_kernel(args: argparse.Namespace) -> Any:
-    return sdpa_kernel([BACKENDS[args.sdpa_backend]]) if args.sdpa_backend else nullcontext()
+def _measure(run: Measurement) -> int:
+    """Measure, print the table and draw the plot; after Ctrl-C with what there is."""
+    check_writable(run.out)
+    try:
+        with run.conditions():
+            COMMANDS[run.args.command](run)
+        run.finish()
+        stopped = 0
+    except KeyboardInterrupt:
+        stopped = 130
+        if not run.file.points:
+            sys.stderr.write("stopped before anything was measured\n")
+            return stopped
+        run.file.save()
+    run.frontend.progress.close()
+    print_result(run.file.content)
+    sys.stdout.write(f"written: {run.out}\n")
+    plot = run.frontend.plot(run.file.content, run.out)
+    sys.stdout.write(f"drawn: {plot}\n" if plot is not None else "")
+    if stopped:
+        sys.stderr.write(f"stopped; what was measured is in {run.out}\n")
+    return stopped
 
 
-@dataclass
-class _Measurement:
-    """The measurement that the arguments name: device, model, variants and result file, each made when first used."""
-
-    args: argparse.Namespace
-
-    @cached_property
-    def device(self) -> torch.device:
-        return resolve_device(self.args.device)
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        return resolve_dtype(self.args.dtype, self.device)
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        return self.model.config if self.args.model else shape_config(self.args.shape)
-
-    @property
-    def name(self) -> str:
-        return self.args.model or f"{self.args.shape} (random weights)"
-
-    @cached_property
-    def model(self) -> PreTrainedModel:
-        if self.args.model:
-            return load_model(self.args.model, self.args.dtype, str(self.device)).model
-        check_free_memory(self.device, shape_bytes(self.args.shape, self.dtype), f"the shape {self.args.shape}")
-        with explain_out_of_memory(self.device, f"making the shape {self.args.shape}"):
-            return make_random_model(shape_config(self.args.shape), self.device, self.dtype, self.args.attention)
-
-    @cached_property
-    def variants(self) -> Variants:
-        """Schedule and selector by keep ratio: the default stages for the model's depth, and one pruner for all."""
-        depth = self.model.config.num_hidden_layers
-        made = make_random_pruner(self.model, PruneSchedule.for_depth(depth, 0.7))
-        if self.args.pruner:
-            made = TokenPruner.from_pretrained(self.args.pruner, identify(self.model)).to(self.model.device, self.model.dtype)
-        variants: Variants = {}
-        for keep in self.args.keeps:
-            schedule = PruneSchedule.none() if keep == 1 else PruneSchedule.for_depth(depth, keep)
-            context = SelectorContext(schedule, made, model=self.model)
-            variants[keep] = (schedule, None if keep == 1 else make_selector("learned", context))
-        return variants
-
-    @cached_property
-    def file(self) -> ResultFile:
-        attention = self.args.attention
-        if "model" in self.__dict__:
-            attention = self.model.config._attn_implementation
-        return ResultFile(
-            self.args.out,
-            kind=self.args.command,
-            command=command_line(),
-            machine=machine_facts(self.device),
-            model=model_facts(self.config, self.name, self.dtype, attention),
-            sdpa_backend=self.args.sdpa_backend or "the engine's choice",
-        )
-
-    def show(self) -> int:
-        """Print the table and the path of the result file."""
-        self.file.save()
-        _print(self.file.content)
-        sys.stdout.write(f"written: {self.args.out}\n" if self.args.out else "")
-        return 0
-
-    def check_lengths(self, new_tokens: int = 0) -> None:
-        for length in self.args.lengths:
-            check_length(self.model.config, length, new_tokens)
-
-
-def _prefill(run: _Measurement) -> int:
-    run.check_lengths()
-    rate = matrix_rate(run.device, run.dtype)
+def _prefill(run: Measurement) -> None:
+    lengths, rate = run.lengths(), matrix_rate(run.device, run.dtype)
     run.file.note(rates=rate)
-    plan = PrefillPlan(run.args.lengths, run.args.rounds, run.args.seconds, not run.args.no_count)
+    plan = PrefillPlan(
+        lengths,
+        run.args.rounds,
+        run.args.seconds,
+        count=not run.args.no_count,
+        new_rounds=run.args.new_lengths,
+        stock=not run.args.no_stock,
+    )
     profile_prefill(run.model, run.variants, plan, rate["matmul_flops_per_s"], run.file)
-    return run.show()
 
 
-def _generate(run: _Measurement) -> int:
+def _generate(run: Measurement) -> None:
     unknown = [name for name in run.args.decoders if name not in DECODERS]
     if unknown:
         raise ValueError(f"decoders {', '.join(unknown)} are not known: use {', '.join(DECODERS)}")
-    run.check_lengths(run.args.new_tokens)
-    rate = copy_rate(run.device)
+    lengths, rate = run.lengths(run.args.new_tokens), copy_rate(run.device)
     run.file.note(rates=rate)
     plan = GeneratePlan(
-        run.args.lengths, run.args.new_tokens, run.args.rounds, run.args.decoders, run.args.seconds, run.device.type == "cuda"
+        lengths, run.args.new_tokens, run.args.rounds, run.args.decoders, run.args.seconds, run.device.type == "cuda"
     )
     profile_generate(run.model, run.variants, plan, rate["copy_bytes_per_s"], run.file)
-    return run.show()
 
 
-def _memory(run: _Measurement) -> int:
-    if run.args.limit_gib and run.device.type == "cuda":
+def _memory(run: Measurement) -> None:
+    limit = int(run.args.limit_gib * 2**30) if run.args.limit_gib else None
+    run.file.note(limit_bytes=limit)
+    measure, most = _memory_on_gpu(run, limit) if run.device.type == "cuda" else _memory_on_cpu(run, limit)
+    plan = MemoryPlan(sorted(run.lengths()), run.schedules, run.args.seconds, most)
+    profile_memory(run.config, run.dtype, measure, plan, run.file)
+
+
+def _memory_on_gpu(run: Measurement, limit: int | None) -> tuple[Measure, int | None]:
+    """Return the function that measures, and no limit for the formula: torch keeps the limit itself and survives it."""
+    if limit:
         total = torch.cuda.get_device_properties(run.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, run.args.limit_gib * 2**30 / total), run.device)
-    run.check_lengths()
-    run.file.note(limit_gib=run.args.limit_gib, weight_bytes=weight_bytes(run.model))
-    profile_memory(run.model, run.variants, MemoryPlan(run.args.lengths, run.args.seconds), run.file)
-    return run.show()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), run.device)
+    return partial(measure_on_gpu, run.model, run.variants), None
 
 
-def _trace(run: _Measurement) -> int:
-    run.check_lengths()
-    for length in run.args.lengths:
+def _memory_on_cpu(run: Measurement, limit: int | None) -> tuple[Measure, int | None]:
+    """Return the function that measures, and the limit for the formula: a CPU's system would end other processes too."""
+    if not is_measurable():
+        raise ValueError("the peak of the resident set can be read and set back on Linux only: use a GPU, or Linux")
+
+    def measure(length: int, keep: float, seconds: float) -> Row:
+        make = partial(make_variant, run.args, keep)
+        return measure_in_child(make, length, torch.get_num_threads(), limit, seconds, run.frontend.preload)
+
+    free = available_bytes()
+    return measure, min((value for value in (limit, free) if value is not None), default=None)
+
+
+def _trace(run: Measurement) -> None:
+    lengths = run.lengths()
+    run.file.expect(len(lengths) * len(run.schedules))
+    for length in lengths:
         trace.profile_trace(run.model, run.variants, length, run.file)
-    return run.show()
 
 
-def _rates(run: _Measurement) -> int:
-    for row in (matrix_rate(run.device, run.dtype), copy_rate(run.device)):
+def _rates(run: Measurement) -> None:
+    lengths = run.lengths()
+    run.file.expect(2 + len(BACKENDS) * len(lengths))
+    run.file.add(matrix_rate(run.device, run.dtype))
+    run.file.add(copy_rate(run.device))
+    for row in attention_rates(run.config, run.device, run.dtype, lengths):
         run.file.add(row)
-    for row in attention_rates(run.config, run.device, run.dtype, run.args.lengths):
-        run.file.add(row)
-    return run.show()
 
 
-def _env(run: _Measurement) -> int:
-    return run.show()
+def _env(args: argparse.Namespace, frontend: Frontend, words: Sequence[str]) -> int:
+    """Check the machine; return 1 where a check found an error."""
+    device = resolve_device(args.device)
+    if args.out is not None:
+        check_writable(args.out)
+    checks = [*run_checks(device), *(finding for check in frontend.checks for finding in check())]
+    file = ResultFile(args.out, kind="env", command=command_line(frontend.prog, words), machine=machine_facts(device))
+    file.points.extend(asdict(check) for check in checks)
+    file.finish()
+    if args.json:
+        sys.stdout.write(json.dumps(file.content, indent=1) + "\n")
+    else:
+        print_result(file.content)
+    return int(any(check.status == "error" for check in checks))
 
 
 def _show(files: Sequence[Path]) -> int:
     for file in files:
-        _print(read_result(file))
+        print_result(read_result(file))
     return 0
 
 
-def _print(content: Row) -> None:
-    machine, model = content["machine"], content["model"]
-    sys.stdout.write(
-        f"\n{content['kind']}: {model['model_id']}, {model['dtype']}, {model['attention']} on {machine['device_name']}\n"
-    )
-    sys.stdout.write(format_table(SUMMARIES[content["kind"]](content)) + "\n")
+def print_result(content: Row) -> None:
+    """Print the table of a result file."""
+    rows = summary(content)
+    text = format_findings(rows) if content["kind"] == "env" else format_table(rows)
+    sys.stdout.write(f"\n{title(content)}\n{text}\n")
     sys.stdout.flush()
 
 
-def _rate_rows(content: Row) -> list[Row]:
-    return [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in content["points"]]
+def title(content: Row) -> str:
+    """Return the line above the table of a result file: what was measured, and where."""
+    model = content.get("model")
+    what = f"{content['kind']}: {model['model_id']}, {model['dtype']}, {model['attention']}" if model else content["kind"]
+    return f"{what} on {content['machine']['device_name']}{'' if content.get('complete', True) else ' (stopped before its end)'}"
+
+
+def summary(content: Row) -> list[Row]:
+    """Return the rows of the table of a result file.
+
+    Raises
+    ------
+    ValueError
+        For a kind of measurement that is not known.
+    """
+    if content["kind"] not in SUMMARIES:
+        raise ValueError(f"measurement {content['kind']!r} is not known: this erecap shows {', '.join(SUMMARIES)}")
+    return SUMMARIES[content["kind"]](content)
 
 
 SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
-    "prefill": lambda content: prefill_profile.summary_rows(content["points"]),
+    "prefill": lambda content: prefill_point.summary_rows(content["points"]),
     "generate": lambda content: generate_profile.summary_rows(content["points"]),
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),
-    "rates": _rate_rows,
-    "env": lambda content: [{"fact": key, "value": value} for key, value in content["machine"].items()],
+    "rates": lambda content: rates_profile.summary_rows(content["points"]),
+    "env": lambda content: content["points"],
 }
 """By measurement, the function that makes the rows of the table from the content of the result file."""
 
 
-COMMANDS: dict[str, Callable[[_Measurement], int]] = {
+COMMANDS: dict[str, Callable[[Measurement], None]] = {
     "prefill": _prefill,
     "generate": _generate,
     "memory": _memory,
     "trace": _trace,
     "rates": _rates,
-    "env": _env,
 }
 """Measurements by name."""

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def model_facts(config: PretrainedConfig, name: str, dtype: torch.dtype, attenti
     }
 
 
-def command_line() -> str:
-    """Return the command line of this process, quoted for a shell. The directory of ``--out`` is left out."""
-    arguments = [Path(word).name if before == "--out" else word for before, word in pairwise(sys.argv)]
-    return shlex.join(["python", "-m", "erecap.profiling", *arguments])
+def command_line(prog: str, words: Sequence[str]) -> str:
+    """Return the command line ``prog words``, quoted for a shell. The directory of ``--out`` is left out."""
+    shown = [Path(word).name if before == "--out" else word for before, word in pairwise(["", *words])]
+    return " ".join([prog, shlex.join(shown)])

@@ -14,10 +14,10 @@ from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.device import synchronize
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.graph_decode import GraphDecoder
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt, read_bytes_per_token
 from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
+from erecap.profiling.variants import Variants
 
 DECODERS = ("eager", "graph-flash", "graph-split")
 """Names of the decoders: the engine's own, and the CUDA graph with either attention of ``graph_decode``."""
@@ -108,6 +108,7 @@ def profile_generate(model: PreTrainedModel, variants: Variants, plan: GenerateP
         Gets the points.
     """
     end = perf_counter() + plan.seconds
+    file.expect(len(plan.lengths) * len(plan.decoders) * len(variants))
     for length in plan.lengths:
         prompt = make_random_prompt(model, length)
         reference: dict[float, list[int]] = {}
@@ -115,6 +116,7 @@ def profile_generate(model: PreTrainedModel, variants: Variants, plan: GenerateP
             if perf_counter() > end:
                 file.add({"prompt_tokens": length, "decoder": name, "status": "left out: --seconds is over"})
                 continue
+            file.begin(f"{length} tokens, decoder {name}")
             try:
                 points = _measure(model, prompt, variants, name, plan, copy_rate, reference)
             except RuntimeError as error:  # a kernel that refuses, a capture that fails, or torch.OutOfMemoryError
@@ -230,7 +232,7 @@ def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _summary(point: Row) -> dict[str, Any]:
-    short = {"tokens": point["prompt_tokens"], "keep": point.get("keep", ""), "decoder": point["decoder"]}
+    short = {"tokens": point["prompt_tokens"], "keep": point.get("keep", ""), "decoder": point.get("decoder", "")}
     if point["status"] != "ok":
         return short | {"status": point["status"]}
     return short | {
@@ -238,7 +240,7 @@ def _summary(point: Row) -> dict[str, Any]:
         "tpot ms": f"{point['median_tpot_ms']:.2f}",
         "p99 itl": f"{point['p99_itl_ms']:.2f}",
         "e2e ms": f"{point['median_e2el_ms']:.1f}",
-        "speedup": f"{point.get('speedup', 1.0):.2f}",
+        "speedup": f"{point['speedup']:.2f}" if "speedup" in point else "",
         "prefill": f"{point['prefill_share']:.1%}",
         "floor ms": f"{point['floor_tpot_ms']:.2f}",
         "of floor": f"{point['share_of_floor']:.1%}",

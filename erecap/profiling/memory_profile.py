@@ -1,20 +1,26 @@
-"""Peak memory of a prefill by prompt length, baseline and pruned, measured and by formula, up to the device's limit."""
+"""Peak memory of a prefill by prompt length, baseline and pruned, measured and by formula, up to the limit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from erecap.calibration.flops import prefill_flops
 from erecap.engine.prefill import prefill
 from erecap.models.device import peak_memory_bytes, reset_peak_memory, synchronize
-from erecap.profiling.prefill_profile import Variants
+from erecap.profiling.memory_formula import config_bytes, prefill_bytes
+from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.results import ResultFile, Row
-from erecap.profiling.shapes import make_random_prompt, weight_bytes
-from erecap.schedule import PruneSchedule
+from erecap.profiling.shapes import make_random_prompt
+from erecap.profiling.variants import Variants
+from erecap.schedule import PruneSchedule, layer_tokens
+
+Measure = Callable[[int, float, float], Row]
+"""Prefills: prompt length in tokens, keep ratio, and the seconds that are left."""
 
 
 @dataclass(frozen=True)
@@ -25,84 +31,98 @@ class MemoryPlan:
     ----------
     lengths
         Prompt lengths in tokens, rising.
+    schedules
+        Schedules by keep ratio.
     seconds
         Seconds that the whole measurement may take.
+    limit_bytes
+        Memory that may be used, model included; ``None`` where that is unknown. What the formula puts above it is not run.
     """
 
     lengths: Sequence[int]
+    schedules: Mapping[float, PruneSchedule]
     seconds: float
+    limit_bytes: int | None = None
 
 
-def profile_memory(model: PreTrainedModel, variants: Variants, plan: MemoryPlan, file: ResultFile) -> None:
+def profile_memory(config: PretrainedConfig, dtype: torch.dtype, measure: Measure, plan: MemoryPlan, file: ResultFile) -> None:
     """Prefill once per length and variant, and add a point each to ``file``. A variant that runs out of memory ends there.
 
-    A point holds ``prompt_tokens``; ``keep``, the keep ratio; ``formula_bytes`` (the function of that name); and ``status``. Where
-    ``status`` is ``ok``, it also holds ``ttft_s``, ``kv_bytes``, ``peak_memory_bytes`` and, on a GPU, ``reserved_bytes``, the peak
-    of what torch's allocator took from the device.
+    A point holds ``prompt_tokens``; ``keep``, the keep ratio; ``formula_prefill_bytes`` and, with the weights, ``formula_bytes``
+    (``memory_formula``); and ``status``. Where ``status`` is ``ok``, it also holds what ``measure`` returns.
+
+    Parameters
+    ----------
+    config
+        The model's config.
+    dtype
+        Dtype of its weights.
+    measure
+        Measures one prefill: ``measure_on_gpu``, or ``memory_child.measure_in_child`` on a CPU.
+    plan
+        What to measure.
+    file
+        Gets the points.
     """
     end, rate, over = perf_counter() + plan.seconds, 0.0, set[float]()
+    file.expect(len(plan.lengths) * len(plan.schedules))
     for length in plan.lengths:
-        for keep, (schedule, selector) in variants.items():
+        for keep, schedule in plan.schedules.items():
+            entered = layer_tokens(schedule, config.num_hidden_layers, np.zeros(length, np.bool_))
+            flops = sum(prefill_flops(config, entered))
+            point = {"prompt_tokens": length, "keep": keep, **_formula(config, dtype, entered)}
+            left_s = end - perf_counter()
             if keep in over:
-                continue
-            point: Row = {"prompt_tokens": length, "keep": keep}
-            layer_tokens = _expected_tokens(model.config, schedule, length)
-            flops = sum(prefill_flops(model.config, layer_tokens))
-            point["formula_bytes"] = formula_bytes(model, layer_tokens)
-            if rate and flops / rate > end - perf_counter():
-                file.add(point | {"status": "left out: it would take longer than --seconds allows"})
-                continue
-            began = perf_counter()
-            point |= _measure(model, length, schedule, selector)
-            if point["status"] == "ok":
-                rate = flops / (perf_counter() - began)
+                point["status"] = "left out: a shorter prompt ran out of memory"
+            elif plan.limit_bytes is not None and point["formula_bytes"] > plan.limit_bytes:
+                point["status"] = f"out of memory: by the formula it exceeds the limit of {plan.limit_bytes / 1e9:.2f} GB"
+            elif left_s < (flops / rate if rate else 0.0):
+                point["status"] = "left out: it would take longer than --seconds allows"
             else:
+                file.begin(f"{length} tokens, keep {keep:g}")
+                began = perf_counter()
+                point |= measure(length, keep, left_s)
+                rate = flops / point.get("ttft_s", perf_counter() - began)
+            if point["status"].startswith("out of memory"):
                 over.add(keep)
             file.add(point)
 
 
-def _measure(model: PreTrainedModel, length: int, schedule: PruneSchedule, selector: Any) -> Row:
+def _formula(config: PretrainedConfig, dtype: torch.dtype, entered: Sequence[int]) -> Row:
+    beyond_weights = prefill_bytes(config, dtype, entered)
+    return {"formula_prefill_bytes": beyond_weights, "formula_bytes": beyond_weights + config_bytes(config, dtype)}
+
+
+def measure_on_gpu(model: PreTrainedModel, variants: Variants, length: int, keep: float, seconds: float) -> Row:
+    """Prefill on the model's GPU.
+
+    Returns
+    -------
+    dict
+        ``status``. Where it is ``ok`` also ``ttft_s``, ``kv_bytes``, ``peak_memory_bytes`` of torch's tensors, ``prefill_bytes``
+        (the peak without what was there before), and ``reserved_bytes``, the peak of what torch's allocator took.
+    """
     prompt, device = make_random_prompt(model, length), model.device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     reset_peak_memory(device)
-    began = perf_counter()
+    before, began = torch.cuda.memory_allocated(device), perf_counter()
     try:
-        result = prefill(model, prompt, schedule, selector)
+        result = prefill(model, prompt, *variants[keep])
         synchronize(device)
-    except torch.OutOfMemoryError as error:
-        return {"status": f"out of memory: {str(error).splitlines()[0][:200]}"}
-    row = {
+    except RuntimeError as error:
+        status = out_of_memory(error)
+        if status is None:
+            raise
+        return {"status": status}
+    peak = peak_memory_bytes(device)
+    return {
         "status": "ok",
         "ttft_s": perf_counter() - began,
         "kv_bytes": result.kv_bytes,
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak,
+        "prefill_bytes": peak - before,
+        "reserved_bytes": torch.cuda.max_memory_reserved(device),
     }
-    if device.type == "cuda":
-        row["reserved_bytes"] = torch.cuda.max_memory_reserved(device)
-    return row
-
-
-def _expected_tokens(config: PretrainedConfig, schedule: PruneSchedule, length: int) -> list[int]:
-    """Estimate the tokens that enter each layer. Forced tokens are ignored: they matter only in short prompts."""
-    keep = {stage.after_layer: stage.keep for stage in schedule.stages}
-    tokens = [float(length)]
-    for layer in range(config.num_hidden_layers - 1):
-        tokens.append(tokens[-1] * keep.get(layer, 1.0))
-    return [max(1, round(count)) for count in tokens]
-
-
-def formula_bytes(model: PreTrainedModel, layer_tokens: Sequence[int]) -> int:
-    """Compute the peak memory of a prefill in bytes: weights, plus the largest sum of cache and activations over layers.
-
-    Activations are three rows of the MLP's width and three of the model's width per token, as a gated MLP holds them at once.
-    """
-    config, size = model.config, next(model.parameters()).element_size()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv = 2 * config.num_key_value_heads * head_dim * size
-    per_token = 3 * (config.intermediate_size + config.hidden_size) * size
-    peaks = [kv * sum(layer_tokens[: layer + 1]) + per_token * tokens for layer, tokens in enumerate(layer_tokens)]
-    return int(weight_bytes(model) + max(peaks))
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
@@ -111,12 +131,19 @@ def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _summary(point: Row) -> dict[str, Any]:
-    short = {"tokens": point["prompt_tokens"], "keep": point["keep"], "formula GB": f"{point['formula_bytes'] / 1e9:.2f}"}
-    if point["status"] != "ok":
-        return short | {"status": point["status"]}
-    return short | {
-        "peak GB": f"{point['peak_memory_bytes'] / 1e9:.2f}",
-        "KV GB": f"{point['kv_bytes'] / 1e9:.3f}",
-        "seconds": f"{point['ttft_s']:.2f}",
-        "status": "ok",
+    short = {"tokens": point["prompt_tokens"], "keep": point["keep"], "status": point["status"]}
+    measured, formula = point.get("prefill_bytes"), point.get("formula_prefill_bytes")
+    row = short | {
+        "prefill MB": _scaled(point, "prefill_bytes", 1e6, 1),
+        "formula MB": _scaled(point, "formula_prefill_bytes", 1e6, 1),
+        "of formula": f"{measured / formula:.0%}" if measured is not None and formula else "",
+        "KV MB": _scaled(point, "kv_bytes", 1e6, 1),
+        "peak GB": _scaled(point, "peak_memory_bytes", 1e9, 2),
+        "formula GB": _scaled(point, "formula_bytes", 1e9, 2),
+        "seconds": _scaled(point, "ttft_s", 1, 2),
     }
+    return row
+
+
+def _scaled(point: Row, name: str, unit: float, digits: int) -> str:
+    return f"{point[name] / unit:.{digits}f}" if name in point else ""

@@ -1,78 +1,122 @@
-"""Arguments of the command line ``python -m erecap.profiling``."""
+"""Arguments of the measurements, for ``python -m erecap.profiling`` and ``erecap profile``."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from erecap.models.device import DTYPES
 from erecap.models.masks import ATTENTION_KINDS
+from erecap.profiling.frontend import Frontend
 from erecap.profiling.generate_profile import DECODERS
 from erecap.profiling.rates_profile import BACKENDS
 from erecap.profiling.shapes import SHAPES
+from erecap.selectors import SELECTORS
 
 Number = TypeVar("Number", int, float)
 
+LENGTHS: Mapping[str, tuple[int, ...]] = {
+    "prefill": (1024, 2048, 4096, 8192, 16384, 32768),
+    "generate": (4096,),
+    "memory": (4096, 8192, 16384, 32768, 65536),
+    "trace": (4096,),
+    "rates": (4096, 32768),
+}
+"""Prompt lengths of each measurement where none are given."""
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``python -m erecap.profiling``."""
-    parser = argparse.ArgumentParser(prog="python -m erecap.profiling", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    prefill = _measurement(commands, "prefill", "Time to the first token by prompt length and keep ratio.", "1024,2048,4096")
-    prefill.add_argument("--rounds", type=_positive, default=7, help="timed rounds per length; the order of variants rotates")
+
+def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the measurements, with the name and the further subcommands of ``frontend``."""
+    frontend = frontend or Frontend()
+    text = "Measure the engine on this machine. Each measurement prints a table and writes a JSON file, anew after every point."
+    parser = argparse.ArgumentParser(prog=frontend.prog, description=text)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="MEASUREMENT")
+    prefill = _measurement(commands, "prefill", "Time to the first token by prompt length and keep ratio.")
+    prefill.add_argument("--rounds", type=_positive, default=7, help="timed rounds per length, in rotating order (7)")
+    prefill.add_argument("--new-lengths", type=_count, default=12, help="rounds per length on lengths new to the process (12)")
+    prefill.add_argument("--no-stock", action="store_true", help="leave out stock generate of transformers")
     prefill.add_argument("--no-count", action="store_true", help="leave out the FLOPs counted by torch")
-    generate = _measurement(commands, "generate", "Prefill and a fixed number of decoded tokens.", "4096")
-    generate.add_argument("--rounds", type=_positive, default=3, help="timed generations per variant")
-    generate.add_argument("--new-tokens", type=_positive, default=64, help="tokens to decode")
+    generate = _measurement(commands, "generate", "Prefill and a fixed number of decoded tokens.")
+    generate.add_argument("--rounds", type=_positive, default=3, help="timed generations per variant (3)")
+    generate.add_argument("--new-tokens", type=_positive, default=64, help="tokens to decode (64)")
     generate.add_argument("--decoders", type=_listed(str), default=("eager",), help=f"with commas: {', '.join(DECODERS)}")
-    memory = _measurement(commands, "memory", "Peak memory of a prefill by length.", "4096,8192,16384,32768,65536")
-    memory.add_argument("--limit-gib", type=float, help="use no more of a GPU's memory than this")
-    _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.", "4096")
-    _measurement(commands, "rates", "Matrix product, copy and attention kernels of this machine.", "4096,32768")
-    show = commands.add_parser("show", help="Print the tables of result files.", description="Print the tables of result files.")
-    show.add_argument("files", type=Path, nargs="+", help="result files that the other commands wrote")
-    _measurement(commands, "env", "Device, driver and versions of this machine.", "1")
+    memory = _measurement(commands, "memory", "Peak memory of a prefill by length, up to the limit.")
+    memory.add_argument("--limit-gib", type=_positive_float, help="use no more memory than this: a GPU's, or of a process on a CPU")
+    _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.")
+    _measurement(commands, "rates", "Matrix product, copy and attention kernels of this machine.")
+    env = _subcommand(commands, "env", "Check this machine: versions, processor, GPUs, memory, disk. Exits with 1 on an error.")
+    env.add_argument("--device", help="torch device; by default the GPU where there is one")
+    env.add_argument("--json", action="store_true", help="print the findings as JSON")
+    env.add_argument("--out", type=Path, help="also write the findings to this file")
+    show = _subcommand(commands, "show", "Print the tables of result files.")
+    show.add_argument("files", type=Path, nargs="+", help="result files that the other measurements wrote")
+    for name, subcommand in frontend.subcommands.items():
+        _subcommand(commands, name, subcommand.text)
     return parser
 
 
-def _measurement(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, lengths: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _subcommand(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text)
+
+
+def _measurement(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+    parser = _subcommand(commands, name, text)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--shape", choices=SHAPES, default="nano", help="published architecture with random weights")
-    source.add_argument("--model", help="directory or hub id of a model, instead of --shape")
-    parser.add_argument("--pruner", type=Path, help="directory of the model's pruner; a random pruner by default")
-    parser.add_argument("--lengths", type=_listed(_positive), default=lengths, help="prompt lengths in tokens, with commas")
+    source.add_argument("--shape", choices=SHAPES, help="published architecture, random weights; by default the bundled planner")
+    source.add_argument("--model", help="directory or hub id of a model; by default the bundled planner")
+    parser.add_argument("--pruner", type=Path, help="directory of the model's pruner; by default a random one, or the bundled one")
+    parser.add_argument("--selector", choices=SELECTORS, default="learned", help="what scores the tokens; learned by default")
+    shown = ",".join(map(str, LENGTHS[name]))
     parser.add_argument(
-        "--keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", help="keep ratios, with commas; 1 is the baseline"
+        "--lengths", type=_listed(_positive), help=f"prompt lengths in tokens, with commas; by default those of {shown} that fit"
     )
+    parser.add_argument(
+        "--keep", "--keeps", dest="keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", metavar="KEEP",
+        help="keep ratios, with commas; 1 is the baseline (1,0.9,0.8,0.7)",
+    )  # fmt: skip
     parser.add_argument("--device", help="torch device; by default the GPU where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; by default the faster one on the device")
-    parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers")
+    parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers (sdpa)")
     parser.add_argument("--sdpa-backend", choices=BACKENDS, help="kernel behind sdpa; by default the engine chooses")
-    parser.add_argument("--seconds", type=float, default=120.0, help="most seconds to spend; the table names what is left out")
-    parser.add_argument("--out", type=Path, help="result file, JSON, written after every point")
+    parser.add_argument(
+        "--seconds", type=_positive_float, default=120.0, help="most seconds to spend (120); a row says what is left out"
+    )
+    parser.add_argument("--out", type=Path, help="result file, JSON, written after every point; by default below runs/profile")
     return parser
 
 
 def _listed(item: Callable[[str], Number | str]) -> Callable[[str], tuple[Number | str, ...]]:
     def parse(text: str) -> tuple[Number | str, ...]:
-        return tuple(item(part) for part in text.split(","))
+        return tuple(dict.fromkeys(item(part) for part in text.split(",")))
 
     parse.__name__ = "comma-separated list"
     return parse
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+def _number(text: str, make: Callable[[str], Number], rule: str, holds: Callable[[Number], bool]) -> Number:
+    try:
+        number = make(text.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}") from error
+    if not holds(number):
+        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}")
     return number
+
+
+def _positive(text: str) -> int:
+    return _number(text, int, "a whole number of at least 1, such as 1024", lambda number: number >= 1)
+
+
+def _count(text: str) -> int:
+    return _number(text, int, "a whole number of at least 0", lambda number: number >= 0)
+
+
+def _positive_float(text: str) -> float:
+    return _number(text, float, "a number above 0", lambda number: 0 < number < float("inf"))
 
 
 def _ratio(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"keep ratio {number} must be in (0, 1]")
-    return number
+    return _number(text, float, "a keep ratio above 0 and at most 1, such as 0.7", lambda number: 0 < number <= 1)

@@ -1,6 +1,7 @@
 """Measured rates of the machine: a large matrix product, a large copy, and each attention kernel."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PretrainedConfig
 
 from erecap.models.device import dtype_name
+from erecap.profiling.table import flops_rate
 from erecap.profiling.timing import seconds_of
 
 BACKENDS = {
@@ -41,14 +43,14 @@ def copy_rate(device: torch.device, size_bytes: int | None = None) -> dict[str, 
 
 def attention_rates(
     config: PretrainedConfig, device: torch.device, dtype: torch.dtype, lengths: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Measure causal attention of one layer of ``config`` with each kernel, at each of ``lengths`` (tokens).
 
-    Each row holds ``kernel``, ``tokens`` and ``status``. Where ``status`` is ``ok``, it also holds ``attention_ms``, the median of
-    ten, and ``attention_flops_per_s``, which counts causal pairs only. Where a kernel refuses the shape or runs out of memory,
-    ``status`` gives the reason.
+    Each row comes as soon as it is measured. It holds ``kernel``, ``tokens`` and ``status``. Where ``status`` is ``ok``, it also
+    holds ``attention_ms``, the median of ten, and ``attention_flops_per_s``, which counts causal pairs only. Where a kernel refuses
+    the shape or runs out of memory, ``status`` gives the reason.
     """
-    return [_attention_row(config, device, dtype, name, length) for length in lengths for name in BACKENDS]
+    return (_attention_row(config, device, dtype, name, length) for length in lengths for name in BACKENDS)
 
 
 def _attention_row(config: PretrainedConfig, device: torch.device, dtype: torch.dtype, name: str, length: int) -> dict[str, Any]:
@@ -71,7 +73,41 @@ def _attention_row(config: PretrainedConfig, device: torch.device, dtype: torch.
     return row | {"status": "ok", "attention_ms": seconds * 1e3, "attention_flops_per_s": flops / seconds}
 
 
+def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Run the attention kernel ``name`` once on a small input. Return the reason where it refuses, else ``None``."""
+    query = torch.randn(1, 2, 64, 64, device=device, dtype=dtype)
+    try:
+        with sdpa_kernel([BACKENDS[name]]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch also warns of each kernel that it passes over
+            torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+    except RuntimeError as error:
+        return str(error).splitlines()[0][:160]
+    return None
+
+
 def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
     for _ in range(_WARM_UPS):
         call()
     return median(seconds_of(call, device) for _ in range(_REPEATS))
+
+
+def summary_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the table row of each rate."""
+    return [_summary(point) for point in points]
+
+
+def _summary(point: Mapping[str, Any]) -> dict[str, Any]:
+    if "matmul_flops_per_s" in point:
+        size = f"{point['matmul_size']} x {point['matmul_size']} {point['matmul_dtype']}"
+        return {"what": "matrix product", "of": size, "rate": flops_rate(point["matmul_flops_per_s"])}
+    if "copy_bytes_per_s" in point:
+        size = f"{point['copy_size_bytes'] / 1e6:.0f} MB"
+        return {"what": "copy", "of": size, "rate": f"{point['copy_bytes_per_s'] / 1e9:.1f} GB/s"}
+    row = {"what": f"attention, {point['kernel']}", "of": f"{point['tokens']} tokens"}
+    if point["status"] != "ok":
+        return row | {"status": point["status"]}
+    return row | {
+        "ms": f"{point['attention_ms']:.3g}",
+        "rate": flops_rate(point["attention_flops_per_s"]),
+        "status": "ok",
+    }

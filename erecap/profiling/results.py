@@ -1,10 +1,14 @@
 """Result files: one JSON object per measurement. The file is rewritten after every point, so a killed run keeps its points."""
 
 import json
+import re
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from erecap.models.files import fill_atomically
+from erecap.profiling.progress import Progress
 
 RESULT_VERSION = 1
 
@@ -12,35 +16,88 @@ Row = dict[str, Any]
 
 
 class ResultFile:
-    """A result file that grows: ``version``, ``command``, ``machine`` and other facts, and ``points``, one per measured case.
+    """A result file that grows.
+
+    It holds ``version``, facts such as ``command`` and ``machine``, ``complete`` (whether the measurement came to its end), and
+    ``points``, one per measured case.
 
     Parameters
     ----------
     path
         Path of the file; ``None`` writes no file.
+    progress
+        Hears of every point.
     facts
         Facts that hold for all points.
     """
 
-    def __init__(self, path: Path | None, **facts: Any) -> None:
-        self.path, self.points = path, list[Row]()
-        self.content: Row = {"version": RESULT_VERSION, **facts, "points": self.points}
+    def __init__(self, path: Path | None, progress: Progress | None = None, **facts: Any) -> None:
+        self.path, self.progress, self.points = path, progress, list[Row]()
+        self.content: Row = {"version": RESULT_VERSION, **facts, "complete": False, "points": self.points}
+
+    def expect(self, points: int) -> None:
+        """Say how many points there will be."""
+        if self.progress is not None:
+            self.progress.expect(points)
+
+    def begin(self, work: str) -> None:
+        """Say what is measured now."""
+        if self.progress is not None:
+            self.progress.begin(work)
 
     def add(self, point: Row) -> None:
         """Append a point and write the file."""
         self.points.append(point)
         self.save()
+        if self.progress is not None:
+            self.progress.add(point)
 
     def note(self, **facts: Any) -> None:
         """Add facts that hold for all points, and write the file."""
         self.content.update(facts)
         self.save()
 
+    def finish(self) -> None:
+        """Mark the measurement as complete, and write the file."""
+        self.note(complete=True)
+
     def save(self) -> None:
-        """Write the file atomically."""
-        if self.path is not None:
-            text = json.dumps(self.content, indent=1, allow_nan=True) + "\n"
+        """Write the file atomically.
+
+        Raises
+        ------
+        ValueError
+            Where it cannot be written.
+        """
+        if self.path is None:
+            return
+        text = json.dumps(self.content, indent=1, allow_nan=True) + "\n"
+        try:
             fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"the result file {str(self.path)!r} cannot be written ({error.strerror}): give --out a path that can"
+            ) from error
+
+
+def default_path(kind: str, name: str) -> Path:
+    """Choose a path below ``runs/profile`` that does not exist yet, from the kind of measurement, the model's name and the time."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name).strip("-")
+    stem = f"{kind}-{words}-{datetime.now():%Y%m%d-%H%M%S}"
+    free = (Path("runs/profile") / f"{stem}{'' if number == 1 else f'-{number}'}.json" for number in count(1))
+    return next(path for path in free if not path.exists())
+
+
+def check_writable(path: Path) -> None:
+    """Raise ``ValueError`` unless a result file can be written to ``path``. Makes missing directories."""
+    if path.is_dir():
+        raise ValueError(f"--out {str(path)!r} is a directory: give the path of a file, such as {str(path / 'prefill.json')!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill_atomically(path.with_name(path.name + ".probe"), lambda partial: partial.write_text("", encoding="utf-8"))
+        path.with_name(path.name + ".probe").unlink()
+    except OSError as error:
+        raise ValueError(f"--out {str(path)!r} cannot be written ({error.strerror}): give a path that can") from error
 
 
 def read_result(path: Path) -> Row:
@@ -49,13 +106,18 @@ def read_result(path: Path) -> Row:
     Raises
     ------
     ValueError
-        For a file that is not a result file, or has another version.
+        For a file that cannot be read, is not a result file, or has another version.
     """
     try:
         content: Row = json.loads(path.read_text(encoding="utf-8"))
         version = content.get("version")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}): give a file that `python -m erecap.profiling` wrote") from error
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}): give the path of a result file") from error
+    except (ValueError, AttributeError) as error:  # json.JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} is not a JSON object ({error}): give a file that `erecap profile` wrote") from error
     if version != RESULT_VERSION:
         raise ValueError(f"{path} has version {version}, this erecap reads {RESULT_VERSION}: measure again")
+    missing = [key for key in ("kind", "machine", "points") if key not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: give a file that `erecap profile` wrote")
     return content

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from erecap.calibration.flops import layer_cost
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
+from erecap.profiling.memory_formula import config_bytes
 from erecap.schedule import PruneSchedule
 
 POSITIONS = 1 << 20
@@ -75,9 +75,7 @@ def shape_config(name: str) -> PretrainedConfig:
 
 def shape_bytes(name: str, dtype: torch.dtype) -> int:
     """Return the bytes of the weights of shape ``name`` in ``dtype``, without biases and norms (about a thousandth)."""
-    config = shape_config(name)
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
-    return int(config.num_hidden_layers * layer_cost(config).linear_per_token // 2 + tables) * dtype.itemsize
+    return config_bytes(shape_config(name), dtype)
 
 
 def make_random_model(

@@ -1,12 +1,12 @@
-"""The cost of pruning itself within a prefill: scoring, and selecting with gathering, as shares of the prefill's time.
+"""The cost of pruning itself within a prefill: scoring, selecting and dropping tokens, as shares of the prefill's time.
 
-The engine's code stays as it is: a wrapped selector and hooks on the decoder layers record the time of each call. On a GPU these
-records are CUDA events, so the host does not wait.
+The engine's code stays as it is: a wrapped selector, a wrapped stream and hooks on the decoder layers record the time of each
+call. On a GPU these records are CUDA events, so the host does not wait.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -15,11 +15,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.engine.prefill import prefill
+from erecap.engine.layout import lay_out
+from erecap.engine.prefill import enter, run_layers
+from erecap.engine.stream import Stream, Survivors
+from erecap.models.architecture import decoder_parts
 from erecap.models.device import synchronize
+from erecap.models.kv_cache import make_cache
+from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
-from erecap.selectors import Selector
+from erecap.selectors import PreparedSelector, Selector
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,35 @@ class StageCost:
     scoring
         Share of the selector.
     selecting
-        Share of choosing and gathering the survivors.
+        Share of choosing the survivors from the scores.
+    dropping
+        Share of gathering the survivors.
     """
 
     scoring: float
     selecting: float
+    dropping: float
 
 
 class _Marks:
     """Named points in time, in the order in which they were taken."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._taken = device, list[tuple[str, Any]]()
+        self._device, self._taken, self._held = device, list[tuple[str, Any]](), False
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Take the mark ``name`` and none until the end: a selector may run the model's layers itself."""
+        self.take(name)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def take(self, name: str) -> None:
+        if self._held:
+            return
         if self._device.type == "cuda":
             moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             moment.record()
@@ -59,18 +79,41 @@ class _Marks:
             yield name, start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
 
 
-class MarkedSelector:
+class _MarkedSelector:
     """A selector that marks the begin and the end of scoring."""
 
-    def __init__(self, selector: Selector, take: Any) -> None:
-        self._selector, self._take = selector, take
+    def __init__(self, selector: Selector, marks: _Marks) -> None:
+        self._selector, self._marks = selector, marks
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """See ``Selector.score``."""
-        self._take("scoring")
-        scores = self._selector.score(hidden, positions, stage_index, lengths)
-        self._take("selecting")
+        with self._marks.held("scoring"):
+            scores = self._selector.score(hidden, positions, stage_index, lengths)
+        self._marks.take("selecting")
         return scores
+
+
+class _MarkedPreparedSelector(_MarkedSelector):
+    """The same for a selector that sees the whole prompts first."""
+
+    _selector: PreparedSelector
+
+    def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
+        """See ``PreparedSelector.prepare``."""
+        with self._marks.held("scoring"):
+            self._selector.prepare(ids, lengths)
+        self._marks.take("layers")
+
+
+class _MarkedStream(Stream):
+    """A stream that marks the begin of dropping. The next layer marks its end."""
+
+    marks: _Marks
+
+    def keep(self, left: Survivors) -> None:
+        """See ``Stream.keep``."""
+        self.marks.take("dropping")
+        super().keep(left)
 
 
 def measure_stage_cost(
@@ -78,21 +121,28 @@ def measure_stage_cost(
 ) -> StageCost:
     """Measure the median shares over ``rounds`` prefills of ``prompt``. Run the prompt once before, as a warm-up."""
     costs = [_one_cost(model, prompt, schedule, selector) for _ in range(rounds)]
-    return StageCost(median(cost.scoring for cost in costs), median(cost.selecting for cost in costs))
+    return StageCost(*(median(getattr(cost, field.name) for cost in costs) for field in fields(StageCost)))
 
 
+@torch.inference_mode()
 def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> StageCost:
-    marks = _Marks(model.device)
+    parts, marks = decoder_parts(model), _Marks(model.device)
     synchronize(model.device)
     marks.take("layers")
+    layout = lay_out([prompt], schedule, model.device, row_sizes(model.device, model.dtype))
+    entered = enter(parts, layout, parts.embed(layout.ids))
+    stream = _MarkedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
+    stream.marks = marks
+    marked = _MarkedPreparedSelector if isinstance(selector, PreparedSelector) else _MarkedSelector
     with _layers_marked(model, schedule, marks):
-        prefill(model, prompt, schedule, MarkedSelector(selector, marks.take))
+        run_layers(parts, stream, make_cache(model.config), layout, marked(selector, marks))
+        parts.head(parts.norm(stream.hidden[:, -1]))
     marks.take("end")
-    spent = dict.fromkeys(("layers", "scoring", "selecting"), 0.0)
+    spent = dict.fromkeys(("layers", *(field.name for field in fields(StageCost))), 0.0)
     for name, seconds in marks.spans():
         spent[name] += seconds
     whole = sum(spent.values())
-    return StageCost(spent["scoring"] / whole, spent["selecting"] / whole)
+    return StageCost(**{field.name: spent[field.name] / whole for field in fields(StageCost)})
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from transformers import PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
-from erecap.profiling.prefill_profile import Variants
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.timing import seconds_of
-from erecap.selectors import Selector
+from erecap.profiling.variants import Variants
+from erecap.selectors import PreparedSelector, Selector
 
 PARTS = (
     "attention",
@@ -48,11 +49,12 @@ def profile_trace(model: PreTrainedModel, variants: Variants, length: int, file:
     the profiler; and the times of ``summarise``.
     """
     prompt = make_random_prompt(model, length)
+    file.begin(f"{length} tokens")
     for keep, (schedule, selector) in variants.items():
         run = partial(prefill, model, prompt, schedule, selector)
         run()
         plain_ms = min(seconds_of(run, model.device) for _ in range(3)) * 1e3
-        ranged = None if selector is None else _RangedSelector(selector)
+        ranged = None if selector is None else _ranged(selector)
         events = _trace(model, partial(prefill, model, prompt, schedule, ranged))
         file.add(
             {"prompt_tokens": length, "keep": keep, "status": "ok", "untraced_ms": plain_ms, **summarise(events, model.device)}
@@ -80,6 +82,21 @@ class _RangedSelector:
         """See ``Selector.score``."""
         with record_function(_PREFIX + "scorer"):
             return self._selector.score(hidden, positions, stage_index, lengths)
+
+
+class _RangedPreparedSelector(_RangedSelector):
+    """The same for a selector that sees the whole prompts first."""
+
+    _selector: PreparedSelector
+
+    def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
+        """See ``PreparedSelector.prepare``."""
+        with record_function(_PREFIX + "scorer"):
+            self._selector.prepare(ids, lengths)
+
+
+def _ranged(selector: Selector) -> Selector:
+    return _RangedPreparedSelector(selector) if isinstance(selector, PreparedSelector) else _RangedSelector(selector)
 
 
 @contextmanager
@@ -173,11 +190,11 @@ def _part_of(event: FunctionEvent) -> str:
 
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the table: one row per part, with milliseconds and share of each point."""
-    rows = []
-    for part in PARTS:
-        row: dict[str, Any] = {"part": part}
-        for point in points:
+    """Return the table: one row per length and part, with milliseconds and share of each keep ratio."""
+    rows, measured = [], [point for point in points if point["status"] == "ok"]
+    for length, part in product(dict.fromkeys(point["prompt_tokens"] for point in measured), PARTS):
+        row: dict[str, Any] = {"tokens": length, "part": part}
+        for point in (point for point in measured if point["prompt_tokens"] == length):
             row[f"keep {point['keep']} ms"] = f"{point['parts_ms'][part]:.2f}"
             row[f"keep {point['keep']} share"] = f"{point['parts_share'][part]:.1%}"
         rows.append(row)

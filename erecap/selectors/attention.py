@@ -29,7 +29,7 @@ class AttentionSelector:
 
     def __init__(self, projections: Projections, schedule: PruneSchedule, window: int = 16, pool: int = 7) -> None:
         self._projections, self._window, self._pool = projections, window, pool
-        self._layers = [stage.after_layer + 1 for stage in schedule.stages]
+        self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "AttentionSelector":
@@ -38,7 +38,7 @@ class AttentionSelector:
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score by attention received (``Selector.score``)."""
-        layer, count = self._layers[stage_index], hidden.shape[1]
+        layer, count = self.stage_layers[stage_index] + 1, hidden.shape[1]
         window = lengths[:, None] - torch.arange(self._window, 0, -1, device=hidden.device)
         places = window.clamp_min(0)
         newest = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))

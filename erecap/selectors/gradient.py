@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -43,7 +43,7 @@ class GradientSelector:
         self, model: PreTrainedModel, schedule: PruneSchedule, eos_ids: frozenset[int] = frozenset(), answer_tokens: int = 24
     ) -> None:
         self._model, self._eos_ids, self._answer_tokens = model, eos_ids, answer_tokens
-        self._layers = [stage.after_layer for stage in schedule.stages]
+        self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)
         self._scores: Tensor | None = None
 
     @classmethod
@@ -56,7 +56,8 @@ class GradientSelector:
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
         """Answer each prompt and compute its gradients (``PreparedSelector.prepare``). The host waits for every token."""
         rows = [self._saliency(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
-        self._scores = pad_sequence(rows, batch_first=True)
+        padded = pad_sequence(rows, batch_first=True)
+        self._scores = pad(padded, (0, 0, 0, ids.shape[1] - padded.shape[1]))
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Return the scores that ``prepare`` computed (``Selector.score``). Raise ``ValueError`` for another batch."""
@@ -73,7 +74,7 @@ class GradientSelector:
         answer = self._answer(prompt)
         with torch.inference_mode(False), torch.enable_grad():
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
-            hidden, final = stage_hidden(self._model, ids, self._layers)
+            hidden, final = stage_hidden(self._model, ids, self.stage_layers)
             logits = decoder_parts(self._model).head(final[0, len(prompt) - 1 :]).float()
             loss = cross_entropy(logits, torch.tensor(answer, device=logits.device))
             return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)

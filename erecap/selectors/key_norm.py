@@ -13,7 +13,7 @@ class KeyNormSelector:
 
     def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
         self._projections = projections
-        self._layers = [stage.after_layer + 1 for stage in schedule.stages]
+        self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "KeyNormSelector":
@@ -22,6 +22,6 @@ class KeyNormSelector:
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score by key norm (``Selector.score``)."""
-        keys = self._projections.keys(hidden, self._layers[stage_index])
+        keys = self._projections.keys(hidden, self.stage_layers[stage_index] + 1)
         norms: Tensor = torch.linalg.vector_norm(keys.float(), dim=-1)
         return -norms.mean(-1)

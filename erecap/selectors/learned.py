@@ -21,6 +21,7 @@ class LearnedSelector:
                 "not trained: train one for this schedule or make the schedule from the pruner's stages"
             )
         self._pruner = pruner
+        self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)
         self._mlps = [pruner.stages.index(stage.after_layer) for stage in schedule.stages]
 
     @classmethod

@@ -18,6 +18,7 @@ class LearnedStepsSelector:
     """
 
     def __init__(self, learned: LearnedSelector) -> None:
+        self.stage_layers = learned.stage_layers
         self._learned = learned
         self._messages: Tensor | None = None
 

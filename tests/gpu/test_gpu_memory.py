@@ -1,11 +1,13 @@
 """Out of memory on a GPU: an error that says what to do, and a process that goes on."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from erecap import prefill
+from erecap import PruneSchedule, prefill
 from erecap.models.device import OutOfMemoryError, check_free_memory, explain_out_of_memory
-from erecap.profiling.memory_profile import MemoryPlan, profile_memory
+from erecap.profiling.memory_profile import MemoryPlan, measure_on_gpu, profile_memory
 from erecap.profiling.results import ResultFile
 
 pytestmark = pytest.mark.gpu
@@ -37,11 +39,10 @@ def test_out_of_memory_is_explained_and_survived(cuda, nano, prompt):
 
 @pytest.mark.usefixtures("little_memory")
 def test_out_of_memory_is_a_row_of_the_memory_profile(nano, pruning):
-    model = nano(torch.bfloat16)
-    file = ResultFile(None)
-    profile_memory(
-        model, {1.0: (pruning(model, keep=1.0)[0].none(), None), 0.7: pruning(model)}, MemoryPlan((1024, 200_000), 1e6), file
-    )
+    model, file = nano(torch.bfloat16), ResultFile(None)
+    variants = {1.0: (PruneSchedule.none(), None), 0.7: pruning(model)}
+    plan = MemoryPlan((1024, 200_000), {keep: schedule for keep, (schedule, _) in variants.items()}, 1e6)
+    profile_memory(model.config, model.dtype, partial(measure_on_gpu, model, variants), plan, file)
     assert [(point["prompt_tokens"], point["keep"], point["status"][:13]) for point in file.points] == [
         (1024, 1.0, "ok"),
         (1024, 0.7, "ok"),
