@@ -40,7 +40,8 @@ def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str
     Returns
     -------
     dict of str to dict
-        By spec string: name of the model, dtype, device, and checksums of the model and of the files that control its pruning.
+        By spec string: name of the model, dtype, device, how it is spread over several devices (``tp_size`` or ``device_map``), and
+        checksums of the model and of the files that control its pruning.
         Empty for a backend that runs no model in this process.
 
     Raises
@@ -118,6 +119,7 @@ def _model_facts(backend: PlannerBackend) -> dict[str, str]:
         "model": loaded.identity.checksum,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
+        **getattr(loaded, "spread", {}),
     }
 
 

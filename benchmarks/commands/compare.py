@@ -7,10 +7,12 @@ import typer
 
 from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
+from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison
 
 
+@on_ranks
 def compare(
     suite: Annotated[str | None, typer.Option(help="Suite to play, `smoke` by default; `erecap suites` lists them.")] = None,
     env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,

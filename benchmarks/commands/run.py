@@ -6,9 +6,11 @@ from typing import Annotated
 import structlog
 import typer
 
-from benchmarks.backends.registry import EXPERT, BackendFactory
+from benchmarks.backends.makers import backend_maker
+from benchmarks.backends.registry import EXPERT
 from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
+from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
@@ -17,6 +19,7 @@ from benchmarks.runs.gif import check_gif, record_gif
 log = structlog.get_logger(__name__)
 
 
+@on_ranks
 def run(
     backend: Annotated[
         str,
@@ -61,5 +64,5 @@ def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
     """Play the first episode once more, with the same step limit, and save its frames."""
     expert = results.played[EXPERT].episodes.values() if EXPERT in results.played else ()
     job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
-    episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
+    episode = record_gif(job, backend_maker()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)
