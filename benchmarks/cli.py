@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands import COMMANDS, SETTINGS
+from benchmarks.commands.ranks import check_command
 from benchmarks.output.logs import configure_logging
 
 USER_ERROR = 2  # exit code
@@ -21,8 +22,11 @@ app = typer.Typer(
 
 
 @app.callback()
-def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details too.")] = False) -> None:
+def _options(
+    context: typer.Context, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details too.")] = False
+) -> None:
     configure_logging(verbose)
+    check_command(context.invoked_subcommand)
 
 
 for command_name, command in COMMANDS.items():
@@ -50,3 +54,7 @@ def main() -> None:
 def _refuse(message: str) -> NoReturn:
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {message}")
     sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":  # torchrun -m benchmarks.cli
+    main()

@@ -26,6 +26,7 @@ from erecap.backend_options import (
 from erecap.calibration.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
 from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.thresholds import read_calibration
+from erecap.distributed.tensor_parallel import ranks_of
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.engine.selector_protocol import Selector
@@ -113,7 +114,7 @@ class _LocalBackend(ABC):
             Where they exceed the GPU's memory.
         """
         answer = TimedAnswer(self.chat.decode, self.loaded.eos_ids, on_line)
-        reset_peak_memory(self.loaded.device)
+        reset_peak_memory(*self.loaded.devices)
         tokenized = self._encode(prompt if self._trim is None else self._trim(prompt))
         tokenize_s = answer.elapsed()
         try:
@@ -134,7 +135,7 @@ class _LocalBackend(ABC):
             total_s=answer.elapsed(),
             tokenize_s=tokenize_s,
             kv_bytes=cost.kv_bytes,
-            peak_memory_bytes=peak_memory_bytes(self.loaded.device),
+            peak_memory_bytes=peak_memory_bytes(*self.loaded.devices),
             truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
             schedule=str(cost.chosen.schedule),
             budget_s=cost.chosen.budget_s,
@@ -200,14 +201,15 @@ class HFGenerateBackend(_LocalBackend):
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
         ids = torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
-        devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # generate draws from the global generator
+        gpus = [device for device in self.loaded.devices if device.type == "cuda"]
+        with torch.random.fork_rng(gpus):  # generate draws from the global generator
             torch.manual_seed(sampling.seed)
             output: Any = self.loaded.model.generate(  # type: ignore[operator]
                 ids, attention_mask=torch.ones_like(ids), generation_config=self._config(sampling), streamer=_TokenStreamer(answer)
             )
         layers = self.loaded.model.config.num_hidden_layers
-        return _Cost((len(tokenized),) * layers, (), self._prompt_kv_bytes(output, len(tokenized)))
+        kv_bytes = self._prompt_kv_bytes(output, len(tokenized)) * ranks_of(self.loaded.model)
+        return _Cost((len(tokenized),) * layers, (), kv_bytes)
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """Translate ``sampling``, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
@@ -288,7 +290,7 @@ def make_backend(spec: BackendSpec) -> PlannerBackend:
 
 
 def _load(options: ModelOptions) -> LoadedModel:
-    return load_model(options.model, options.dtype, options.device)
+    return load_model(options.model, options.dtype, placement=options.placement)
 
 
 def _load_supported(options: ModelOptions) -> LoadedModel:

@@ -3,12 +3,14 @@
 This module loads no model. It refuses every spec whose text alone shows that it is wrong.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from erecap.calibration.cost_model import DEFAULT_FILE
+from erecap.models.placement import PlacementOptions
 from erecap.schedule import Rule, parse_rule
 from erecap.selectors import USE_PRUNER
 from planner.prompt import Prompt
@@ -16,8 +18,9 @@ from planner.spec import BackendSpec
 from planner.trimming import TRIMS
 
 Number = TypeVar("Number", int, float)
+_MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
-MODEL_OPTIONS = ("model", "dtype", "device")
+MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
 PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
 _BUDGET_EXAMPLE_MS = 300.0
 
@@ -32,15 +35,15 @@ class ModelOptions:
         Directory or hub id; ``None`` for the bundled planner.
     dtype
         Name of the weights' dtype; ``None`` for the device's default.
-    device
-        Torch device; ``None`` for the GPU where there is one.
+    placement
+        The devices to which the model goes.
     trim
         Shortens the text of a prompt before it is tokenized (``planner.trimming``); ``None`` for the whole prompt.
     """
 
     model: str | None
     dtype: str | None
-    device: str | None
+    placement: PlacementOptions
     trim: Callable[[Prompt], Prompt] | None
 
 
@@ -86,8 +89,14 @@ def check_known(spec: BackendSpec, known: Sequence[str]) -> None:
 
 
 def read_model_options(options: Mapping[str, str]) -> ModelOptions:
-    """Read the options of the model and of trimming. Raise ``ValueError`` for two trims, or one that leaves no observation."""
-    return ModelOptions(options.get("model"), options.get("dtype"), options.get("device"), _trim(options))
+    """Read the options of the model, its place and trimming.
+
+    Raises
+    ------
+    ValueError
+        For two trims, one that leaves no observation, and a ``max_memory`` that cannot be read.
+    """
+    return ModelOptions(options.get("model"), options.get("dtype"), _placement(options), _trim(options))
 
 
 def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
@@ -116,6 +125,20 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
         rule=_rule(options, selector),
         cost_file=Path(options.get("cost", DEFAULT_FILE)),
     )
+
+
+def _placement(options: Mapping[str, str]) -> PlacementOptions:
+    memory = _memory(options["max_memory"]) if "max_memory" in options else None
+    return PlacementOptions(options.get("device"), options.get("device_map"), options.get("offload_folder"), memory)
+
+
+def _memory(text: str) -> dict[int | str, str]:
+    """Read ``0:20GiB+1:20GiB+cpu:60GiB``: memory by number of GPU or ``cpu``."""
+    found = [_MEMORY.fullmatch(part.strip()) for part in text.split("+")]
+    pairs = [(match[1], match[2]) for match in found if match]
+    if len(pairs) < len(found) or len(dict(pairs)) < len(pairs):
+        raise ValueError(f"max_memory={text!r} cannot be read: write it by GPU number or cpu, such as 0:20GiB+1:20GiB+cpu:60GiB")
+    return {int(device) if device.isdigit() else device: memory for device, memory in pairs}
 
 
 def _trim(options: Mapping[str, str]) -> Callable[[Prompt], Prompt] | None:

@@ -366,7 +366,7 @@ def test_layers_may_lie_on_disk(tmp_path: Path):
 
 @pytest.mark.parametrize("name", list(SELECTORS))
 def test_layers_may_lie_on_several_devices(places, name: str):
-    whole, split, pruner, inputs = make(), make(), scorer(make()), left_padded(90, 40)
+    whole, split, inputs = make(), make(), left_padded(90, 40)
     devices, decoder = places.Places(), split.get_decoder()
     for module in (decoder.embed_tokens, decoder.rotary_emb, *decoder.layers[:2]):
         devices.put(module, places.HERE)
@@ -374,7 +374,7 @@ def test_layers_may_lie_on_several_devices(places, name: str):
         devices.put(module, places.THERE)
 
     def logits(model: PreTrainedModel) -> list[torch.Tensor]:
-        selector = make_selector(name, SelectorContext(SCHEDULE, pruner, model=model))
+        selector = make_selector(name, SelectorContext(SCHEDULE, scorer(make()), model=model))
         with erecap.pruned(model, None, SCHEDULE, selector):
             first = model(**inputs, use_cache=True)
             mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)

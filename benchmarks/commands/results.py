@@ -6,8 +6,7 @@ from typing import Any
 import structlog
 import typer
 
-from benchmarks.backends.registry import BackendFactory
-from benchmarks.backends.threads import threads_per_worker
+from benchmarks.backends.makers import backend_maker
 from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_comparison
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
@@ -38,8 +37,8 @@ def make_results(comparison: Comparison) -> Results:
     ValueError
         Where the run directory holds another run. Errors of backends and episodes are passed on.
     """
-    factory = BackendFactory(threads_per_worker(comparison.workers))
-    results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=BackendFactory())
+    factory = backend_maker(comparison.executor.threads)
+    results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker())
     write_report(results)
     return results
 

@@ -6,8 +6,11 @@ from typing import Annotated
 import structlog
 import typer
 
-from benchmarks.backends.registry import EXPERT, BackendFactory
+from benchmarks.backends.makers import backend_maker
+from benchmarks.backends.registry import EXPERT
+from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
+from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
@@ -16,6 +19,7 @@ from benchmarks.runs.gif import check_gif, record_gif
 log = structlog.get_logger(__name__)
 
 
+@on_ranks
 def run(
     backend: Annotated[
         str,
@@ -30,13 +34,19 @@ def run(
     ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
+    executor: executors.Name = executors.LOCAL,
+    workers: executors.Workers = None,
+    address: executors.Address = None,
+    cpus_per_worker: executors.Cpus = None,
+    gpus_per_worker: executors.Gpus = None,
+    working_dir: executors.WorkingDir = None,
 ) -> None:
     """Play episodes with one backend and print its results.
 
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds)
     if len(loop.backends) != 1:
@@ -44,7 +54,7 @@ def run(
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
     directory = out or Path("runs") / f"run-{slug(chosen.name)}-{slug(backend)}-{'training-' if training_seeds else ''}{seed}"
-    results = make_results(Comparison("run", loop, directory, workers, replay_prompts=0))
+    results = make_results(Comparison("run", loop, directory, where, replay_prompts=0))
     print_results(results)
     if gif is not None:
         _record(loop, results, gif)
@@ -54,5 +64,5 @@ def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:
     """Play the first episode once more, with the same step limit, and save its frames."""
     expert = results.played[EXPERT].episodes.values() if EXPERT in results.played else ()
     job = loop.jobs(loop.backends[0], step_limits(loop.suite, expert))[0]
-    episode = record_gif(job, BackendFactory()(job.backend), loop.config, gif)
+    episode = record_gif(job, backend_maker()(job.backend), loop.config, gif)
     log.info("wrote the first episode", gif=str(gif), env_id=job.env_id, seed=job.seed, end=episode.end, steps=episode.env_steps)

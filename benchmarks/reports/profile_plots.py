@@ -44,10 +44,10 @@ def _prefill(content: Row, points: Sequence[Row]) -> Figure:
     figure, (left, right) = _panels(content, "prefill", 2)
     for number, (keep, own) in enumerate(_by_keep(points).items()):
         lengths = [point["prompt_tokens"] for point in own]
-        left.plot(lengths, [point["median_ttft_ms"] for point in own], **style(number), label=f"keep {keep:g}")
+        left.plot(lengths, [point["median_ttft_ms"] for point in own], **style(number) | {"linestyle": "-"}, label=f"keep {keep:g}")
         if keep == 1 or "speedup" not in own[0]:
             continue
-        right.plot(lengths, [point["speedup"] for point in own], **style(number), label=f"keep {keep:g}")
+        right.plot(lengths, [point["speedup"] for point in own], **style(number) | {"linestyle": "-"}, label=f"keep {keep:g}")
         right.plot(
             lengths, [point["ceiling"] for point in own], color=COLORS[number], linestyle=":", label=f"keep {keep:g}, ceiling"
         )

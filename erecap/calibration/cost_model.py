@@ -38,7 +38,7 @@ class Setting:
     selector
         Name of the selector.
     device
-        Name of the GPU, or ``cpu`` and the processor's name.
+        Name of the GPU, or ``cpu`` and the processor's name; for several devices also how the model is spread over them.
     dtype
         Dtype of the weights.
     threads
@@ -57,7 +57,8 @@ class Setting:
     @classmethod
     def of(cls, loaded: LoadedModel, selector: str) -> "Setting":
         """Return the setting of ``loaded`` in this process, with the selector called ``selector``."""
-        device = device_name(loaded.device)
+        spread = "".join(f", {name} {value}" for name, value in loaded.spread.items())
+        device = device_name(loaded.device) + spread
         return cls(loaded.identity, selector, device, dtype_name(loaded.dtype), torch.get_num_threads(), str(torch.__version__))
 
     def describe(self) -> str:

@@ -6,7 +6,6 @@ continue from the pruned cache. The code above the decoder (`generate`, beam sea
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
 from erecap.models.kv_cache import cache_bytes
 from erecap.models.masks import attention_mask, causal
-from erecap.models.pruner import TokenPruner
+from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -235,14 +234,7 @@ def _learned(pruner: TokenPruner | Path | str | None, model: PreTrainedModel, sc
         raise ValueError("nothing scores tokens: give a pruner, its directory, or selector=...")
     made = pruner if isinstance(pruner, TokenPruner) else TokenPruner.from_pretrained(pruner)
     made.check_model(identify(model))
-    return LearnedSelector(_placed(made, model), schedule)
-
-
-def _placed(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
-    """Return the pruner on the model's device and in its dtype, as a copy where it has to be moved."""
-    if all((weight.device, weight.dtype) == (model.device, model.dtype) for weight in pruner.parameters()):
-        return pruner
-    return deepcopy(pruner).to(model.device, model.dtype)
+    return LearnedSelector(place_pruner(made, model), schedule)
 
 
 def _layout(lengths: list[int], mask: Tensor | None, schedule: PruneSchedule, hidden: Tensor) -> PrefillLayout:
@@ -274,7 +266,7 @@ def _prompt_ids(ids: Tensor | None, starts: Tensor, width: int, selector: Select
 
 def _columns(kept: tuple[KeptTokens, ...], starts: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     return tuple(
-        tuple(row[:count] + start for row, count, start in zip(stage.positions, stage.counts, starts, strict=True))
+        tuple(row[:count] + start.to(row.device) for row, count, start in zip(stage.positions, stage.counts, starts, strict=True))
         for stage in kept
     )
 

@@ -85,14 +85,14 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
     choose, steps = _Chooser(options, start.logits), DecodeSteps(parts, start, options.max_new_tokens)
     ended = [False] * len(start.logits)
-    tokens = choose(start.logits)
+    tokens = parts.agree(choose(start.logits))
     for step in range(options.max_new_tokens):
         ids = tokens.tolist()
         yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
         ended = [done or (token in options.eos_ids and not options.ignore_eos) for token, done in zip(ids, ended, strict=True)]
         if all(ended) or step == options.max_new_tokens - 1:
             return
-        tokens = choose(steps.run(tokens, step))
+        tokens = parts.agree(choose(steps.run(tokens, step)))
 
 
 class DecodeSteps:
@@ -115,8 +115,10 @@ class DecodeSteps:
         self._parts, self._cache = parts, start.cache
         first = torch.tensor(start.next_positions, device=device)
         positions = first[:, None] + torch.arange(max_new_tokens, device=device)
-        self._cos, self._sin = parts.rotary(parts.embed.weight, positions)  # type: ignore[arg-type]  # only its dtype and device are read
-        self._masks = _padding_masks(start, max_new_tokens, device)
+        like = torch.empty(0, dtype=parts.embed.weight.dtype, device=device)  # type: ignore[arg-type]  # rotary reads dtype and device
+        cos, sin = parts.rotary(like, positions)
+        self._ropes = {place: (cos.to(place), sin.to(place)) for place in set(parts.places)}
+        self._masks = _padding_masks(start, max_new_tokens, parts.places)
 
     def run(self, tokens: Tensor, step: int) -> Tensor:
         """Run one step.
@@ -134,11 +136,11 @@ class DecodeSteps:
             Logits of the next token, float32 ``(batch, vocab)``.
         """
         hidden = self._parts.embed(tokens[:, None])
-        rope = (self._cos[:, step : step + 1], self._sin[:, step : step + 1])
+        ropes = {place: (cos[:, step : step + 1], sin[:, step : step + 1]) for place, (cos, sin) in self._ropes.items()}
         with heads_grouped(self._parts.config, self._parts.attention, 1, hidden.device):
-            for layer, (mask, width) in zip(self._parts.layers, self._masks, strict=True):
+            for layer, place, (mask, width) in zip(self._parts.layers, self._parts.places, self._masks, strict=True):
                 visible = None if mask is None else mask[..., : width + step + 1]
-                hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, rope)
+                hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, ropes[place])
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
 
 
@@ -157,17 +159,17 @@ class _Chooser:
         return torch.cat([torch.multinomial(row, 1, generator=draw) for row, draw in zip(shares, self._draws, strict=True)])
 
 
-def _padding_masks(start: PrefillResult, max_new_tokens: int, device: torch.device) -> list[tuple[Tensor | None, int]]:
-    """Make for each layer the mask that hides padding, and the width of its cache.
+def _padding_masks(start: PrefillResult, max_new_tokens: int, places: tuple[torch.device, ...]) -> list[tuple[Tensor | None, int]]:
+    """Make for each layer the mask that hides padding, on the layer's device, and the width of its cache.
 
     The mask is bool ``(batch, 1, 1, keys)``, or ``None`` without padding. Layers between two stages hold the same tokens and share
     one mask.
     """
-    made: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
-    for lengths in zip(*start.layer_tokens, strict=True):
-        if lengths not in made:
-            made[lengths] = (_padding_mask(lengths, max_new_tokens, device), max(lengths))
-    return [made[lengths] for lengths in zip(*start.layer_tokens, strict=True)]
+    layers = list(zip(zip(*start.layer_tokens, strict=True), places, strict=True))
+    made = {
+        (lengths, place): (_padding_mask(lengths, max_new_tokens, place), max(lengths)) for lengths, place in dict.fromkeys(layers)
+    }
+    return [made[layer] for layer in layers]
 
 
 def _padding_mask(lengths: tuple[int, ...], max_new_tokens: int, device: torch.device) -> Tensor | None:

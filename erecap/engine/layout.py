@@ -4,7 +4,7 @@ A copy between two layers would make the host wait for all layers queued before 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class ChunkTables:
     numbers: Tensor
     starts: Tensor
     kept: Tensor
+
+    def on(self, device: torch.device) -> "ChunkTables":
+        """Return the tables on ``device``."""
+        return ChunkTables(self.numbers.to(device), self.starts.to(device), self.kept.to(device))
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class StageLayout:
         if self.counts is not None:
             return self.counts != reaching
         return any(count > guards.forced(count) for count, guards in zip(reaching, self.guards, strict=True))
+
+    def on(self, device: torch.device) -> "StageLayout":
+        """Return the stage with its tensors on ``device``, where its layer computes."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        chunks = None if self.chunks is None else self.chunks.on(device)
+        return replace(self, lengths=lengths, chunks=chunks)
 
 
 @dataclass(frozen=True)

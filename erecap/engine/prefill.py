@@ -3,7 +3,7 @@
 The baseline is the same path with the empty schedule. ``erecap.engine.decode`` continues from the cache that a prefill leaves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class PrefillResult:
     next_positions
         Position of each row's next token: the length of the row before pruning.
     kv_bytes
-        Bytes of ``cache`` after the prefill.
+        Bytes of ``cache`` after the prefill; of a model that is divided among ranks, of all ranks together.
     """
 
     cache: DynamicCache
@@ -110,7 +110,7 @@ def prefill(
     rows = [prompts] if isinstance(prompts, TokenizedPrompt) else list(prompts)
     parts = decoder_parts(model)
     _check(rows, schedule, selector, model)
-    layout = lay_out(rows, schedule, model.device, sizes or row_sizes(model.device, model.dtype))
+    layout = lay_out(rows, schedule, parts.entry, sizes or row_sizes(parts.entry, model.dtype))
     cache, stream = make_cache(model.config), enter(parts, layout, parts.embed(layout.ids))
     stages = run_layers(parts, stream, cache, layout, selector)
     return PrefillResult(
@@ -119,7 +119,7 @@ def prefill(
         stages=stages,
         layer_tokens=tokens_per_layer(layout, stages, len(parts.layers)),
         next_positions=layout.prompt_lengths,
-        kv_bytes=cache_bytes(cache),
+        kv_bytes=cache_bytes(cache) * parts.ranks,
     )
 
 
@@ -162,6 +162,9 @@ def run_layers(
 ) -> tuple[KeptTokens, ...]:
     """Run a stream through all layers and drop tokens at the stages.
 
+    Layers may compute on several devices (accelerate's ``device_map``). The stream moves with them, so a stage works where the
+    layer before it does.
+
     Parameters
     ----------
     parts
@@ -185,12 +188,15 @@ def run_layers(
         selector.prepare(layout.ids, layout.prompt_lengths)
     kept, mask = [], attention_mask(parts.attention, None, stream.hidden)
     with PreferredKernels(stream.hidden.device) as kernels:
-        for number, layer in enumerate(parts.layers):
+        for number, (layer, place) in enumerate(zip(parts.layers, parts.places, strict=True)):
+            if stream.hidden.device != place:
+                stream.move(place)
+                mask = attention_mask(parts.attention, None, stream.hidden)
             kernels.prefer_for(stream.hidden.shape[1])
             stream.hidden = run_layer(layer, stream.hidden, mask, cache, stream.rope)
             trim(cache, number, max(stream.counts))
             if number in stages and selector is not None:
-                _prune(stream, stages[number], selector)
+                _prune(stream, stages[number], selector, parts.agree)
                 mask = attention_mask(parts.attention, None, stream.hidden)
                 kept.append(KeptTokens(number, stream.positions[:, : max(stream.counts)], stream.counts))
     return tuple(kept)
@@ -224,16 +230,15 @@ def run_layer(
     return layer(hidden, mask, None, cache, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _prune(stream: Stream, stage: StageLayout, selector: Selector) -> None:
+def _prune(stream: Stream, stage: StageLayout, selector: Selector, agree: Callable[[Tensor], Tensor]) -> None:
     """Drop tokens from ``stream``. A stage at which no row can lose a token is skipped, scoring included.
 
-    Layers may be on several devices (accelerate's ``device_map``). All tensors of the stages are on the first, as the prompts are.
+    The ranks of a divided model select by the scores of rank 0 (``DecoderParts.agree``), so that all keep the same tokens.
     """
     if not stage.can_drop(stream.counts):
         return
-    stream.hidden = stream.hidden.to(stream.positions.device)
-    scores = selector.score(stream.hidden, stream.positions, stage.index, stream.lengths)
-    left = survivors(scores, stream, stage)
+    scores = agree(selector.score(stream.hidden, stream.positions, stage.index, stream.lengths))
+    left = survivors(scores, stream, stage.on(stream.hidden.device))
     if left.counts != stream.counts:
         stream.keep(left)
 

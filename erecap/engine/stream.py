@@ -72,6 +72,12 @@ class Stream:
             return None
         return torch.arange(self.positions.shape[1], device=self.positions.device) >= self.lengths[:, None]
 
+    def move(self, device: torch.device) -> None:
+        """Move all tensors to ``device``, where the next layer computes."""
+        self.hidden, self.positions = self.hidden.to(device), self.positions.to(device)
+        self.forced, self.lengths = self.forced.to(device), self.lengths.to(device)
+        self.rope = (self.rope[0].to(device), self.rope[1].to(device))
+
     def keep(self, left: Survivors) -> None:
         """Keep only the tokens in the columns ``left.index``."""
         batch, width = self.positions.shape

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from erecap.distributed.tensor_parallel import ranks_of, share_from_first
+from erecap.models.device import execution_device
 from erecap.models.masks import ATTENTION_KINDS
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
@@ -37,6 +41,15 @@ class DecoderParts:
         Name of the attention function, one of ``ATTENTION_KINDS``.
     config
         The model's config, from which the layers read that name.
+    entry
+        Device that takes the token ids.
+    places
+        Device on which each layer computes.
+    ranks
+        Number of processes that hold a part of each layer (tensor parallel); 1 for a whole model.
+    agree
+        Takes a tensor that every rank has computed and returns rank 0's, so that all ranks decide alike. Returns the tensor itself
+        where there is one rank.
     """
 
     embed: nn.Module
@@ -46,6 +59,10 @@ class DecoderParts:
     head: nn.Module
     attention: str
     config: PretrainedConfig
+    entry: torch.device
+    places: tuple[torch.device, ...]
+    ranks: int
+    agree: Callable[[Tensor], Tensor]
 
 
 def check_config(config: PretrainedConfig) -> None:
@@ -92,7 +109,19 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
     decoder = parts.get_decoder()
     layers = tuple(decoder.layers[: model.config.num_hidden_layers])
     head = parts.get_output_embeddings()
-    return DecoderParts(decoder.embed_tokens, decoder.rotary_emb, layers, decoder.norm, head, attention, model.config)
+    return DecoderParts(
+        embed=decoder.embed_tokens,
+        rotary=decoder.rotary_emb,
+        layers=layers,
+        norm=decoder.norm,
+        head=head,
+        attention=attention,
+        config=model.config,
+        entry=execution_device(decoder.embed_tokens),
+        places=tuple(execution_device(layer) for layer in layers),
+        ranks=ranks_of(model),
+        agree=partial(share_from_first, model),
+    )
 
 
 class ContextLengthError(ValueError):

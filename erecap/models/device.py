@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -72,23 +74,39 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({names[0] if names else platform.machine()})"
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Return the device on which ``module`` computes. It is not where its weights lie if accelerate has offloaded them.
+
+    Raises
+    ------
+    StopIteration
+        For a module without parameters that no hook of accelerate's puts on a device.
+    """
+    hook: Any = getattr(module, "_hf_hook", None)
+    for part in getattr(hook, "hooks", (hook,)):
+        device = getattr(part, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for all work queued on ``device``. Does nothing on CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of ``peak_memory_bytes`` on a GPU. On CPU nothing can be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def reset_peak_memory(*devices: torch.device) -> None:
+    """Start a new measurement of ``peak_memory_bytes`` on GPUs. On CPU nothing can be reset."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return peak memory in bytes: on a GPU of tensors since ``reset_peak_memory``, on CPU of the process since its start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _peak_resident_bytes()
+def peak_memory_bytes(*devices: torch.device) -> int:
+    """Return peak memory in bytes: on GPUs of tensors since ``reset_peak_memory``, else of the process since its start."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    return sum(torch.cuda.max_memory_allocated(device) for device in gpus) if gpus else _peak_resident_bytes()
 
 
 def _peak_resident_bytes() -> int:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from erecap.distributed.tensor_parallel import whole_weight
+
 _CONFIG_KEYS = (
     "model_type",
     "vocab_size",
@@ -59,7 +61,8 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
     """Identify a model.
 
     Samples are rounded to bfloat16 before they are hashed, so that the same weights in float32 and in bfloat16 are one model.
-    Weights that accelerate has offloaded to disk or host memory are fetched one module at a time. LoRA adapters (PEFT) are skipped:
+    Weights that accelerate has offloaded to disk or host memory are fetched one module at a time. The ranks of a divided model
+    collect one weight at a time, so all of them must call this together. LoRA adapters (PEFT) are skipped:
     a model with an adapter counts as its base model. The base model's pruner fits it if the adapter changes hidden states little.
 
     Parameters
@@ -75,7 +78,8 @@ def identify(model: PreTrainedModel, name: str | None = None) -> ModelIdentity:
             continue
         owner, _, _ = key.rpartition(".")
         with _fetched(model.get_submodule(owner)) if weight.is_meta else nullcontext():
-            digest.update(key.replace(_ADAPTED, ".").encode() + _sample(model.get_parameter(key)))
+            sample = _sample(whole_weight(model, key, model.get_parameter(key)))
+            digest.update(key.replace(_ADAPTED, ".").encode() + sample)
     config = model.config
     return ModelIdentity(
         name or _readable_name(config.name_or_path or ""), digest.hexdigest()[:16], config.num_hidden_layers, config.hidden_size

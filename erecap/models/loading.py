@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from weakref import WeakValueDictionary
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
+from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
 from erecap.models.identity import ModelIdentity, identify
-from erecap.models.pruner import TokenPruner
+from erecap.models.placement import Placement, PlacementOptions, choose_placement
+from erecap.models.pruner import TokenPruner, place_pruner
 
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 _TURN_END = "<|im_end|>"
@@ -25,7 +26,7 @@ class ModelNotFoundError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode on its device, with its tokenizer.
+    """A model in evaluation mode on its devices, with its tokenizer.
 
     Attributes
     ----------
@@ -34,11 +35,15 @@ class LoadedModel:
     tokenizer
         The model's transformers tokenizer.
     device
-        Device of the weights.
+        Device that takes the token ids: that of the weights where all are on one.
     dtype
         Dtype of the weights.
     eos_ids
         Tokens that end an answer.
+    devices
+        Devices on which this process computes.
+    spread
+        How the model is spread over devices (``Placement.facts``); empty for a model on one device.
     """
 
     model: PreTrainedModel
@@ -46,6 +51,8 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     eos_ids: frozenset[int]
+    devices: tuple[torch.device, ...]
+    spread: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -54,7 +61,7 @@ class LoadedModel:
 
 
 # The backends of one process share a model, so baseline and erecap hold it once. It is freed with the last of them.
-_loaded: WeakValueDictionary[tuple[str, torch.dtype, torch.device], LoadedModel] = WeakValueDictionary()
+_loaded: WeakValueDictionary[tuple[str, torch.dtype, Placement], LoadedModel] = WeakValueDictionary()
 
 
 def bundled_planner_dir() -> Path:
@@ -67,8 +74,15 @@ def bundled_pruner_dir() -> Path:
     return _BUNDLED / "pruner"
 
 
-def load_model(source: str | Path | None = None, dtype: str | None = None, device: str | None = None) -> LoadedModel:
-    """Load a model, or share the one that another caller has loaded in the same dtype on the same device.
+def load_model(
+    source: str | Path | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    placement: PlacementOptions | None = None,
+) -> LoadedModel:
+    """Load a model, or share the one that another caller has loaded in the same dtype to the same place.
+
+    A process that has joined ranks (``erecap.distributed.ranks``) loads its part of the model, together with the others.
 
     Parameters
     ----------
@@ -78,6 +92,8 @@ def load_model(source: str | Path | None = None, dtype: str | None = None, devic
         ``float32``, ``bfloat16`` or ``float16``. Default: the fast one on the device.
     device
         Torch device, such as ``cpu`` or ``cuda:0``. Default: the GPU where there is one.
+    placement
+        A device map and what belongs to it, instead of ``device``.
 
     Raises
     ------
@@ -86,11 +102,11 @@ def load_model(source: str | Path | None = None, dtype: str | None = None, devic
     OutOfMemoryError
         Where the GPU cannot hold it.
     ValueError
-        For an unknown dtype or device.
+        For an unknown dtype or device, and for a placement that does not fit the model, this machine or the launch.
     """
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
     name = _resolve(source)
+    place = choose_placement(placement or PlacementOptions(device), read_config(name))
+    kind = resolve_dtype(dtype, place.device)
     loaded = _loaded.get((name, kind, place))
     if loaded is None:
         loaded = _loaded[(name, kind, place)] = _load(name, kind, place)
@@ -98,7 +114,7 @@ def load_model(source: str | Path | None = None, dtype: str | None = None, devic
 
 
 def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
-    """Load a pruner to the model's device and dtype.
+    """Load a pruner, each scorer to where its stage's layer computes, in the model's dtype.
 
     Parameters
     ----------
@@ -115,7 +131,7 @@ def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
         Where there is no pruner.
     """
     pruner = TokenPruner.from_pretrained(bundled_pruner_dir() if source is None else source, loaded.identity)
-    return pruner.to(loaded.device, loaded.dtype)
+    return place_pruner(pruner, loaded.model)
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
@@ -139,14 +155,24 @@ def _resolve(source: str | Path | None) -> str:
     return str(Path(source).resolve()) if Path(source).is_dir() else str(source)
 
 
-def _load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    with _not_found(name):
+def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
+    with _not_found(name), explain_out_of_memory(place.device, f"loading {name}"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **place.load_options())
+    model = model.eval().requires_grad_(False)
+    if place.whole:
+        model = _moved(model, name, place.device)
+    entry = execution_device(model.get_input_embeddings())
+    loaded = LoadedModel(model, tokenizer, entry, dtype, eos_ids(model, tokenizer), place.devices(model), place.facts(model))
+    if place.ranks > 1:
+        _ = loaded.identity  # all ranks compute it together, so here, where all of them are
+    return loaded
+
+
+def _moved(model: Any, name: str, device: torch.device) -> Any:
     check_free_memory(device, sum(weight.nbytes for weight in model.parameters()), f"the model {name}")
     with explain_out_of_memory(device, f"loading {name}"):
-        model = model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, device, dtype, eos_ids(model, tokenizer))
+        return model.to(device)
 
 
 def read_config(source: str | Path | None = None) -> PretrainedConfig:

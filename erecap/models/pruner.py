@@ -5,14 +5,18 @@ It maps residual streams to scores, and belongs to the model that it was trained
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from erecap.models.device import execution_device
 from erecap.models.identity import ModelIdentity
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
@@ -121,6 +125,39 @@ class TokenPruner(nn.Module):
         if model is not None:
             pruner.check_model(model)
         return pruner.eval().requires_grad_(False)
+
+
+def place_pruner(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
+    """Put each scorer where its stage's layer computes, in the model's dtype.
+
+    Returns
+    -------
+    TokenPruner
+        ``pruner`` itself where nothing has to be moved, else a copy.
+
+    Raises
+    ------
+    PrunerMismatchError
+        For a pruner of a deeper model.
+    """
+    parts: Any = model
+    layers = parts.get_decoder().layers
+    if pruner.stages and pruner.stages[-1] >= len(layers):
+        raise PrunerMismatchError(
+            f"the pruner scores after layers {list(pruner.stages)} and the model has {len(layers)} layers: use the pruner of this "
+            "model, or train one for it"
+        )
+    places = [(execution_device(layers[stage]), model.dtype) for stage in pruner.stages]
+    if all(_lies(scorer, *place) for scorer, place in zip(pruner.scorers, places, strict=True)):
+        return pruner
+    placed = deepcopy(pruner)
+    for scorer, (device, dtype) in zip(placed.scorers, places, strict=True):
+        scorer.to(device, dtype)
+    return placed
+
+
+def _lies(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+    return all((weight.device, weight.dtype) == (device, dtype) for weight in module.parameters())
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from erecap.profiling.options import make_parser
 from erecap.profiling.prefill_profile import PrefillPlan, profile_prefill
 from erecap.profiling.rates_profile import BACKENDS, attention_rates, copy_rate, matrix_rate
 from erecap.profiling.results import ResultFile, Row, check_writable, read_result
+from erecap.profiling.spread import taking_part
 from erecap.profiling.table import format_table
 
 
@@ -55,12 +56,13 @@ def main(arguments: Sequence[str] | None = None, frontend: Frontend | None = Non
         if words and words[0] in frontend.subcommands:
             return frontend.subcommands[words[0]].run(words[1:])
         args = make_parser(frontend).parse_args(words)
-        if args.command == "show":
-            return _show(args.files)
-        if args.command == "env":
-            return _env(args, frontend, words)
-        make = DEVICE_MEASUREMENTS.get(args.command, Measurement)
-        return _measure(make(args, frontend, tuple(words)))
+        with taking_part(args.command):
+            if args.command == "show":
+                return _show(args.files)
+            if args.command == "env":
+                return _env(args, frontend, words)
+            make = DEVICE_MEASUREMENTS.get(args.command, Measurement)
+            return _measure(make(args, frontend, tuple(words)))
     except KeyboardInterrupt:
         return 130
     except ValueError as error:
@@ -106,17 +108,19 @@ def _prefill(run: Measurement) -> None:
         lengths,
         run.args.rounds,
         run.args.seconds,
-        count=not run.args.no_count,
+        count=not run.args.no_count and run.placement.whole,
         new_rounds=run.args.new_lengths,
         stock=not run.args.no_stock,
     )
-    profile_prefill(run.model, run.variants, plan, rate["matmul_flops_per_s"], run.file)
+    profile_prefill(run.model, run.variants, plan, rate["matmul_flops_per_s"] * run.placement.ranks, run.file)
 
 
 def _generate(run: Measurement) -> None:
     unknown = [name for name in run.args.decoders if name not in DECODERS]
     if unknown:
         raise ValueError(f"decoders {', '.join(unknown)} are not known: use {', '.join(DECODERS)}")
+    if not run.placement.whole and set(run.args.decoders) != {"eager"}:
+        raise ValueError(f"decoders {', '.join(run.args.decoders)} of a model on several devices: only eager runs there")
     lengths, rate = run.lengths(run.args.new_tokens), copy_rate(run.device)
     run.file.note(rates=rate)
     plan = GeneratePlan(

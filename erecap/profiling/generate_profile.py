@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from erecap.distributed.ranks import agreed
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.device import synchronize
@@ -16,6 +17,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.graph_decode import GraphDecoder
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt, read_bytes_per_token
+from erecap.profiling.spread import end_if_others_wait
 from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
 from erecap.profiling.variants import Variants
 
@@ -113,15 +115,17 @@ def profile_generate(model: PreTrainedModel, variants: Variants, plan: GenerateP
         prompt = make_random_prompt(model, length)
         reference: dict[float, list[int]] = {}
         for name in plan.decoders:
-            if perf_counter() > end:
+            if agreed(perf_counter() > end):
                 file.add({"prompt_tokens": length, "decoder": name, "status": "left out: --seconds is over"})
                 continue
             file.begin(f"{length} tokens, decoder {name}")
             try:
                 points = _measure(model, prompt, variants, name, plan, copy_rate, reference)
             except RuntimeError as error:  # a kernel that refuses, a capture that fails, or torch.OutOfMemoryError
-                points = [{"prompt_tokens": length, "decoder": name, "status": f"failed: {str(error)[:300]}"}]
+                file.add({"prompt_tokens": length, "decoder": name, "status": f"failed: {str(error)[:300]}"})
+                end_if_others_wait(error)
                 _empty_cache()
+                continue
             for point in points:
                 file.add(point)
 

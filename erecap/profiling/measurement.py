@@ -11,11 +11,13 @@ import torch
 from torch.nn.attention import sdpa_kernel
 from transformers import PretrainedConfig, PreTrainedModel
 
+from erecap.distributed.ranks import current
 from erecap.models.architecture import ContextLengthError
-from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_device, resolve_dtype
+from erecap.models.device import check_free_memory, explain_out_of_memory, resolve_dtype
 from erecap.models.identity import identify
 from erecap.models.loading import bundled_planner_dir, bundled_pruner_dir, load_model, read_config
-from erecap.models.pruner import TokenPruner
+from erecap.models.placement import Placement, PlacementOptions, choose_placement
+from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.profiling.environment import command_line, machine_facts, model_facts
 from erecap.profiling.frontend import Frontend
 from erecap.profiling.host_memory import available_bytes
@@ -23,7 +25,8 @@ from erecap.profiling.memory_formula import config_bytes
 from erecap.profiling.options import LENGTHS
 from erecap.profiling.rates_profile import BACKENDS, refusal
 from erecap.profiling.results import ResultFile, default_path
-from erecap.profiling.shapes import POSITIONS, make_random_model, make_random_pruner, shape_config
+from erecap.profiling.shapes import POSITIONS, make_random_model, make_random_pruner, make_random_spread_model, shape_config
+from erecap.profiling.spread import in_step, spread_facts
 from erecap.profiling.variants import Variant, Variants
 from erecap.schedule import PruneSchedule
 from erecap.selectors import SelectorContext, make_selector
@@ -51,9 +54,24 @@ class Measurement:
     too_long: list[int] = field(default_factory=list)
 
     @cached_property
+    def placement(self) -> Placement:
+        """Where the model is put: on one device, on those of a device map, or divided among the ranks of a launch."""
+        return choose_placement(self._placement_options, self.config)
+
+    @property
+    def _placement_options(self) -> PlacementOptions:
+        return PlacementOptions(self.args.device, getattr(self.args, "device_map", None))
+
+    @cached_property
     def device(self) -> torch.device:
-        """Device of the measurement."""
-        return resolve_device(self.args.device)
+        """Device of the measurement; of a model on several devices the first one."""
+        return self.placement.device
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes and prints the result; of several processes only the first one does."""
+        ranks = current()
+        return ranks is None or ranks.leads
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -84,20 +102,23 @@ class Measurement:
             return self._random_model(self.shape) if self.shape else self._loaded_model()
 
     def _loaded_model(self) -> PreTrainedModel:
-        model = load_model(self.args.model, self.args.dtype, str(self.device)).model
+        model = load_model(self.args.model, self.args.dtype, placement=self._placement_options).model
         model.set_attn_implementation(self.args.attention)
         return model
 
     def _random_model(self, shape: str) -> PreTrainedModel:
         needed, free = config_bytes(self.config, self.dtype), available_bytes()
-        check_free_memory(self.device, needed, f"the shape {shape}")
+        if self.placement.device_map is None:
+            check_free_memory(self.device, needed // self.placement.ranks, f"the shape {shape}")
         if self.device.type == "cpu" and free is not None and needed > free:
             raise ValueError(
                 f"the shape {shape} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: "
                 "use a smaller shape or dtype=bfloat16"
             )
         with explain_out_of_memory(self.device, f"making the shape {shape}"):
-            return make_random_model(self.config, self.device, self.dtype, self.args.attention)
+            if self.placement.whole:
+                return make_random_model(self.config, self.device, self.dtype, self.args.attention)
+            return make_random_spread_model(self.config, self.placement, self.dtype, self.args.attention)
 
     @cached_property
     def pruner(self) -> TokenPruner:
@@ -107,7 +128,7 @@ class Measurement:
         if path is None:
             schedule = PruneSchedule.for_depth(self.config.num_hidden_layers, 0.7)
             return make_random_pruner(self.model, schedule)
-        return TokenPruner.from_pretrained(path, identify(self.model)).to(self.model.device, self.model.dtype)
+        return place_pruner(TokenPruner.from_pretrained(path, identify(self.model)), self.model)
 
     @cached_property
     def schedules(self) -> dict[float, PruneSchedule]:
@@ -151,11 +172,6 @@ class Measurement:
         self.too_long = [length for length in lengths if length > most]
         return tuple(length for length in lengths if length <= most)
 
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes and prints the result; of several processes only the first one does."""
-        return True
-
     @cached_property
     def out(self) -> Path:
         """Path of the result file."""
@@ -165,13 +181,14 @@ class Measurement:
     def file(self) -> ResultFile:
         """The result file."""
         return ResultFile(
-            self.out,
-            self.frontend.progress,
+            self.out if self.writes else None,
+            self.frontend.progress if self.writes else None,
             kind=self.args.command,
             command=command_line(self.frontend.prog, self.words),
             machine=machine_facts(self.device),
             model=model_facts(self.config, self.name, self.dtype, self.args.attention),
             sdpa_backend=self.args.sdpa_backend or "the engine's choice",
+            **({} if self.placement.whole else spread_facts(self.placement, self.model)),
         )
 
     def finish(self) -> None:
@@ -193,7 +210,7 @@ class Measurement:
             Where the device has no such kernel.
         """
         name = self.args.sdpa_backend
-        with torch.inference_mode():
+        with torch.inference_mode(), in_step():
             if name is None:
                 yield
                 return

@@ -40,10 +40,12 @@ def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
     prefill.add_argument("--new-lengths", type=_count, default=12, help="rounds per length on lengths new to the process (12)")
     prefill.add_argument("--no-stock", action="store_true", help="leave out stock generate of transformers")
     prefill.add_argument("--no-count", action="store_true", help="leave out the FLOPs counted by torch")
+    _device_map(prefill)
     generate = _measurement(commands, "generate", "Prefill and a fixed number of decoded tokens.")
     generate.add_argument("--rounds", type=_positive, default=3, help="timed generations per variant (3)")
     generate.add_argument("--new-tokens", type=_positive, default=64, help="tokens to decode (64)")
     generate.add_argument("--decoders", type=_listed(str), default=("eager",), help=f"with commas: {', '.join(DECODERS)}")
+    _device_map(generate)
     memory = _measurement(commands, "memory", "Peak memory of a prefill by length, up to the limit.")
     memory.add_argument("--limit-gib", type=_positive_float, help="use no more memory than this: a GPU's, or of a process on a CPU")
     _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.")
@@ -110,6 +112,10 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 _OUT = "result file, JSON, written after every point; by default below runs/profile"
+
+
+def _device_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device-map", help="auto, balanced or a JSON file of module -> device: layers on several devices")
 
 
 def _listed(item: Callable[[str], Number | str]) -> Callable[[str], tuple[Number | str, ...]]:

@@ -7,7 +7,9 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
+from erecap.distributed.ranks import agreed
 from erecap.engine.prefill import PrefillResult, prefill
+from erecap.models.architecture import decoder_parts
 from erecap.models.device import peak_memory_bytes, reset_peak_memory
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.flop_count import count_flops
@@ -18,6 +20,7 @@ from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.prefill_point import Measured, make_point
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
+from erecap.profiling.spread import end_if_others_wait
 from erecap.profiling.time_budget import TimeBudget
 from erecap.profiling.timing import seconds_of, take_turns
 from erecap.profiling.variants import Variant, Variants, seconds_to_first_token, stock_seconds_to_first_token
@@ -80,7 +83,7 @@ def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPla
     - ``achieved_flops_per_s``: ``prefill_flops`` / median TTFT; ``share_of_matmul``, that rate / ``matmul_rate``
     - the baseline also has quantiles of ``stock_ttft``, of transformers' ``generate`` with one token in the same rounds, and
       ``stock_over_baseline`` with quartiles, its time / that of the baseline
-    - ``kv_bytes``; on a GPU ``peak_memory_bytes``
+    - ``kv_bytes``, of all ranks together; on a GPU ``peak_memory_bytes``, of this rank's devices together
     - ``scoring_share``, ``selecting_share``, ``dropping_share``: shares of the prefill's time (``StageCost``), 0..1
 
     Parameters
@@ -100,7 +103,7 @@ def profile_prefill(model: PreTrainedModel, variants: Variants, plan: PrefillPla
     file.expect(len(plan.lengths) * len(variants))
     run = _Run(model, variants, plan, matmul_rate, file)
     for length in plan.lengths:
-        reason = run.reason_to_leave_out(length)
+        reason = agreed(run.reason_to_leave_out(length))
         if reason is None:
             run.measure(length)
         else:
@@ -146,7 +149,7 @@ class _Run:
         """
         allowed_s = self._budget.left_s / (1 if length == max(self._plan.lengths) else 2)
         later_s = self._budget.left_s - allowed_s
-        rounds = max(1, min(self._plan.rounds, self._fitting(length, allowed_s) // 2))
+        rounds = agreed(max(1, min(self._plan.rounds, self._fitting(length, allowed_s) // 2)))
         self._file.begin(f"{length} tokens, {rounds} rounds")
         try:
             points = self._points(length, rounds)
@@ -155,6 +158,7 @@ class _Run:
             if status is None:
                 raise
             self.add_all(length, status)
+            end_if_others_wait(error)
             _forget()
             return
         for point in points.values():
@@ -187,7 +191,7 @@ class _Run:
     def _add_new_lengths(self, length: int, points: dict[float, Row], seconds: float) -> None:
         """Measure new lengths as far as ``seconds`` allow, and add their figures to the points of ``length``."""
         round_s = sum(point["first_ttft_ms"] for point in points.values()) / 1e3
-        most = max(0, min(self._plan.new_rounds, int(seconds / round_s)))
+        most = agreed(max(0, min(self._plan.new_rounds, int(seconds / round_s))))
 
         def add(figures: dict[float, Row]) -> None:
             for keep, found in figures.items():
@@ -207,10 +211,11 @@ def _forget() -> None:
 
 def _first_run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant) -> Measured:
     """Run the prompt for the first time."""
-    reset_peak_memory(model.device)
+    devices = set(decoder_parts(model).places)
+    reset_peak_memory(*devices)
     kept: list[PrefillResult] = []
-    seconds = seconds_of(lambda: kept.append(prefill(model, prompt, *variant)), model.device)
-    peak = peak_memory_bytes(model.device) if model.device.type == "cuda" else None
+    seconds = seconds_of(lambda: kept.append(prefill(model, prompt, *variant)), decoder_parts(model).places[-1])
+    peak = None if "cpu" in {device.type for device in devices} else peak_memory_bytes(*devices)
     return Measured(seconds, (), kept[0].layer_tokens[0], kept[0].kv_bytes, peak)
 
 

@@ -1,13 +1,19 @@
 """Models of published shapes with random weights, made on the device. Timings and memory do not depend on trained weights."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging
 
+from erecap.distributed.tensor_parallel import held_bytes
 from erecap.models.identity import identify
-from erecap.models.pruner import TokenPruner
+from erecap.models.placement import Placement
+from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.memory_formula import config_bytes
 from erecap.schedule import PruneSchedule
@@ -101,6 +107,34 @@ def make_random_model(
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]  # nn.Module.requires_grad_ is untyped here
 
 
+def make_random_spread_model(
+    config: PretrainedConfig, placement: Placement, dtype: torch.dtype, attention: str = "sdpa", seed: int = 0
+) -> PreTrainedModel:
+    """Make a model of ``config`` with random weights on several devices, by transformers' own way of spreading a checkpoint.
+
+    The ranks of a launch call this together. Their weights may differ from those of ``make_random_model``.
+    """
+    make: Any = Qwen2ForCausalLM if config.model_type == "qwen2" else LlamaForCausalLM
+    torch.manual_seed(seed)
+    with _without_reports():  # an empty checkpoint: every weight is reported as missing, and then drawn at random
+        model = make.from_pretrained(
+            None, config=config, state_dict={}, dtype=dtype, attn_implementation=attention, **placement.load_options()
+        )
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Raise ``RuntimeError`` unless all weights of ``model`` are on ``device`` in ``dtype`` and its rotary table is float32."""
     wrong = [name for name, weight in model.named_parameters() if weight.device.type != device.type or weight.dtype != dtype]
@@ -113,10 +147,9 @@ def check_made(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
 
 
 def make_random_pruner(model: PreTrainedModel, schedule: PruneSchedule) -> TokenPruner:
-    """Make an untrained pruner for the stages of ``schedule``, on the model's device and in its dtype, for timings."""
-    with torch.device(model.device):
-        pruner = TokenPruner(identify(model, "random"), [stage.after_layer for stage in schedule.stages])
-    return pruner.to(model.device, model.dtype).eval().requires_grad_(False)
+    """Make an untrained pruner for the stages of ``schedule``, on the devices of its layers and in their dtype, for timings."""
+    pruner = TokenPruner(identify(model, "random"), [stage.after_layer for stage in schedule.stages])
+    return place_pruner(pruner.eval().requires_grad_(False), model)
 
 
 def make_random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
@@ -125,16 +158,16 @@ def make_random_prompt(model: PreTrainedModel, length: int) -> TokenizedPrompt:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Count the bytes of all weights; tied weights count once."""
-    return sum(weight.nbytes for weight in model.parameters())
+    """Count the bytes of all weights that this process holds; tied weights count once."""
+    return sum(held_bytes(weight) for weight in model.parameters())
 
 
 def read_bytes_per_token(model: PreTrainedModel) -> int:
-    """Count the bytes of the weights that one decode step reads.
+    """Count the bytes of the weights that one decode step reads in this process.
 
     The embedding table is left out, since a step reads one row of it, unless it is tied: then it is also the output matrix.
     """
     parts: Any = model
     table = parts.get_input_embeddings().weight
     tied = parts.get_output_embeddings().weight is table
-    return weight_bytes(model) - (0 if tied else int(table.nbytes))
+    return weight_bytes(model) - (0 if tied else held_bytes(table))

@@ -1,10 +1,10 @@
 """The cost of pruning itself within a prefill: scoring, selecting and dropping tokens, as shares of the prefill's time.
 
 The engine's code stays as it is: a wrapped selector, a wrapped stream and hooks on the decoder layers record the time of each
-call. On a GPU these records are CUDA events, so the host does not wait.
+call. On a GPU these records are CUDA events, so the host does not wait. On several devices it waits for all of them at each record.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from statistics import median
@@ -49,8 +49,9 @@ class StageCost:
 class _Marks:
     """Named points in time, in the order in which they were taken."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._taken, self._held = device, list[tuple[str, Any]](), False
+    def __init__(self, devices: Collection[torch.device]) -> None:
+        self._devices, self._taken, self._held = devices, list[tuple[str, Any]](), False
+        self._by_events = len(devices) == 1 and next(iter(devices)).type == "cuda"
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
@@ -65,18 +66,23 @@ class _Marks:
     def take(self, name: str) -> None:
         if self._held:
             return
-        if self._device.type == "cuda":
+        if self._by_events:
             moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             moment.record()
             self._taken.append((name, moment))
         else:
+            self._wait()
             self._taken.append((name, perf_counter()))
 
     def spans(self) -> Iterator[tuple[str, float]]:
         """Yield each mark's name and the seconds to the next mark."""
-        synchronize(self._device)
+        self._wait()
         for (name, start), (_, end) in zip(self._taken, self._taken[1:], strict=False):
-            yield name, start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
+            yield name, start.elapsed_time(end) / 1e3 if self._by_events else end - start
+
+    def _wait(self) -> None:
+        for device in self._devices:
+            synchronize(device)
 
 
 class _MarkedSelector:
@@ -126,10 +132,12 @@ def measure_stage_cost(
 
 @torch.inference_mode()
 def _one_cost(model: PreTrainedModel, prompt: TokenizedPrompt, schedule: PruneSchedule, selector: Selector) -> StageCost:
-    parts, marks = decoder_parts(model), _Marks(model.device)
-    synchronize(model.device)
+    parts = decoder_parts(model)
+    marks = _Marks(set(parts.places))
+    for device in set(parts.places):
+        synchronize(device)
     marks.take("layers")
-    layout = lay_out([prompt], schedule, model.device, row_sizes(model.device, model.dtype))
+    layout = lay_out([prompt], schedule, parts.entry, row_sizes(parts.entry, model.dtype))
     entered = enter(parts, layout, parts.embed(layout.ids))
     stream = _MarkedStream(**{field.name: getattr(entered, field.name) for field in fields(Stream)})
     stream.marks = marks

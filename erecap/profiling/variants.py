@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from erecap.engine.prefill import prefill
+from erecap.models.architecture import decoder_parts
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.timing import seconds_of
 from erecap.schedule import PruneSchedule
@@ -30,7 +31,7 @@ def _first_token(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Varia
 
 def stock_seconds_to_first_token(model: PreTrainedModel, prompt: TokenizedPrompt) -> float:
     """Let transformers' own ``generate`` write one token and return its seconds."""
-    ids = torch.from_numpy(prompt.input_ids)[None].to(model.device)
+    ids = torch.from_numpy(prompt.input_ids)[None].to(decoder_parts(model).entry)
     config = GenerationConfig(max_new_tokens=1, do_sample=False, eos_token_id=[model.config.vocab_size], pad_token_id=0)  # type: ignore[no-untyped-call]
     stock: Any = model.generate
     return seconds_of(partial(stock, ids, attention_mask=torch.ones_like(ids), generation_config=config), model.device)

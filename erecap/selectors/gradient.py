@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from erecap.distributed.tensor_parallel import ranks_of
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.differentiable import gradient_products, stage_hidden
 from erecap.engine.prefill import prefill
@@ -51,6 +52,11 @@ class GradientSelector:
         """Make the selector from the context's model and end tokens. Raise ``ValueError`` where it has no model."""
         if context.model is None:
             raise ValueError("the selector 'gradient' runs the model on the prompt and got no model: give one in the context")
+        if ranks_of(context.model) > 1:
+            raise ValueError(
+                f"the selector 'gradient' needs gradients of the whole model, which is divided among {ranks_of(context.model)} "
+                "ranks: use another selector, or one process"
+            )
         return cls(context.model, context.schedule, context.eos_ids)
 
     def prepare(self, ids: Tensor, lengths: Sequence[int]) -> None:
@@ -67,15 +73,16 @@ class GradientSelector:
                 f"the selector 'gradient' has seen {seen} prompts and is to score {len(positions)}: call prepare(ids, lengths) "
                 "with the whole prompts first, as prefill does"
             )
-        return self._scores[..., stage_index].gather(1, positions)
+        return self._scores[..., stage_index].to(positions.device).gather(1, positions)
 
     def _saliency(self, prompt: list[int]) -> Tensor:
         """Compute the scores of one prompt, float32 ``(n, stages)``."""
         answer = self._answer(prompt)
         with torch.inference_mode(False), torch.enable_grad():
-            ids = torch.tensor([[*prompt, *answer[:-1]]], device=self._model.device)
+            parts = decoder_parts(self._model)
+            ids = torch.tensor([[*prompt, *answer[:-1]]], device=parts.entry)
             hidden, final = stage_hidden(self._model, ids, self.stage_layers)
-            logits = decoder_parts(self._model).head(final[0, len(prompt) - 1 :]).float()
+            logits = parts.head(final[0, len(prompt) - 1 :]).float()
             loss = cross_entropy(logits, torch.tensor(answer, device=logits.device))
             return gradient_products(loss, hidden)[:, 0, : len(prompt)].T.to(ids.device)
 

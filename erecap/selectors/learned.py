@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from erecap.models.pruner import TokenPruner
+from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.schedule import PruneSchedule
 from erecap.selectors.base import SelectorContext
 
@@ -26,12 +26,13 @@ class LearnedSelector:
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "LearnedSelector":
-        """Make the selector from the context's pruner. Raise ``ValueError`` where it has none."""
+        """Make the selector from the context's pruner, on the devices of its model's layers. Raise ``ValueError`` without one."""
         if context.pruner is None:
             raise ValueError(
                 "the selector 'learned' needs a pruner and got none: give one, or use the selector 'random' or 'recency'"
             )
-        return cls(context.pruner, context.schedule)
+        pruner = context.pruner if context.model is None else place_pruner(context.pruner, context.model)
+        return cls(pruner, context.schedule)
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score with the stage's MLP (``Selector.score``)."""

@@ -40,7 +40,7 @@ class LearnedStepsSelector:
             )
         scores = self._learned.score(hidden, positions, stage_index, lengths)
         real = (torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]).to(scores.dtype)
-        messages = self._messages.gather(1, positions)
+        messages = self._messages.to(positions.device).gather(1, positions)
         sums, counts = torch.zeros(2, *self._messages.shape, dtype=scores.dtype, device=scores.device)
         sums.scatter_add_(1, messages, scores * real)
         counts.scatter_add_(1, messages, real)

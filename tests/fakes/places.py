@@ -40,6 +40,10 @@ class Places(TorchFunctionMode):
             if func is Tensor.to:
                 return self._moved(args, kwargs)
             wanted = kwargs.get("device")
+            if name == "_has_compatible_shallow_copy_type":  # nn.Module.to asks, before it moves a parameter
+                return func(*args)
+            if func == Tensor.data.__set__:  # nn.Module.to moves a parameter
+                self._at[args[0]] = self.of(args[1])
             result = func(*args, **(kwargs | {"device": HERE} if wanted is not None else kwargs))
             if name == "grad":  # autograd follows tensors from device to device
                 places = [self.of(tensor) for tensor in args[1]]
@@ -74,13 +78,13 @@ class Places(TorchFunctionMode):
 
 class _Bring(ModelHook):
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.execution_device = device
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         return tree_map(self._brought, (args, kwargs))
 
     def _brought(self, value: Any) -> Any:
-        return value.to(self._device) if isinstance(value, Tensor) else value
+        return value.to(self.execution_device) if isinstance(value, Tensor) else value
 
 
 def _is_dtype(value: Any) -> bool:

@@ -20,7 +20,7 @@ class AttentionCredit:
     def __init__(self, model: PreTrainedModel, batch: Batch, stages: Sequence[int]) -> None:
         parts = decoder_parts(model)
         self._batch, self._stages, self._depth = batch, stages, len(parts.layers)
-        self._projections = Projections(parts)
+        self._projections = Projections(model)
         with torch.no_grad():
             self._leaving, _ = stage_hidden(model, batch.input_ids, range(self._depth))
 
