@@ -38,7 +38,7 @@ def test_identity_is_of_the_weights_not_of_their_dtype(make_model):
     import copy
 
     model = make_model(4)
-    assert identify(copy.deepcopy(model).to(torch.bfloat16)) == identify(model)
+    assert identify(copy.deepcopy(model).to(torch.bfloat16)).matches(identify(model))
     assert not identify(make_model(4, seed=1)).matches(identify(model))
     assert not identify(make_model(2)).matches(identify(model))
 
