@@ -128,8 +128,8 @@ class TokenPruner(nn.Module):
         here = weights_checksum(path)
         if written != here:
             raise ValueError(
-                f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): it is "
-                "damaged or was replaced; copy the pruner again, or train one with `erecap train-pruner`"
+                f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): it "
+                "is damaged or was replaced; copy the pruner again, or train one with `erecap train-pruner`"
             )
         check_finite(pruner, f"the pruner in {path}")
         if model is not None:
