@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import COLORS, png, style
+from benchmarks.reports.profile_devices_figures import draw_comm, draw_prediction
 
 Row = Mapping[str, Any]
 
@@ -122,6 +123,8 @@ PLOTS: dict[str, Callable[[Row, Sequence[Row]], Figure]] = {
     "generate": _generate,
     "memory": _memory,
     "trace": _trace,
+    "comm": draw_comm,
+    "predict": draw_prediction,
 }
 """By measurement, the function that draws the content of a result file and its measured points."""
 
