@@ -59,7 +59,7 @@ def test_missing_and_foreign_files(make_model, tmp_path):
         TokenPruner.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"format_version": 2}', '{"format_version": 1, "base_model": {}, "stages": [1]}'])
+@pytest.mark.parametrize("config", ["{", "[]", '{"format_version": 2}', '{"format_version": 2, "base_model": {}, "stages": [1]}'])
 def test_a_broken_configuration_is_named(make_model, tmp_path, config):
     TokenPruner(identify(make_model(4)), (1, 2)).save_pretrained(tmp_path)
     (tmp_path / "pruner.json").write_text(config)
