@@ -33,7 +33,7 @@ class FakeExecutor:
     threads: int = 1
 
     def settings(self):
-        return {"executor": "fake", "workers": 2, "address": "nowhere"}
+        return {"name": "fake", "workers": 2, "address": "nowhere"}
 
     @contextmanager
     def open(self):
@@ -78,14 +78,24 @@ def test_a_comparison_on_a_cluster_gives_what_one_process_gives(fakes, elsewhere
     assert lines[0] != lines[1], "the episodes ended in the same order, which tests less"
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("here", "there")]
     assert configs[0]["models"] == configs[1]["models"]
-    assert configs[1]["arguments"]["executor"] == "fake"
+    assert configs[1]["arguments"]["executor"] == elsewhere.settings()
 
 
 def test_a_run_goes_on_where_it_is_not_played_first(fakes, elsewhere, tmp_path):
     run(fakes, comparison(tmp_path))
     before = (tmp_path / "steps.jsonl").read_bytes()
-    assert run(fakes, comparison(tmp_path, executor=elsewhere)).complete
+    for executor in (elsewhere, LocalExecutor(2), LocalExecutor()):
+        assert run(fakes, comparison(tmp_path, executor=executor)).complete
     assert (tmp_path / "steps.jsonl").read_bytes() == before
+
+
+def test_a_run_from_before_there_were_executors_goes_on(fakes, tmp_path):
+    run(fakes, comparison(tmp_path))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["arguments"]["workers"] = config["arguments"].pop("executor")["workers"] + 1
+    path.write_text(json.dumps(config))
+    assert run(fakes, comparison(tmp_path)).complete
 
 
 def test_a_replay_of_another_model_than_the_workers_is_refused(fakes, elsewhere, tmp_path):

@@ -3,11 +3,9 @@
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -32,15 +30,7 @@ RUN = partial(subprocess.run, timeout=LIMIT_S, check=False)
 
 
 @pytest.fixture
-def short():
-    """A folder with a short path: Ray's sockets lie below it, and their paths have at most 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="er", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def erecap(tmp_path, short):
+def erecap(tmp_path, short_folder):
     """``erecap(*arguments)`` runs the command line in a process with a home of its own; it finds the modules of ``fakes``."""
     home = tmp_path / "home"
     home.mkdir()
@@ -49,19 +39,19 @@ def erecap(tmp_path, short):
         command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         env |= {"HOME": str(home), "PYTHONPATH": f"{ROOT}{os.pathsep}{FAKES}", "OMP_NUM_THREADS": "1"}
-        env |= {"RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0"}
+        env |= {"RAY_TMPDIR": str(short_folder), "RAY_USAGE_STATS_ENABLED": "0"}
         return start(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return run
 
 
 @pytest.fixture
-def head(short, tmp_path):
+def head(short_folder, tmp_path):
     """The address of a cluster of 2 cores that knows nothing of the paths of this process."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "PYTHONPATH"}
     env |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    (short / "head").mkdir()
-    command = [sys.executable, "-c", HEAD, str(short / "head")]
+    (short_folder / "head").mkdir()
+    command = [sys.executable, "-c", HEAD, str(short_folder / "head")]
     with subprocess.Popen(command, env=env, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process.stdout.readline().strip()
         process.stdin.close()
@@ -79,7 +69,7 @@ def records(out):
     return sorted(json.dumps(without_times(json.loads(line)), sort_keys=True) for line in lines)
 
 
-def test_a_run_on_ray_is_a_run_on_this_machine(erecap, tmp_path, short):
+def test_a_run_on_ray_is_a_run_on_this_machine(erecap, tmp_path, short_folder):
     """The bundled planner, pruned and not: same records, same summary but for times, and nothing is left behind."""
     options = ("--suite", "smoke", "--backends", "baseline,erecap?keep=0.7", "--episodes", "2", "--replay-prompts", "2")
     done = [erecap("compare", *options, "--out", tmp_path / "here")]
@@ -89,7 +79,7 @@ def test_a_run_on_ray_is_a_run_on_this_machine(erecap, tmp_path, short):
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("here", "ray")]
     assert without_times(summaries[0]["backends"]) == without_times(summaries[1]["backends"])
     assert json.loads(done[-1].stdout.splitlines()[-1])["complete"]
-    assert list(short.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     assert not (tmp_path / "home" / ".ray").exists()
 
 
@@ -104,7 +94,7 @@ def test_a_worker_that_dies_is_replaced(erecap, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["backends"][backend]["episodes"] == 2
 
 
-def test_ctrl_c_keeps_what_is_there_and_ends_the_workers(erecap, tmp_path, short):
+def test_ctrl_c_keeps_what_is_there_and_ends_the_workers(erecap, tmp_path, short_folder):
     os.mkfifo(tmp_path / "pipe")
     pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     options = ("--env", "my_kitchen:Kitchen-v0", "--episodes", "3", "--workers", "1", "--executor", "ray")
@@ -118,7 +108,7 @@ def test_ctrl_c_keeps_what_is_there_and_ends_the_workers(erecap, tmp_path, short
     last = json.loads(out.splitlines()[-1])
     assert (last["complete"], last["backends"][backend]["episodes"]) == (False, 1)
     assert "the same command continues the run" in err
-    assert list(short.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     os.close(pipe)
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -76,12 +77,12 @@ class FakeRay(ModuleType):
 
 
 @pytest.fixture
-def fake_ray(monkeypatch, tmp_path):
+def fake_ray(monkeypatch, tmp_path, short_folder):
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
     for name in RAY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
     monkeypatch.setenv("HOME", str(tmp_path))
     return ray
 
@@ -117,19 +118,34 @@ def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch):
         pass
 
 
-def test_a_cluster_of_its_own_leaves_nothing_behind(fake_ray, tmp_path):
+def test_a_cluster_of_its_own_leaves_nothing_behind(fake_ray, tmp_path, short_folder):
     before = dict(os.environ)
     with connect("local"):
         assert fake_ray.running
         (options,) = fake_ray.started
         folder = Path(options["_temp_dir"])
         assert folder.is_dir()
-        assert folder.parent == tmp_path
+        assert folder.parent == short_folder
     assert not fake_ray.running
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == list(short_folder.iterdir()) == []
     assert os.environ == before
     assert options["include_dashboard"] is False
     assert len(fake_ray.environment["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_a_folder_that_is_too_long_for_sockets_is_refused_or_replaced(fake_ray, monkeypatch, tmp_path):
+    long = tmp_path / ("long" * 10)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with pytest.raises(ClusterError, match="too long for Ray, whose sockets lie in it: set RAY_TMPDIR"), connect("local"):
+        pass
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with connect("local"):
+        pass
+    (options,) = fake_ray.started
+    assert Path(options["_temp_dir"]).parent == Path("/tmp")
+    assert list(long.iterdir()) == []
 
 
 def test_clusters_of_one_process_share_their_token(fake_ray):
@@ -218,12 +234,12 @@ def test_an_address_that_keeps_silent_is_refused(fake_ray, monkeypatch, port):
 
 
 @pytest.mark.parametrize("refusal", [RuntimeError("Version mismatch:\n Ray 2.9"), OSError("AF_UNIX path"), RayError("no token")])
-def test_a_refusal_of_ray_is_passed_on_and_cleaned_up(fake_ray, tmp_path, refusal):
+def test_a_refusal_of_ray_is_passed_on_and_cleaned_up(fake_ray, short_folder, refusal):
     fake_ray.refusal = refusal
     text = " ".join(str(refusal).split())
     with pytest.raises(ClusterError, match=f"Ray at address 'local' refused the connection: {text}"), connect("local"):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     assert "RAY_LEFT_BEHIND" not in os.environ
 
 

@@ -62,7 +62,7 @@ class RayExecutor:
     def settings(self) -> dict[str, Any]:
         """Return the settings for ``config.json``."""
         return {
-            "executor": "ray",
+            "name": "ray",
             "workers": self.workers,
             "address": self.address,
             "cpus_per_worker": self.cpus,

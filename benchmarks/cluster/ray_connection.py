@@ -33,6 +33,7 @@ _CONNECT_S = 3.0
 _ANSWER_S = 15.0
 _OBJECT_STORE_BYTES = 200 * 2**20  # records of episodes are small; Ray would reserve 30% of the memory
 _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+_FOLDER_CHARACTERS = 28  # 107 are a socket's limit; Ray's name of the session takes most of them
 _THEIRS = "${PYTHONPATH}"  # Ray puts the node's own value there
 _REMEDY = "name a running cluster with --address HOST:PORT, or use this machine with --address local"
 
@@ -133,11 +134,22 @@ def _own_cluster() -> Iterator[dict[str, Any]]:
     """Prepare a cluster on this machine; yields the options of ``ray.init``."""
     if not _AUTHENTICATION.intersection(os.environ) and not (Path.home() / ".ray" / "auth_token").exists():
         os.environ["RAY_AUTH_TOKEN"] = _token()
-    folder = tempfile.mkdtemp(prefix="er-", dir=os.environ.get("RAY_TMPDIR"))  # short: Ray's sockets lie below it
+    folder = tempfile.mkdtemp(prefix="er-", dir=_short_folder())
     try:
         yield {"_temp_dir": folder, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_folder() -> str:
+    """Choose where the cluster's folder is made. Ray's sockets lie in it, and the system limits the length of their paths."""
+    chosen = os.environ.get("RAY_TMPDIR")
+    for folder in [chosen] if chosen else [tempfile.gettempdir(), "/tmp"]:
+        if len(folder) <= _FOLDER_CHARACTERS:
+            return folder
+    raise ClusterError(
+        f"the folder {folder} is too long for Ray, whose sockets lie in it: set RAY_TMPDIR to a short one, as /tmp/me"
+    )
 
 
 @cache

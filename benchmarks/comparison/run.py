@@ -26,8 +26,8 @@ from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
-_MAY_DIFFER = ("episodes", "backends", "replay_prompts", *LocalExecutor().settings())
-"""Arguments that may change when a run is continued, because finished episodes stay valid; so may the executor's settings."""
+_MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
+"""Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Comparison:
             "episodes": self.loop.episodes,
             "seed": self.loop.seed,
             "training_seeds": self.loop.training_seeds,
-            **self.executor.settings(),
+            "executor": self.executor.settings(),
             "verbosity": self.loop.suite.verbosity,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
@@ -192,8 +192,7 @@ def _refuse_second_run(steps: Path) -> None:
 def _open_run(comparison: Comparison, models: Mapping[str, dict[str, str]]) -> None:
     """Write ``config.json``."""
     seeds = {case.seed for case in comparison.loop.cases}
-    may_differ = {*_MAY_DIFFER, *comparison.executor.settings()}
-    open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), may_differ)
+    open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), _MAY_DIFFER)
 
 
 def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> Mapping[str, dict[str, str]]:

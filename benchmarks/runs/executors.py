@@ -46,7 +46,7 @@ class LocalExecutor:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings for ``config.json``."""
-        return {"executor": "local", "workers": self.workers}
+        return {"name": "local", "workers": self.workers}
 
     @contextmanager
     def open(self) -> Iterator[Pool]:

@@ -12,12 +12,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
-from erecap.models.identity import ModelIdentity, identify
+from erecap.models.identity import ModelIdentity, check_finite, identify
 from erecap.models.placement import Placement, PlacementOptions, choose_placement
 from erecap.models.pruner import TokenPruner, place_pruner
 
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 _TURN_END = "<|im_end|>"
+_TRUST: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+"""Options by which transformers runs no code of a model's directory and unpickles no weights."""
 
 
 class ModelNotFoundError(ValueError):
@@ -157,9 +159,12 @@ def _resolve(source: str | Path | None) -> str:
 
 def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
     with _not_found(name), explain_out_of_memory(place.device, f"loading {name}"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **place.load_options())
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", **_TRUST, **place.load_options()
+        )
     model = model.eval().requires_grad_(False)
+    check_finite(model, f"the model {name}")
     if place.whole:
         model = _moved(model, name, place.device)
     entry = execution_device(model.get_input_embeddings())
@@ -179,7 +184,7 @@ def read_config(source: str | Path | None = None) -> PretrainedConfig:
     """Read the config of the model that ``load_model`` would load. Raise ``ModelNotFoundError`` where there is none."""
     name = _resolve(source)
     with _not_found(name):
-        config: PretrainedConfig = AutoConfig.from_pretrained(name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return config
 
 
