@@ -167,14 +167,16 @@ def _play(
 
     Return the comparison, which now knows the user's backends with a model, and whether the loop is finished; Ctrl-C ends it early.
     """
+    seeds = {case.seed for case in comparison.loop.cases}  # an error for numbers out of range, before anything is started
     with comparison.executor.open() as pool:
         models = _describe(comparison.loop, pool, make_backend, make_here)
         comparison = comparison.with_models(models)
         if pool.remote:
             check_alike(models, describe_models(comparison.replayed, make_here))
             make_backend = AlikeFactory(make_backend, models)
+        config = describe_run(comparison.command, comparison.arguments(), seeds, models)
         with EpisodeLog(comparison.out / STEPS_FILE) as log:
-            _open_run(comparison, models)
+            open_run(comparison.out, config, _MAY_DIFFER)
             try:
                 play(comparison.loop, make_backend, log, pool, on_episode, episode)
             except KeyboardInterrupt:
@@ -187,12 +189,6 @@ def _refuse_second_run(steps: Path) -> None:
     if steps.exists():
         with EpisodeLog(steps):
             pass
-
-
-def _open_run(comparison: Comparison, models: Mapping[str, dict[str, str]]) -> None:
-    """Write ``config.json``."""
-    seeds = {case.seed for case in comparison.loop.cases}
-    open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), _MAY_DIFFER)
 
 
 def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> Mapping[str, dict[str, str]]:
