@@ -4,6 +4,7 @@ from agents.expert_backend import ExpertBackend
 from agents.families import FAMILIES, Family, make_world, register_family
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
+from agents.pool import LocalPool, Pool
 from agents.protocols import FrameSink, Sink, WorldBackend
 from agents.recorded_prompts import RecordedPrompt
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
@@ -20,8 +21,10 @@ __all__ = [
     "ExpertBackend",
     "Family",
     "FrameSink",
+    "LocalPool",
     "Outcome",
     "PlannerCall",
+    "Pool",
     "Progress",
     "Record",
     "RecordedPrompt",

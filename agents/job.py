@@ -35,3 +35,6 @@ class EpisodeJob:
     def key(self) -> EpisodeKey:
         """What identifies the episode within a run."""
         return self.backend, self.env_id, self.seed
+
+    def __str__(self) -> str:
+        return f"the episode of {self.backend} in {self.env_id}, seed {self.seed}"

@@ -1,10 +1,10 @@
 """Running many episodes: those that the run directory already holds are skipped, the others are played.
 
-Episodes are played in this process or in worker processes. The runner does not know how a backend is made: ``make_backend``
-turns a spec string into one, in the process that plays the episode.
+A ``Pool`` plays them, in this process or elsewhere. The runner does not know how a backend is made: ``make_backend`` turns a
+spec string into one, in the process that plays the episode.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,8 +12,8 @@ from typing import Protocol
 from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, FrameSink, run_episode
+from agents.pool import LocalPool, Pool
 from agents.records import EpisodeRecord, Record
-from agents.workers import Initializer, play_in_workers
 from planner import PlannerBackend
 
 MakeBackend = Callable[[str], PlannerBackend]
@@ -93,10 +93,9 @@ def run_jobs(
     make_backend: MakeBackend,
     log: EpisodeLog,
     config: AgentConfig,
-    workers: int = 1,
+    pool: Pool | None = None,
     on_episode: Callable[[EpisodeRecord], None] | None = None,
     *,
-    initializer: Initializer = None,
     episode: EpisodeFunction = run_episode,
 ) -> list[EpisodeRecord]:
     """Play the jobs that ``log`` does not hold yet and append their records to it.
@@ -106,46 +105,35 @@ def run_jobs(
     jobs : sequence of EpisodeJob
         The episodes.
     make_backend : MakeBackend
-        Makes a backend from its spec string. Picklable where ``workers`` > 1.
+        Makes a backend from its spec string. Picklable where ``pool`` plays in other processes.
     log : EpisodeLog
-        The opened ``steps.jsonl`` of the run.
+        The opened ``steps.jsonl`` of the run. This process alone writes it.
     config : AgentConfig
         Settings of the agent.
-    workers : int
-        Number of processes that play episodes; 1 plays them in this process.
+    pool : Pool, optional
+        Plays the episodes; this process by default.
     on_episode : callable, optional
         Called once per finished episode, first for those that were found in ``log``.
-    initializer : callable, optional
-        Called once in each worker process, before its first episode. Picklable.
     episode : EpisodeFunction
-        Plays one episode. Picklable where ``workers`` > 1.
+        Plays one episode. Picklable where ``pool`` plays in other processes.
 
     Returns
     -------
     list of EpisodeRecord
-        The episodes in the order of the jobs. An episode whose worker process died twice is missing.
+        The episodes in the order of the jobs. An episode whose worker died twice is missing.
 
     Raises
     ------
     ValueError
-        For ``workers`` < 1 and for a malformed ``log``. What an episode raises is raised too.
+        For a malformed ``log``. What an episode raises is raised too.
     """
-    if workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1: give the number of processes that play episodes")
     report = on_episode or (lambda episode: None)
     done = log.episodes
     todo = [job for job in dict.fromkeys(jobs) if job.key not in done]
     for job in jobs:
         if job.key in done:
             report(done[job.key])
-    with closing(_play(todo, Player(make_backend, config, episode), workers, initializer)) as played:
+    with closing((pool or LocalPool()).play(todo, Player(make_backend, config, episode))) as played:
         for lines in played:
             report(log.append(lines))
     return [done[job.key] for job in jobs if job.key in done]
-
-
-def _play(jobs: Sequence[EpisodeJob], player: Player, workers: int, initializer: Initializer) -> Generator[list[str], None, None]:
-    if workers == 1 or not jobs:
-        yield from map(player, jobs)
-    else:
-        yield from play_in_workers(jobs, player, min(workers, len(jobs)), initializer)

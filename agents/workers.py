@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 from agents.job import EpisodeJob
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Play = Callable[[EpisodeJob], list[str]]
 """Plays one episode and returns its records as JSON lines."""
 Initializer = Callable[[], None] | None
@@ -28,22 +31,70 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """An exception in a worker, as text, because not every exception can be pickled."""
+class Failed:
+    """An exception in a worker, as text, because not every exception can be pickled.
+
+    Attributes
+    ----------
+    text : str
+        The message of a ``ValueError``, the traceback of anything else.
+    user_error : bool
+        Whether it was a ``ValueError``.
+    """
 
     text: str
     user_error: bool
 
-    def exception(self) -> Exception:
-        return ValueError(self.text) if self.user_error else RuntimeError(f"an episode failed in a worker process\n{self.text}")
+    def exception(self, what: str, where: str = "a worker process") -> Exception:
+        """Make the exception to raise in the parent.
+
+        Parameters
+        ----------
+        what : str
+            What failed, such as ``the episode of baseline in Home-v0, seed 3``.
+        where : str
+            The worker.
+        """
+        return ValueError(self.text) if self.user_error else RuntimeError(f"{what} failed in {where}\n{self.text}")
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """An episode and how often it has been started, this time included."""
+class Attempt:
+    """An episode and how often it has been started, this time included.
+
+    Attributes
+    ----------
+    job : EpisodeJob
+        The episode.
+    number : int
+        1 for the first start.
+    """
 
     job: EpisodeJob
     number: int = 1
+
+    def again(self, **died: object) -> "Attempt | None":
+        """Log that the episode's worker died.
+
+        Parameters
+        ----------
+        **died : object
+            What is known of the death, for the log.
+
+        Returns
+        -------
+        Attempt or None
+            The next attempt; ``None`` where the episode has had ``ATTEMPTS_PER_EPISODE`` and is left out.
+        """
+        left, job = self.number < ATTEMPTS_PER_EPISODE, self.job
+        log.error(
+            "a worker died; its episode is played once more" if left else "a worker died again; its episode is left out",
+            **died,
+            backend=job.backend,
+            env_id=job.env_id,
+            seed=job.seed,
+        )
+        return Attempt(job, self.number + 1) if left else None
 
 
 class _Worker:
@@ -54,19 +105,19 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, play, initializer), daemon=True)
         self._process.start()
         theirs.close()  # while a copy is open here, the pipe does not end with the process
-        self.playing: _Attempt | None = None
+        self.playing: Attempt | None = None
 
-    def begin(self, attempt: _Attempt) -> None:
+    def begin(self, attempt: Attempt) -> None:
         self.playing = attempt
         try:
             self.pipe.send(attempt.job)
         except BrokenPipeError:
             log.debug("a worker died before it got an episode")  # the parent notices at the end of its pipe
 
-    def result(self) -> list[str] | _Failed | None:
+    def result(self) -> list[str] | Failed | None:
         """Return what the process sent, or ``None`` where it died."""
         try:
-            received: list[str] | _Failed = self.pipe.recv()
+            received: list[str] | Failed = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return None
         return received
@@ -107,7 +158,7 @@ def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initia
         Where an episode raised anything else; with the traceback of the worker.
     """
     context = multiprocessing.get_context("spawn")
-    waiting = deque(_Attempt(job) for job in jobs)
+    waiting = deque(Attempt(job) for job in jobs)
     pool: dict[Connection, _Worker] = {}
     try:
         while waiting or pool:
@@ -127,13 +178,13 @@ def _start_worker(context: SpawnContext, play: Play, initializer: Initializer, p
     return worker
 
 
-def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[_Attempt]) -> Iterator[list[str]]:
+def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[Attempt]) -> Iterator[list[str]]:
     """Yield the result of one worker, then give the worker its next episode or stop it."""
     worker = pool[pipe]
     assert worker.playing is not None
     result = worker.result()
-    if isinstance(result, _Failed):
-        raise result.exception()
+    if isinstance(result, Failed):
+        raise result.exception(str(worker.playing.job))
     if result is None:
         _handle_death(pool.pop(pipe), worker.playing, waiting)
         return
@@ -144,19 +195,11 @@ def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[_
         pool.pop(pipe).stop(GRACE_S)
 
 
-def _handle_death(worker: _Worker, attempt: _Attempt, waiting: deque[_Attempt]) -> None:
+def _handle_death(worker: _Worker, attempt: Attempt, waiting: deque[Attempt]) -> None:
     """Log the death of a worker, and queue its episode again where it has attempts left."""
-    exit_code, job = worker.stop(GRACE_S), attempt.job
-    again = attempt.number < ATTEMPTS_PER_EPISODE
-    log.error(
-        "a worker died; its episode is played once more" if again else "a worker died again; its episode is left out",
-        exit_code=exit_code,
-        backend=job.backend,
-        env_id=job.env_id,
-        seed=job.seed,
-    )
-    if again:
-        waiting.append(_Attempt(job, attempt.number + 1))
+    again = attempt.again(exit_code=worker.stop(GRACE_S))
+    if again is not None:
+        waiting.append(again)
 
 
 def _serve(pipe: Connection, play: Play, initializer: Initializer) -> None:
@@ -166,13 +209,14 @@ def _serve(pipe: Connection, play: Play, initializer: Initializer) -> None:
         initializer()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed the pipe
         while True:
-            pipe.send(_play_safely(play, pipe.recv()))
+            pipe.send(call_safely(play, pipe.recv()))
 
 
-def _play_safely(play: Play, job: EpisodeJob) -> list[str] | _Failed:
+def call_safely(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Failed:
+    """Call a function in a worker. Return its result, or its exception as text for the parent to raise."""
     try:
-        return play(job)
+        return function(*args, **kwargs)
     except ValueError as error:
-        return _Failed(str(error), user_error=True)
+        return Failed(str(error), user_error=True)
     except Exception:  # sent to the parent, which raises it
-        return _Failed(traceback.format_exc(), user_error=False)
+        return Failed(traceback.format_exc(), user_error=False)

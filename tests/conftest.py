@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: small random models and a tiny ChatML tokenizer, made on the spot."""
 
 import importlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -114,6 +116,14 @@ def log_settings() -> Iterator[None]:
     """The command line configures logging for its process, which here goes on with other tests."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, for sockets: their paths have at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="er", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from benchmarks.comparison.run import Comparison, run_comparison
 from benchmarks.reports.ablation import ablation_markdown, write_ablation
 from benchmarks.reports.frontier import frontier_lines, line_of, line_styles
 from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.executors import LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.suites import SUITES, Suite
 from planner import BackendSpec
@@ -43,10 +44,10 @@ def test_what_is_asked_for_replaces_the_grid_s():
 
 def test_each_suite_is_a_comparison_with_the_unpruned_planner_first(tmp_path):
     rows = choose_rows(["babyai", "smoke"], ["baseline", "erecap?keep=0.5", "expert"], 3)
-    made = comparisons(rows, tmp_path, seed=2, workers=4, replay_prompts=5)
+    made = comparisons(rows, tmp_path, seed=2, executor=LocalExecutor(4), replay_prompts=5)
     assert [c.out for c in made] == [tmp_path / "babyai", tmp_path / "smoke"]
     assert {c.loop.backends for c in made} == {("baseline", "erecap?keep=0.5")}
-    assert {(c.loop.episodes, c.loop.seed, c.workers, c.replay_prompts) for c in made} == {(3, 2, 4, 5)}
+    assert {(c.loop.episodes, c.loop.seed, c.executor, c.replay_prompts) for c in made} == {(3, 2, LocalExecutor(4), 5)}
 
 
 @pytest.mark.parametrize(

@@ -293,3 +293,6 @@ def test_records_are_sorted_by_backend_and_case(run, tmp_path):
     assert found.seeds == [case.seed for case in cases] * 2
     (chosen,) = found.select(["erecap", "baseline"], cases[1:]).values()
     assert (list(chosen.episodes), len(chosen.calls), len(chosen.prompts)) == (cases[1:], 2, 2)
+    (turned,) = found.select(["baseline"], cases[::-1]).values()
+    assert list(turned.episodes) == list(turned.transcripts) == cases[::-1], "intervals depend on the order: it is not the file's"
+    assert [call.seed for call in turned.calls] == [1_000_001, 1_000_001, 1_000_000, 1_000_000]

@@ -202,6 +202,19 @@ def test_two_workers_are_refused(fake, tmp_path):
     assert (first.code, second.err) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("executor", "workers", "named"), [("ray", None, "executor='ray'"), ("ray", 1, "executor='ray'"), ("local", 3, "workers=3")]
+)
+def test_workers_beside_the_ranks_are_refused(executor, workers, named):
+    with pytest.raises(ValueError, match=f"{named} under torchrun: its processes share one model"):
+        commands._refuse_workers(executor, workers)
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_rank_0_plays_alone_by_default(workers):
+    commands._refuse_workers("local", workers)
+
+
 def test_a_model_that_cannot_be_divided_is_one_error(fake, tmp_path):
     words = ["run", "--backend", "baseline", "--env", "BabyAI-PickupLoc-v0", "--episodes", "1", "--out", tmp_path / "run"]
     first, second = fake("two_ranks").run_on_ranks(command, words, folder=tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from agents.episode_log import EpisodeLog, read_episodes, read_records
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
+from agents.pool import LocalPool
 from agents.records import EpisodeRecord
 from agents.runner import run_jobs
 from benchmarks.runs.records import RunRecords
@@ -23,9 +24,9 @@ def play(fakes, out, count=4, episode=None, **options):
     return run(jobs(count), fakes.fake_backend, out, episode=episode or fakes.fake_episode, **options)
 
 
-def run(todo, make_backend, out, **options):
+def run(todo, make_backend, out, workers=1, **options):
     with EpisodeLog(out / "steps.jsonl") as log:
-        return run_jobs(todo, make_backend, log, CONFIG, **options)
+        return run_jobs(todo, make_backend, log, CONFIG, LocalPool(workers), **options)
 
 
 def test_episodes_come_back_in_the_order_of_the_jobs_and_whole(fakes, tmp_path):
@@ -157,7 +158,11 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(fakes, tmp_path, ct
 
 
 @pytest.mark.parametrize(
-    ("seed", "error", "text"), [(1, ValueError, "^no such model: name another$"), (2, RuntimeError, "KeyError: 'a bug'")]
+    ("seed", "error", "text"),
+    [
+        (1, ValueError, "^no such model: name another$"),
+        (2, RuntimeError, r"the episode of baseline in fake, seed 2 failed in a worker process\n(.*\n)*KeyError: 'a bug'"),
+    ],
 )
 def test_an_exception_in_a_worker_is_raised_here(fakes, tmp_path, seed, error, text):
     todo = [EpisodeJob("baseline", "fake", s) for s in (seed, 5, 6)]

@@ -38,7 +38,7 @@ def test_identity_is_of_the_weights_not_of_their_dtype(make_model):
     import copy
 
     model = make_model(4)
-    assert identify(copy.deepcopy(model).to(torch.bfloat16)) == identify(model)
+    assert identify(copy.deepcopy(model).to(torch.bfloat16)).matches(identify(model))
     assert not identify(make_model(4, seed=1)).matches(identify(model))
     assert not identify(make_model(2)).matches(identify(model))
 
@@ -59,7 +59,7 @@ def test_missing_and_foreign_files(make_model, tmp_path):
         TokenPruner.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"format_version": 1}', '{"format_version": 1, "base_model": {}, "stages": [1]}'])
+@pytest.mark.parametrize("config", ["{", "[]", '{"format_version": 2}', '{"format_version": 2, "base_model": {}, "stages": [1]}'])
 def test_a_broken_configuration_is_named(make_model, tmp_path, config):
     TokenPruner(identify(make_model(4)), (1, 2)).save_pretrained(tmp_path)
     (tmp_path / "pruner.json").write_text(config)

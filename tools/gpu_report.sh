@@ -18,6 +18,7 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=fals
 export PYTORCH_NVML_BASED_CUDA_CHECK=1 # to look for GPUs without starting CUDA, which would bar the steps' processes from it
 
 if [ "$DEVICE" = cpu ]; then
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the work is tiny, and tests run beside each other
     readonly LENGTHS=${LENGTHS:-64} DECODE_LENGTH=${DECODE_LENGTH:-64} MEMORY_LENGTHS=${MEMORY_LENGTHS:-64} ATTENTION_LENGTHS=64
     readonly ROUNDS=1 NEW_ROUNDS=1 NEW_TOKENS=2 DTYPE=${DTYPE:-float32} TOTAL=${TOTAL:-300}
     readonly TESTS='-k "17-torch.float32 or decode_agrees or explained"' ALLOCATOR=

@@ -1,6 +1,8 @@
 """Facts about backends that run a model in this process: weights, dtype, device, and the ceiling of a pruned prefill."""
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,17 +53,80 @@ def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str
     return {spec: _facts(spec, backend) for spec, backend in backends.items()}
 
 
-def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
+def check_alike(models: Mapping[str, dict[str, str]], here: Mapping[str, dict[str, str]]) -> None:
+    """Refuse a replay of other models than those that played.
+
+    Parameters
+    ----------
+    models : mapping of str to dict
+        Facts by spec string, from a worker.
+    here : mapping of str to dict
+        Facts of the replayed ones, from this process.
+
+    Raises
+    ------
+    ValueError
+        Where the two differ.
+    """
+    for spec, facts in here.items():
+        if facts != models[spec]:
+            raise ValueError(
+                f"backend {spec!r} is {_listed(facts)} here and {_listed(models[spec])} in the workers, so the paired replay, "
+                "which this process runs, would measure another model: leave it out (--replay-prompts 0), or start the command "
+                "on a machine like those of the workers"
+            )
+
+
+@dataclass(frozen=True)
+class AlikeFactory:
+    """A maker of backends that refuses a model of another dtype or device than the first worker's.
+
+    dtype and device follow from the machine where a spec does not name them, and the nodes of a cluster may differ.
+
+    Attributes
+    ----------
+    make_backend : MakeBackend
+        Makes a backend.
+    models : mapping of str to dict
+        Facts of the first worker's models, by spec string.
+    """
+
+    make_backend: MakeBackend
+    models: Mapping[str, dict[str, str]]
+
+    def __call__(self, spec: str) -> PlannerBackend:
+        """Make a backend. Raise ``ValueError`` where its model is not like the first worker's."""
+        backend = self.make_backend(spec)
+        facts, first = _model_facts(backend), self.models.get(spec, {})
+        if any(first.get(name) != fact for name, fact in facts.items()):
+            raise ValueError(
+                f"backend {spec!r} is {_listed(facts)} on {platform.node()}, {_listed(first)} in the first worker: results would "
+                "be mixed. Give dtype and device in the spec, or use nodes that are alike"
+            )
+        return backend
+
+
+def _listed(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+
+
+def _model_facts(backend: PlannerBackend) -> dict[str, str]:
     if not isinstance(backend, HasModel):
         return {}
     loaded = backend.loaded
-    facts = {
+    return {
         "name": loaded.identity.name,
         "model": loaded.identity.checksum,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         **getattr(loaded, "spread", {}),
     }
+
+
+def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
+    facts = _model_facts(backend)
+    if not isinstance(backend, HasModel):
+        return {}
     if is_user_backend(spec):  # the meaning of its parameters is up to its factory
         return facts
     weights = _pruner_weights(spec, backend)

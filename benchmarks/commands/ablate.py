@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.backends.registry import parse_specs
+from benchmarks.commands import executors
 from benchmarks.commands.results import INTERRUPTED, make_results
 from benchmarks.comparison.grid import choose_rows, comparisons
 from benchmarks.output.console import result_console
@@ -25,16 +26,22 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Directory of the grid. The same command continues what is there.")] = Path(
         "runs/ablation"
     ),
-    workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
     replay_prompts: Annotated[int, typer.Option(help="Prompts in each suite's paired replay; 0 leaves it out.")] = 24,
+    executor: executors.Name = executors.LOCAL,
+    workers: executors.Workers = None,
+    address: executors.Address = None,
+    cpus_per_worker: executors.Cpus = None,
+    gpus_per_worker: executors.Gpus = None,
+    working_dir: executors.WorkingDir = None,
 ) -> None:
     """Play a grid of selectors, keep ratios and suites on the same seeds.
 
     The directory gets ablation.md and plots of success against cost. The last line of stdout is one JSON object.
     """
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     rows = choose_rows([name for name in suites.split(",") if name], parse_specs(backends) if backends else [], episodes)
     summaries = []
-    for comparison in comparisons(rows, out, seed, workers, replay_prompts):
+    for comparison in comparisons(rows, out, seed, where, replay_prompts):
         summaries.append(make_results(comparison).summary)
         if not summaries[-1].complete:
             break

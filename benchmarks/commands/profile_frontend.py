@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from agents import AgentConfig, EpisodeJob, run_episode
 from agents.records import PlannerCall
 from benchmarks.backends.registry import BackendFactory
+from benchmarks.commands.profile_report import run_report
 from benchmarks.commands.profile_tables import run_tables
 from benchmarks.output.progress import make_progress
 from benchmarks.reports.profile_plots import write_profile_plot
@@ -21,6 +22,7 @@ PLANS = 3
 """Replans of the check. Everything in the prompt of the first one is protected."""
 
 SUBCOMMANDS = {
+    "report": Subcommand("Draw the comprehensive figures of result files, and write one page with all of them.", run_report),
     "tables": Subcommand("Write the tables of result files into the documents that name them.", run_tables),
 }
 """Subcommands of ``erecap profile`` that ``python -m erecap.profiling`` does not have."""

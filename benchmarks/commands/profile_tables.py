@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.profile_tables import fill_tables
 
-DOCUMENTS = ("README.md", "docs/profiling.md")
+DOCUMENTS = ("README.md", "docs/profiling.md", "docs/devices.md")
 
 
 def run_tables(words: Sequence[str]) -> int:
@@ -17,7 +17,7 @@ def run_tables(words: Sequence[str]) -> int:
         prog="erecap profile tables",
         description="Fill the blocks <!-- profile-table: RESULT.json --> of documents with the tables of their result files.",
     )
-    parser.add_argument("documents", type=Path, nargs="*", help=f"documents; by default {' and '.join(DOCUMENTS)} below the root")
+    parser.add_argument("documents", type=Path, nargs="*", help=f"documents; by default {', '.join(DOCUMENTS)} below the root")
     parser.add_argument("--root", type=Path, default=Path(), help="directory that the paths of result files start from")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a table is out of date")
     args = parser.parse_args(words)

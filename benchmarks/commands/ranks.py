@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.backends.makers import made_by
 from benchmarks.backends.registry import BackendFactory
+from benchmarks.commands.executors import LOCAL
 
 Options = ParamSpec("Options")
 
@@ -46,12 +47,12 @@ def on_ranks(command: Callable[Options, None]) -> Callable[Options, None]:
     def run(*args: Options.args, **options: Options.kwargs) -> None:
         if not launched():
             return command(*args, **options)
-        return _run_on_ranks(lambda: command(*args, **options), options.get("workers"))
+        return _run_on_ranks(lambda: command(*args, **options), options.get("executor"), options.get("workers"))
 
     return run
 
 
-def _run_on_ranks(command: Callable[[], None], workers: object) -> None:
+def _run_on_ranks(command: Callable[[], None], executor: object, workers: object) -> None:
     from benchmarks.backends.ranks import Leader, follow  # imports torch
     from erecap.distributed.ranks import joined
 
@@ -60,12 +61,20 @@ def _run_on_ranks(command: Callable[[], None], workers: object) -> None:
         if ranks is None:
             command()
         elif ranks.leads:
-            if workers != 1:
-                raise ValueError(f"workers={workers} under torchrun: its processes share one model, and rank 0 plays: leave it out")
+            _refuse_workers(executor, workers)
             code = _lead(Leader(ranks, BackendFactory()), command)
         else:
             follow(ranks, BackendFactory())
     raise typer.Exit(code)
+
+
+def _refuse_workers(executor: object, workers: object) -> None:
+    """Raise ``ValueError`` for workers of another kind beside the ranks of a launch."""
+    rule = "under torchrun: its processes share one model, and rank 0 plays: leave it out"
+    if executor != LOCAL:
+        raise ValueError(f"executor={executor!r} {rule}")
+    if workers not in (None, 1):
+        raise ValueError(f"workers={workers} {rule}")
 
 
 def _lead(leader: Any, command: Callable[[], None]) -> int:

@@ -7,7 +7,6 @@ import structlog
 import typer
 
 from benchmarks.backends.makers import backend_maker
-from benchmarks.backends.threads import threads_per_worker
 from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_comparison
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
@@ -38,7 +37,7 @@ def make_results(comparison: Comparison) -> Results:
     ValueError
         Where the run directory holds another run. Errors of backends and episodes are passed on.
     """
-    factory = backend_maker(threads_per_worker(comparison.workers))
+    factory = backend_maker(comparison.executor.threads)
     results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker())
     write_report(results)
     return results

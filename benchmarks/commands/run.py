@@ -8,6 +8,7 @@ import typer
 
 from benchmarks.backends.makers import backend_maker
 from benchmarks.backends.registry import EXPERT
+from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
@@ -33,13 +34,19 @@ def run(
     ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that play episodes.")] = 1,
+    executor: executors.Name = executors.LOCAL,
+    workers: executors.Workers = None,
+    address: executors.Address = None,
+    cpus_per_worker: executors.Cpus = None,
+    gpus_per_worker: executors.Gpus = None,
+    working_dir: executors.WorkingDir = None,
 ) -> None:
     """Play episodes with one backend and print its results.
 
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds)
     if len(loop.backends) != 1:
@@ -47,7 +54,7 @@ def run(
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
     directory = out or Path("runs") / f"run-{slug(chosen.name)}-{slug(backend)}-{'training-' if training_seeds else ''}{seed}"
-    results = make_results(Comparison("run", loop, directory, workers, replay_prompts=0))
+    results = make_results(Comparison("run", loop, directory, where, replay_prompts=0))
     print_results(results)
     if gif is not None:
         _record(loop, results, gif)

@@ -8,6 +8,7 @@ from agents.loop import AgentConfig
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison.run import Comparison
 from benchmarks.runs.closed_loop import ClosedLoop
+from benchmarks.runs.executors import Executor
 from benchmarks.runs.suites import find_suite
 
 _UNPRUNED = "baseline"
@@ -84,7 +85,7 @@ def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | 
     return rows
 
 
-def comparisons(rows: Sequence[GridRow], out: Path, seed: int, workers: int, replay_prompts: int) -> list[Comparison]:
+def comparisons(rows: Sequence[GridRow], out: Path, seed: int, executor: Executor, replay_prompts: int) -> list[Comparison]:
     """Make the comparison of each row, with the unpruned planner as first backend.
 
     Parameters
@@ -95,8 +96,8 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, workers: int, rep
         Directory of the grid; the comparison of a suite gets ``out/SUITE``.
     seed : int
         Number of the run; it selects a block of seeds.
-    workers : int
-        Number of processes that play episodes.
+    executor : Executor
+        Plays the episodes.
     replay_prompts : int
         Prompts in each paired replay; 0 leaves it out.
 
@@ -109,5 +110,5 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, workers: int, rep
     for row in rows:
         specs = (_UNPRUNED, *(spec for spec in row.backends if spec not in (_UNPRUNED, EXPERT)))
         loop = ClosedLoop(find_suite(row.suite), specs, row.episodes, seed, AgentConfig())
-        made.append(Comparison("ablate", loop, out / row.suite, workers, replay_prompts))
+        made.append(Comparison("ablate", loop, out / row.suite, executor, replay_prompts))
     return made

@@ -1,28 +1,33 @@
 """A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` skips the replay."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents.episode_log import EpisodeLog
 from agents.loop import run_episode
+from agents.pool import Pool
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import EpisodeFunction, MakeBackend
-from benchmarks.backends.models import describe_models
+from benchmarks.backends.models import AlikeFactory, check_alike, describe_models
 from benchmarks.backends.registry import choose_reference, is_user_backend, runs_model
 from benchmarks.comparison import replay as paired
 from benchmarks.comparison.replay import REPLAY_FILE, ReplayRow
 from benchmarks.comparison.schema import Summary
 from benchmarks.comparison.summary import summarize
 from benchmarks.output.files import write_atomically
-from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
+from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, OnEpisode, play
+from benchmarks.runs.executors import Executor, LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.provenance import describe_run, open_run
 from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
-_MAY_DIFFER = ("episodes", "backends", "workers", "replay_prompts")
-"""Arguments that may change when a run is continued, because finished episodes stay valid."""
+_MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
+"""Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Comparison:
         The suite, backends and episodes to play.
     out : Path
         The run directory.
-    workers : int
-        Number of processes that play episodes.
+    executor : Executor
+        Plays the episodes. The paired replay stays in this process, because it is timed.
     replay_prompts : int
         Prompts in the paired replay; 0 leaves the replay out.
     replay_tokens : int
@@ -48,7 +53,7 @@ class Comparison:
     command: str
     loop: ClosedLoop
     out: Path
-    workers: int = 1
+    executor: Executor = field(default_factory=LocalExecutor)
     replay_prompts: int = 60
     replay_tokens: int = 16
 
@@ -64,6 +69,10 @@ class Comparison:
         models = self.loop.model_backends
         return models if len(models) > 1 and self.replay_prompts else []
 
+    def with_models(self, models: Collection[str]) -> "Comparison":
+        """Return the comparison with those of the user's backends that run a model, known by ``models``: specs of all that do."""
+        return replace(self, loop=replace(self.loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
+
     def arguments(self) -> dict[str, Any]:
         """Return all settings that affect the result, for ``config.json``."""
         return {
@@ -72,7 +81,7 @@ class Comparison:
             "episodes": self.loop.episodes,
             "seed": self.loop.seed,
             "training_seeds": self.loop.training_seeds,
-            "workers": self.workers,
+            "executor": self.executor.settings(),
             "verbosity": self.loop.suite.verbosity,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
@@ -122,7 +131,7 @@ def run_comparison(
     comparison : Comparison
         The comparison to run.
     make_backend : MakeBackend
-        Makes a backend that plays episodes. With several workers it is called in each worker process.
+        Makes a backend that plays episodes. It is called in each process that plays.
     progress : ComparisonProgress
         Shows the progress.
     episode : EpisodeFunction
@@ -141,38 +150,67 @@ def run_comparison(
         Where the directory holds another run. Errors of backends and episodes are passed on.
     """
     make_here = make_here or make_backend
-    comparison = _start(comparison, make_here)
-    steps, records, interrupted = comparison.out / STEPS_FILE, None, False
-    try:
-        with progress:
-            play(comparison.loop, make_backend, comparison.out, comparison.workers, progress.on_episode, episode)
-            records = RunRecords.read(steps)
-            _replay(comparison, records, make_here, progress)
-    except KeyboardInterrupt:
-        interrupted = True
-    results = _collect(comparison, records or RunRecords.read(steps), interrupted)
+    _refuse_second_run(comparison.out / STEPS_FILE)
+    with progress:
+        comparison, finished = _play(comparison, make_backend, make_here, progress.on_episode, episode)
+        records = RunRecords.read(comparison.out / STEPS_FILE)
+        finished = finished and _replay(comparison, records, make_here, progress)
+    results = _collect(comparison, records, interrupted=not finished)
     write_atomically(comparison.out / SUMMARY_FILE, results.summary.model_dump_json(indent=2) + "\n")
     return results
 
 
-def _start(comparison: Comparison, make_backend: MakeBackend) -> Comparison:
-    """Write ``config.json``. Return the comparison with those of the user's backends that run a model in this process."""
-    loop = comparison.loop
-    described = describe_models([spec for spec in loop.all_backends if runs_model(spec) or is_user_backend(spec)], make_backend)
-    models = {spec: facts for spec, facts in described.items() if facts}
-    seeds = {case.seed for case in loop.cases}
-    open_run(comparison.out, describe_run(comparison.command, comparison.arguments(), seeds, models), _MAY_DIFFER)
-    return replace(comparison, loop=replace(loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
+def _play(
+    comparison: Comparison, make_backend: MakeBackend, make_here: MakeBackend, on_episode: OnEpisode, episode: EpisodeFunction
+) -> tuple[Comparison, bool]:
+    """Write ``config.json`` and play the closed loop. The workers end with it: they would disturb the times of the replay.
+
+    Return the comparison, which now knows the user's backends with a model, and whether the loop is finished; Ctrl-C ends it early.
+    """
+    seeds = {case.seed for case in comparison.loop.cases}  # an error for numbers out of range, before anything is started
+    with comparison.executor.open() as pool:
+        models = _describe(comparison.loop, pool, make_backend, make_here)
+        comparison = comparison.with_models(models)
+        if pool.remote:
+            check_alike(models, describe_models(comparison.replayed, make_here))
+            make_backend = AlikeFactory(make_backend, models)
+        config = describe_run(comparison.command, comparison.arguments(), seeds, models)
+        with EpisodeLog(comparison.out / STEPS_FILE) as log:
+            open_run(comparison.out, config, _MAY_DIFFER)
+            try:
+                play(comparison.loop, make_backend, log, pool, on_episode, episode)
+            except KeyboardInterrupt:
+                return comparison, False
+    return comparison, True
 
 
-def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> None:
+def _refuse_second_run(steps: Path) -> None:
+    """Raise ``ValueError`` where another process writes the records, before models are loaded and workers are started."""
+    if steps.exists():
+        with EpisodeLog(steps):
+            pass
+
+
+def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> Mapping[str, dict[str, str]]:
+    """Describe the models where episodes are played: another machine may have other devices."""
+    specs = [spec for spec in loop.all_backends if runs_model(spec) or is_user_backend(spec)]
+    described = pool.call(partial(describe_models, specs, make_backend if pool.remote else make_here))
+    return {spec: facts for spec, facts in described.items() if facts}
+
+
+def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> bool:
+    """Replay what is missing. Return whether the replay is finished; Ctrl-C ends it early."""
     specs = comparison.replayed
     if not specs:
-        return
-    prompts = sample_prompts(comparison, records)
-    progress.begin_replay(len(prompts))
+        return True
     path = comparison.out / REPLAY_FILE
-    paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+    try:
+        prompts = sample_prompts(comparison, records)
+        progress.begin_replay(len(prompts))
+        paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def sample_prompts(comparison: Comparison, records: RunRecords) -> list[RecordedPrompt]:

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import COLORS, png, style
+from benchmarks.reports.profile_devices_figures import draw_comm, draw_prediction
 
 Row = Mapping[str, Any]
 
@@ -43,10 +44,10 @@ def _prefill(content: Row, points: Sequence[Row]) -> Figure:
     figure, (left, right) = _panels(content, "prefill", 2)
     for number, (keep, own) in enumerate(_by_keep(points).items()):
         lengths = [point["prompt_tokens"] for point in own]
-        left.plot(lengths, [point["median_ttft_ms"] for point in own], **style(number), label=f"keep {keep:g}")
+        left.plot(lengths, [point["median_ttft_ms"] for point in own], **style(number) | {"linestyle": "-"}, label=f"keep {keep:g}")
         if keep == 1 or "speedup" not in own[0]:
             continue
-        right.plot(lengths, [point["speedup"] for point in own], **style(number), label=f"keep {keep:g}")
+        right.plot(lengths, [point["speedup"] for point in own], **style(number) | {"linestyle": "-"}, label=f"keep {keep:g}")
         right.plot(
             lengths, [point["ceiling"] for point in own], color=COLORS[number], linestyle=":", label=f"keep {keep:g}, ceiling"
         )
@@ -122,6 +123,8 @@ PLOTS: dict[str, Callable[[Row, Sequence[Row]], Figure]] = {
     "generate": _generate,
     "memory": _memory,
     "trace": _trace,
+    "comm": draw_comm,
+    "predict": draw_prediction,
 }
 """By measurement, the function that draws the content of a result file and its measured points."""
 

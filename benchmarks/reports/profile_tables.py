@@ -2,7 +2,8 @@
 
 A block begins with ``<!-- profile-table: PATH; keep 1, 0.7; columns tokens, keep, speedup -->`` and ends with
 ``<!-- profile-table: end -->``. Everything between the two lines is replaced. Without ``keep`` all rows are shown, without
-``columns`` all columns. Rows that were not measured appear only where the column ``status`` does.
+``columns`` all columns. ``tokens 4096`` chooses lengths, ``table errors`` a side table. Rows that were not measured appear only
+where the column ``status`` does.
 """
 
 import os
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from erecap.profiling.cli import summary, title
+from erecap.profiling.device_measurements import side_tables
 from erecap.profiling.results import read_result
 from erecap.profiling.table import columns_of
 
 _END = "<!-- profile-table: end -->"
 _START = re.compile(r"^<!-- profile-table: (?!end)(?P<terms>.*?) -->$", re.MULTILINE)
 _BLOCK = re.compile(rf"(?P<start>{_START.pattern}\n)(?P<body>(?s:.*?))^{re.escape(_END)}$", re.MULTILINE)
-_TEXT = ("status", "what", "of", "decoder", "part", "remedy", "found")  # columns that are not numbers
+_WORDS = ("status", "what", "of", "decoder", "part", "remedy", "found", "devices", "figure", "basis", "source", "file")
+"""Columns that are not numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,17 @@ class TableRequest:
         Keep ratios whose rows are shown; empty for all.
     columns
         Columns; empty for all.
+    tokens
+        Prompt lengths whose rows are shown; empty for all.
+    table
+        One of the file's side tables (``side_tables``); empty for the main one.
     """
 
     path: str
     keeps: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
+    table: str = ""
 
     @classmethod
     def parse(cls, terms: str) -> "TableRequest":
@@ -47,10 +56,10 @@ class TableRequest:
         Raises
         ------
         ValueError
-            For a term that is neither ``keep ...`` nor ``columns ...``.
+            For another term than ``keep ...``, ``tokens ...``, ``columns ...`` and ``table ...``.
         """
         path, *rest = (term.strip() for term in terms.split(";"))
-        keeps, columns = tuple[float, ...](), tuple[str, ...]()
+        keeps, columns, tokens, table = tuple[float, ...](), tuple[str, ...](), tuple[int, ...](), ""
         for term in rest:
             name, _, values = term.partition(" ")
             listed = [value.strip() for value in values.split(",")]
@@ -58,9 +67,34 @@ class TableRequest:
                 keeps = tuple(float(value) for value in listed)
             elif name == "columns":
                 columns = tuple(listed)
+            elif name == "tokens":
+                tokens = tuple(int(value) for value in listed)
+            elif name == "table":
+                table = values.strip()
             else:
-                raise ValueError(f"{term!r} in a profile-table block is not known: write `keep 1, 0.7` or `columns tokens, keep`")
-        return cls(path, keeps, columns)
+                raise ValueError(
+                    f"{term!r} in a profile-table block is not known: write `keep 1, 0.7`, `tokens 4096`, `columns tokens, keep` "
+                    "or `table errors`"
+                )
+        return cls(path, keeps, columns, tokens, table)
+
+    def rows(self, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the rows of ``content`` that are asked for.
+
+        Raises
+        ------
+        ValueError
+            For a side table that the file does not have.
+        """
+        sides = {side.name: side.rows for side in side_tables(dict(content))}
+        if self.table and self.table not in sides:
+            raise ValueError(f"{self.path} has no table {self.table!r}: it has {', '.join(sides) or 'the main one only'}")
+        found: Sequence[Mapping[str, Any]] = sides[self.table] if self.table else summary(dict(content))
+        return [
+            row
+            for row in found
+            if (not self.keeps or row.get("keep") in self.keeps) and (not self.tokens or row.get("tokens") in self.tokens)
+        ]
 
 
 def fill_tables(text: str, root: Path, place: Path) -> str:
@@ -89,7 +123,7 @@ def fill_tables(text: str, root: Path, place: Path) -> str:
 
 def _table(request: TableRequest, root: Path, place: Path) -> str:
     content = read_result(root / request.path)
-    rows = [row for row in summary(content) if not request.keeps or row.get("keep") in request.keeps]
+    rows = request.rows(content)
     known, measured = columns_of(rows), [row for row in rows if row.get("status", "ok") == "ok"]
     wrong = [name for name in request.columns if name not in known]
     if wrong:
@@ -105,7 +139,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return ``rows`` as a Markdown table of ``columns``, numbers aligned to the right."""
     lines = [
         f"| {' | '.join(columns)} |",
-        f"|{'|'.join('---' if name in _TEXT else '---:' for name in columns)}|",
+        f"|{'|'.join('---' if name in _WORDS else '---:' for name in columns)}|",
         *(f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows),
     ]
     return "\n".join(lines)

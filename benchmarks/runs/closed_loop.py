@@ -7,15 +7,14 @@ environment has no expert; then there is no SPL.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
+from agents.pool import Pool
 from agents.records import EpisodeRecord
 from agents.runner import EpisodeFunction, MakeBackend, run_jobs
 from benchmarks.backends.registry import EXPERT, choose_reference, runs_model
-from benchmarks.output.logs import configure_logging
 from benchmarks.runs.suites import Case, Suite
 
 STEPS_FILE = "steps.jsonl"
@@ -99,12 +98,12 @@ class ClosedLoop:
 def play(
     loop: ClosedLoop,
     make_backend: MakeBackend,
-    out: Path,
-    workers: int = 1,
+    log: EpisodeLog,
+    pool: Pool | None = None,
     on_episode: OnEpisode | None = None,
     episode: EpisodeFunction = run_episode,
 ) -> None:
-    """Play the episodes that are missing in the run directory, and append their records to its ``steps.jsonl``.
+    """Play the episodes that are missing in a run, and append their records to its ``steps.jsonl``.
 
     Parameters
     ----------
@@ -112,10 +111,10 @@ def play(
         The episodes and the backends.
     make_backend : MakeBackend
         Makes a backend from its spec string.
-    out : Path
-        The run directory.
-    workers : int
-        Number of processes that play episodes.
+    log : EpisodeLog
+        The opened ``steps.jsonl`` of the run.
+    pool : Pool, optional
+        Plays the episodes; this process by default.
     on_episode : callable, optional
         Called once per finished episode, those already in the directory included.
     episode : EpisodeFunction
@@ -124,19 +123,15 @@ def play(
     Raises
     ------
     ValueError
-        For fewer than 1 worker, for malformed records, and where another run is writing the records. Errors of backends and
-        episodes are passed on.
+        For malformed records. Errors of backends and episodes are passed on.
     """
-    with EpisodeLog(out / STEPS_FILE) as log:
 
-        def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
-            return run_jobs(
-                jobs, make_backend, log, loop.config, workers, on_episode, initializer=configure_logging, episode=episode
-            )
+    def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
+        return run_jobs(jobs, make_backend, log, loop.config, pool, on_episode, episode=episode)
 
-        expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
-        limits = step_limits(loop.suite, expert)
-        run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
+    expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
+    limits = step_limits(loop.suite, expert)
+    run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
 
 
 def step_limits(suite: Suite, expert: Iterable[EpisodeRecord]) -> dict[Case, int]:

@@ -7,28 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmarks.output.code_state import package_versions
 from benchmarks.output.files import write_atomically
 
 RUN_CONFIG_FILE = "config.json"
-_PACKAGES = (
-    "erecap",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "accelerate",
-    "gymnasium",
-    "minigrid",
-    "numpy",
-    "pydantic",
-)
 log = structlog.get_logger(__name__)
 
 
@@ -109,7 +97,7 @@ def describe_run(
         arguments=json.loads(json.dumps(arguments)),  # turns tuples into lists, as in the file
         seeds=sorted(seeds),
         models=dict(models),
-        packages=_package_versions(),
+        packages=package_versions(),
         python=platform.python_version(),
         git=git_state(),
         machine=machine(),
@@ -166,18 +154,6 @@ def _check_same_run(out: Path, old: RunConfig, new: RunConfig, may_differ: Colle
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
     keys = [key for key in dict.fromkeys([*old, *new]) if key not in ignored and old.get(key) != new.get(key)]
     return [f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in keys]
-
-
-def _package_versions() -> dict[str, str]:
-    """Return the versions of the distributions that results depend on."""
-    return {name: _version(name) for name in _PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # the source tree is used without an installation
-        return "not installed"
 
 
 def git_state() -> GitState | None:

@@ -1,7 +1,7 @@
 """The records of a run, read from ``steps.jsonl``, for summaries, replays, plots, recipes and token views."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
@@ -36,23 +36,31 @@ class BackendRecords:
     @cached_property
     def prompts(self) -> list[RecordedPrompt]:
         """The prompts of all replans, episode by episode. They are rebuilt from the transcripts on first use."""
-        calls: dict[Case, list[PlannerCall]] = defaultdict(list)
-        for call in self.calls:
-            calls[Case(call.env_id, call.seed)].append(call)
+        calls = self._calls_by_case()
         return [
             prompt
             for case, episode in self.episodes.items()
             for prompt in rebuild_prompts(episode, self.transcripts.get(case, ()), calls[case])
         ]
 
-    def of_cases(self, cases: Collection[Case]) -> "BackendRecords":
-        """Return the records of these episodes only; the order is kept."""
-        wanted = set(cases)
+    def of_cases(self, cases: Iterable[Case]) -> "BackendRecords":
+        """Return the records of these episodes only, in this order.
+
+        Workers finish episodes in any order, and intervals are drawn from values in order: the order of the file must not matter.
+        """
+        played = [case for case in dict.fromkeys(cases) if case in self.episodes]
+        calls = self._calls_by_case()
         return BackendRecords(
-            {case: episode for case, episode in self.episodes.items() if case in wanted},
-            [call for call in self.calls if Case(call.env_id, call.seed) in wanted],
-            {case: entries for case, entries in self.transcripts.items() if case in wanted},
+            {case: self.episodes[case] for case in played},
+            [call for case in played for call in calls[case]],
+            {case: self.transcripts[case] for case in played if case in self.transcripts},
         )
+
+    def _calls_by_case(self) -> dict[Case, list[PlannerCall]]:
+        calls: dict[Case, list[PlannerCall]] = defaultdict(list)
+        for call in self.calls:
+            calls[Case(call.env_id, call.seed)].append(call)
+        return calls
 
 
 @dataclass(frozen=True)
@@ -103,20 +111,20 @@ class RunRecords:
                 transcript = []
         return cls(path, dict(backends))
 
-    def select(self, backends: Sequence[str], cases: Collection[Case]) -> dict[str, BackendRecords]:
+    def select(self, backends: Sequence[str], cases: Sequence[Case]) -> dict[str, BackendRecords]:
         """Return the records of some backends in some episodes.
 
         Parameters
         ----------
         backends : sequence of str
             Spec strings. A backend without a finished episode among ``cases`` is left out.
-        cases : collection of Case
+        cases : sequence of Case
             The episodes.
 
         Returns
         -------
         dict of str to BackendRecords
-            Records by spec string, in the order of ``backends``.
+            Records by spec string, in the order of ``backends``, their episodes in the order of ``cases``.
         """
         chosen = {backend: self.backends[backend].of_cases(cases) for backend in backends if backend in self.backends}
         return {backend: records for backend, records in chosen.items() if records.episodes}

@@ -4,7 +4,6 @@ A threshold matches a keep ratio only for the scores that it was fitted to, so t
 The thresholds of one fit belong together: each was fitted to the tokens that the stages before it left.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from erecap.engine.stream import Survivors
 from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.models.files import fill_atomically
 from erecap.models.masks import attention_mask
-from erecap.models.pruner import WEIGHTS_FILE
+from erecap.models.pruner import weights_checksum
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage, stage_counts
 from erecap.schedule.counts import Guards
@@ -146,11 +145,6 @@ def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
     thresholds = PrunerThresholds(here, (*(fit for fit in old if _plan(fit.stages) not in new), *fits))
     thresholds.save(directory)
     return thresholds
-
-
-def weights_checksum(directory: Path | str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the weights of the pruner in ``directory``."""
-    return hashlib.sha256((Path(directory) / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
 
 
 @torch.inference_mode()

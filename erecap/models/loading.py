@@ -12,12 +12,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
-from erecap.models.identity import ModelIdentity, identify
+from erecap.models.identity import ModelIdentity, check_finite, identify
 from erecap.models.placement import Placement, PlacementError, PlacementOptions, choose_placement
 from erecap.models.pruner import TokenPruner, place_pruner
 
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 _TURN_END = "<|im_end|>"
+_TRUST: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+"""Options by which transformers runs no code of a model's directory and unpickles no weights."""
 
 
 class ModelNotFoundError(ValueError):
@@ -157,8 +159,9 @@ def _resolve(source: str | Path | None) -> str:
 
 def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
     with _not_found(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     model = _read_weights(name, dtype, place).eval().requires_grad_(False)
+    check_finite(model, f"the model {name}")
     if place.whole:
         model = _moved(model, name, place.device)
     entry = execution_device(model.get_input_embeddings())
@@ -170,7 +173,7 @@ def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
 
 def _read_weights(name: str, dtype: torch.dtype, place: Placement) -> Any:
     with explain_out_of_memory(place.device, f"loading {name}"), _not_found(name), place.explained(name):
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **place.load_options())
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **_TRUST, **place.load_options())
 
 
 def _moved(model: Any, name: str, device: torch.device) -> Any:
@@ -183,7 +186,7 @@ def read_config(source: str | Path | None = None) -> PretrainedConfig:
     """Read the config of the model that ``load_model`` would load. Raise ``ModelNotFoundError`` where there is none."""
     name = _resolve(source)
     with _not_found(name):
-        config: PretrainedConfig = AutoConfig.from_pretrained(name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return config
 
 

@@ -33,7 +33,7 @@ class PlacementOptions:
     device_map
         ``auto``, ``balanced``, a JSON file, or module -> device; ``None`` for one device.
     offload_folder
-        Directory for weights on disk that are not in safetensors files; those are read from where they are.
+        Directory for weights on disk that transformers has to convert; others are read from the model's own files.
     max_memory
         Most memory for weights by device (GPU number or ``cpu``), such as ``20GiB``, with ``auto`` and ``balanced``. A device that
         is not named gets nothing. ``None`` for what is free.

@@ -3,6 +3,7 @@
 It maps residual streams to scores, and belongs to the model that it was trained for.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
-from erecap.models.identity import ModelIdentity
+from erecap.models.identity import ModelIdentity, check_finite
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class PrunerMismatchError(ValueError):
@@ -50,6 +51,7 @@ class _SavedConfig:
     format_version: int
     stages: list[int]
     base_model: dict[str, str | int]
+    weights: str
 
 
 class TokenPruner(nn.Module):
@@ -91,7 +93,7 @@ class TokenPruner(nn.Module):
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS_FILE)
-        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity))
+        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path))
         (path / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -117,14 +119,27 @@ class TokenPruner(nn.Module):
         try:
             pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
             pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
+            written = saved["weights"]
         except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{CONFIG_FILE} and {WEIGHTS_FILE} in {path} cannot be read, or do not belong together ({error}): copy the pruner "
                 "again, or train one with `erecap train-pruner`"
             ) from error
+        here = weights_checksum(path)
+        if written != here:
+            raise ValueError(
+                f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): it "
+                "is damaged or was replaced; copy the pruner again, or train one with `erecap train-pruner`"
+            )
+        check_finite(pruner, f"the pruner in {path}")
         if model is not None:
             pruner.check_model(model)
         return pruner.eval().requires_grad_(False)
+
+
+def weights_checksum(directory: Path | str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the weights of the pruner in ``directory``."""
+    return hashlib.sha256((Path(directory) / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
 
 
 def place_pruner(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:

@@ -15,8 +15,9 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from erecap.models.device import resolve_device
-from erecap.profiling import generate_profile, memory_profile, prefill_point, rates_profile
+from erecap.profiling import comm_profile, generate_profile, memory_profile, predict_profile, prefill_point, rates_profile
 from erecap.profiling import trace_profile as trace
+from erecap.profiling.device_measurements import DEVICE_MEASUREMENTS, remarks, run_on_devices, side_tables, stated_rows
 from erecap.profiling.doctor import run_checks
 from erecap.profiling.doctor.report import format_findings
 from erecap.profiling.environment import command_line, machine_facts
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None, frontend: Frontend | None = Non
                 return _show(args.files)
             if args.command == "env":
                 return _env(args, frontend, words)
-            return _measure(Measurement(args, frontend, tuple(words)))
+            make = DEVICE_MEASUREMENTS.get(args.command, Measurement)
+            return _measure(make(args, frontend, tuple(words)))
     except KeyboardInterrupt:
         return 130
     except ValueError as error:
@@ -198,7 +200,9 @@ def print_result(content: Row) -> None:
     """Print the table of a result file."""
     rows = summary(content)
     text = format_findings(rows) if content["kind"] == "env" else format_table(rows)
-    sys.stdout.write(f"\n{title(content)}\n{text}\n")
+    for table in side_tables(content):
+        sys.stdout.write(f"\n{table.title}\n{format_table(table.rows)}\n")
+    sys.stdout.write(f"\n{title(content)}\n{text}\n" + "".join(f"{line}\n" for line in remarks(content)))
     sys.stdout.flush()
 
 
@@ -228,6 +232,9 @@ SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),
     "rates": lambda content: rates_profile.summary_rows(content["points"]),
+    "comm": lambda content: comm_profile.summary_rows(content["points"]),
+    "predict": lambda content: predict_profile.summary_rows(content["points"]),
+    "stated": lambda content: stated_rows(content["points"]),
     "env": lambda content: content["points"],
 }
 """By measurement, the function that makes the rows of the table from the content of the result file."""
@@ -239,5 +246,7 @@ COMMANDS: dict[str, Callable[[Measurement], None]] = {
     "memory": _memory,
     "trace": _trace,
     "rates": _rates,
+    "comm": run_on_devices,
+    "predict": run_on_devices,
 }
 """Measurements by name."""

@@ -1,14 +1,18 @@
 """Arguments of the measurements, for ``python -m erecap.profiling`` and ``erecap profile``."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from erecap.models.device import DTYPES
 from erecap.models.masks import ATTENTION_KINDS
+from erecap.profiling.comm_command import add_comm_options
 from erecap.profiling.frontend import Frontend
 from erecap.profiling.generate_profile import DECODERS
+from erecap.profiling.predict_command import LENGTHS as PREDICTED_LENGTHS
+from erecap.profiling.predict_command import SHAPE as PREDICTED_SHAPE
+from erecap.profiling.predict_command import add_predict_options
 from erecap.profiling.rates_profile import BACKENDS
 from erecap.profiling.shapes import SHAPES
 from erecap.selectors import SELECTORS
@@ -46,6 +50,13 @@ def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
     memory.add_argument("--limit-gib", type=_positive_float, help="use no more memory than this: a GPU's, or of a process on a CPU")
     _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.")
     _measurement(commands, "rates", "Matrix product, copy and attention kernels of this machine.")
+    comm = _subcommand(commands, "comm", "Bandwidth and latency between devices, and all-reduces; runs under torchrun too.")
+    add_comm_options(comm)
+    _run_options(comm)
+    comm.add_argument("--out", type=Path, help=_OUT)
+    predict = _subcommand(commands, "predict", "Predict times on one device and on several, from rates. It measures nothing.")
+    _case_options(predict, PREDICTED_LENGTHS, PREDICTED_SHAPE)
+    add_predict_options(predict)
     env = _subcommand(commands, "env", "Check this machine: versions, processor, GPUs, memory, disk. Exits with 1 on an error.")
     env.add_argument("--device", help="torch device; by default the GPU where there is one")
     env.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -66,12 +77,21 @@ def _subcommand(commands: "Commands[argparse.ArgumentParser]", name: str, text: 
 
 def _measurement(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
     parser = _subcommand(commands, name, text)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--shape", choices=SHAPES, help="published architecture, random weights; by default the bundled planner")
-    source.add_argument("--model", help="directory or hub id of a model; by default the bundled planner")
+    _case_options(parser, LENGTHS[name], "the bundled planner")
     parser.add_argument("--pruner", type=Path, help="directory of the model's pruner; by default a random one, or the bundled one")
     parser.add_argument("--selector", choices=SELECTORS, default="learned", help="what scores the tokens; learned by default")
-    shown = ",".join(map(str, LENGTHS[name]))
+    parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers (sdpa)")
+    parser.add_argument("--sdpa-backend", choices=BACKENDS, help="kernel behind sdpa; by default the engine chooses")
+    _run_options(parser)
+    return parser
+
+
+def _case_options(parser: argparse.ArgumentParser, lengths: Sequence[int], model: str) -> None:
+    """Add the options that name a model, by default ``model``, and the cases."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--shape", choices=SHAPES, help=f"published architecture, random weights; by default {model}")
+    source.add_argument("--model", help=f"directory or hub id of a model; by default {model}")
+    shown = ",".join(map(str, lengths))
     parser.add_argument(
         "--lengths", type=_listed(_positive), help=f"prompt lengths in tokens, with commas; by default those of {shown} that fit"
     )
@@ -79,15 +99,19 @@ def _measurement(commands: "Commands[argparse.ArgumentParser]", name: str, text:
         "--keep", "--keeps", dest="keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", metavar="KEEP",
         help="keep ratios, with commas; 1 is the baseline (1,0.9,0.8,0.7)",
     )  # fmt: skip
-    parser.add_argument("--device", help="torch device; by default the GPU where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; by default the faster one on the device")
-    parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers (sdpa)")
-    parser.add_argument("--sdpa-backend", choices=BACKENDS, help="kernel behind sdpa; by default the engine chooses")
+    parser.add_argument("--out", type=Path, help=_OUT)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what runs on a device."""
+    parser.add_argument("--device", help="torch device; by default the GPU where there is one")
     parser.add_argument(
         "--seconds", type=_positive_float, default=120.0, help="most seconds to spend (120); a row says what is left out"
     )
-    parser.add_argument("--out", type=Path, help="result file, JSON, written after every point; by default below runs/profile")
-    return parser
+
+
+_OUT = "result file, JSON, written after every point; by default below runs/profile"
 
 
 def _device_map(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,22 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
-_SHOWN = ("prompt_tokens", "tokens", "keep", "decoder", "kernel", "status", "median_ttft_ms", "median_tpot_ms", "prefill_bytes")
+_SHOWN = (
+    "test",
+    "source",
+    "target",
+    "size_bytes",
+    "median_time_us",
+    "prompt_tokens",
+    "tokens",
+    "keep",
+    "decoder",
+    "kernel",
+    "status",
+    "median_ttft_ms",
+    "median_tpot_ms",
+    "prefill_bytes",
+)
 
 
 class Progress(Protocol):

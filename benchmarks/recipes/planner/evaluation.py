@@ -5,11 +5,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from agents.episode_log import read_episodes
+from agents.episode_log import EpisodeLog, read_episodes
 from agents.loop import AgentConfig
+from agents.pool import LocalPool
 from agents.records import EpisodeRecord
 from benchmarks.backends.registry import EXPERT, BackendFactory
 from benchmarks.comparison.metrics import Interval, mean, spl, wilson_interval
+from benchmarks.output.logs import configure_logging
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
 from benchmarks.runs.suites import SUITES
 
@@ -71,7 +73,9 @@ def evaluate_suite(
     """
     spec = f"baseline?model={model}"
     loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed=0, config=AgentConfig())
-    play(loop, BackendFactory(1 if workers > 1 else None), out / suite, workers, on_episode)
+    pool = LocalPool(workers, configure_logging)
+    with EpisodeLog(out / suite / STEPS_FILE) as log:
+        play(loop, BackendFactory(1 if workers > 1 else None), log, pool, on_episode)
     played = read_episodes(out / suite / STEPS_FILE)
     both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]
     pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode is missing if its worker died twice
