@@ -11,9 +11,10 @@ from erecap import DecodeOptions, PruneSchedule, SelectorContext, TokenizedPromp
 from erecap.backend import make_backend
 from erecap.distributed.device_map import DeviceMapError, complete, describe, read_device_map, summarize
 from erecap.models import placement as placement_module
+from erecap.models.device import OutOfMemoryError
 from erecap.models.identity import identify
-from erecap.models.loading import load_model, load_pruner, read_config
-from erecap.models.placement import PlacementOptions
+from erecap.models.loading import ModelNotFoundError, load_model, load_pruner, read_config
+from erecap.models.placement import PlacementError, PlacementOptions
 from erecap.models.pruner import TokenPruner
 from planner import BackendSpec, Prompt, Sampling, Segment
 
@@ -214,3 +215,24 @@ def test_times_of_a_spread_model_are_of_a_setting_of_their_own(model_dir):
     loaded = load_model(model_dir, "float32", "cpu")
     spread = replace(loaded, spread={"device_map": "cpu: all"})
     assert not Setting.of(spread, "random").matches(Setting.of(loaded, "random"))
+
+
+def test_what_transformers_refuses_is_no_missing_model(model_dir, monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("please provide an `offload_folder`")
+
+    monkeypatch.setattr("erecap.models.loading.AutoModelForCausalLM.from_pretrained", refuse)
+    with pytest.raises(PlacementError, match=r"cannot put .* there \(please provide an `offload_folder`\): name other devices"):
+        load_model(model_dir, "float32", placement=PlacementOptions(device_map=SPLIT))
+    with pytest.raises(ModelNotFoundError):
+        load_model(model_dir, "float32", "cpu")
+
+
+def test_a_gpu_that_is_full_while_weights_are_read_says_so(model_dir, monkeypatch):
+    def fill(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("erecap.models.loading.AutoModelForCausalLM.from_pretrained", fill)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    with pytest.raises(OutOfMemoryError, match="ran out of memory in loading"):
+        load_model(model_dir, "float32", placement=PlacementOptions(device_map=SPLIT))

@@ -74,7 +74,7 @@ def answers(folder):
         context = SelectorContext(schedule, load_pruner(folder / "pruner", loaded), model=loaded.model)
         start = prefill(loaded.model, PROMPTS, schedule, make_selector(name, context))
         kept = [stage.positions.tolist() for stage in start.stages]
-        found.append((start.logits.numpy(), kept, start.kv_bytes, list(decode(loaded.model, start, DecodeOptions(8)))))
+        found.append((start.logits.numpy(), kept, start.kv_bytes, list(decode(loaded.model, start, DecodeOptions(4)))))
     llama = load_model(str(folder / "llama"), "float32")
     found.append((prefill(llama.model, PROMPTS).logits.numpy(), [], 0, []))
     stock = make_backend(BackendSpec.parse(f"hf-generate?model={folder}/model&dtype=float32"))
@@ -88,7 +88,8 @@ def answers_on_ranks(folder):
         return answers(folder)
 
 
-def test_two_ranks_keep_the_same_tokens_as_one_process(two_ranks, divisible, tmp_path):
+def test_two_ranks_keep_the_same_tokens_as_one_process(two_ranks, divisible, tmp_path, monkeypatch):
+    monkeypatch.setattr("erecap.models.identity._HASHED_ANEW_BELOW", 0)  # as for a large model, whose hashes are remembered
     identity, spread, wanted = answers(divisible)
     assert spread == {}
     for ended in two_ranks(answers_on_ranks, divisible, folder=tmp_path):
@@ -185,7 +186,9 @@ def measured(folder, out, name, seconds):
     return profile([str(word) for word in words])
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("prefill", 60), ("prefill", 1e-6), ("generate", 60)])
+@pytest.mark.parametrize(
+    ("name", "seconds"), [pytest.param("prefill", 60, marks=pytest.mark.slow), ("prefill", 1e-6), ("generate", 60)]
+)
 def test_ranks_measure_together_and_rank_0_writes(two_ranks, divisible, tmp_path, name, seconds):
     depth_pruner = TokenPruner(identify(load_model(str(divisible / "model"), "float32").model), range(7))
     depth_pruner.save_pretrained(divisible / "pruner")

@@ -117,7 +117,7 @@ def agreed(value: Value) -> Value:
 
 @contextmanager
 def joined(launch: Launch | None = None) -> Iterator[Ranks | None]:
-    """Make this process one of the ranks that torchrun has started.
+    """Make this process one of the ranks that torchrun has started. Inside another ``joined`` it does nothing.
 
     An error that leaves the context ends all ranks. The rank that failed raises it, a rank other than 0 as ``RankError`` where it
     is a user's error. The others leave by ``SystemExit``.
@@ -140,8 +140,8 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks | None]:
         Where another rank has died.
     """
     launch = launch or Launch.read()
-    if launch is None:
-        yield None
+    if launch is None or current() is not None:
+        yield current()
         return
     try:
         ranks = _join(launch)

@@ -100,10 +100,15 @@ def whole_weight(model: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
     return gather_state_dict_for_save({name: weight}, parts._tp_plan, parts._device_mesh, ranks_of(model))[name]
 
 
+def own_part(weight: Tensor) -> Tensor:
+    """Return the part of ``weight`` that this rank holds; for a whole model the weight itself."""
+    held: Any = weight
+    return held.to_local() if hasattr(held, "to_local") else weight  # a DTensor
+
+
 def held_bytes(weight: Tensor) -> int:
     """Return the bytes of ``weight`` that this rank holds; for a whole model all of them."""
-    local: Any = weight
-    return int((local.to_local() if hasattr(local, "to_local") else local).nbytes)
+    return int(own_part(weight).nbytes)
 
 
 def _group(model: PreTrainedModel) -> "distributed.ProcessGroup":

@@ -55,7 +55,7 @@ class PrunedPrefill:
     layer_tokens
         ``[row][layer]``: tokens that entered the layer.
     kv_bytes
-        Bytes of keys and values after the prefill.
+        Bytes of keys and values after the prefill; of a model that is divided among ranks, of all ranks together.
     """
 
     kept: tuple[tuple[Tensor, ...], ...]
@@ -127,7 +127,7 @@ class _PrunedDecoder:
         kept = run_layers(self.parts, stream, cache, layout, self.selector)
         counts = tokens_per_layer(layout, kept, len(self.parts.layers))
         remember(cache, counts, starts, width)
-        self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache)))
+        self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache) * self.parts.ranks))
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
 
     def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:

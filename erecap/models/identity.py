@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from erecap.distributed.tensor_parallel import whole_weight
+from erecap.distributed.tensor_parallel import own_part, whole_weight
 
 _CONFIG_KEYS = (
     "model_type",
@@ -88,7 +88,7 @@ _hashes: WeakKeyDictionary[PreTrainedModel, tuple[object, tuple[str, str]]] = We
 
 def _remembered_hashes(model: PreTrainedModel) -> tuple[str, str]:
     """Return the hashes of a model; those of a large one are kept until a weight has another address or version."""
-    weights = list(model.parameters())
+    weights = [own_part(weight) for weight in model.parameters()]
     if any(weight.is_meta for weight in weights) or sum(weight.nbytes for weight in weights) < _HASHED_ANEW_BELOW:
         return _hash(model)
     state = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
@@ -149,7 +149,7 @@ def check_finite(module: nn.Module, what: str) -> None:
         Its name, for the message.
     """
     for name, weight in module.named_parameters():
-        if not weight.is_meta and not bool(torch.isfinite(weight).all()):
+        if not weight.is_meta and not bool(torch.isfinite(own_part(weight)).all()):
             raise ValueError(
                 f"the weight {name} of {what} has values that are NaN or infinite: the file is damaged, or its training diverged; "
                 "copy it again, or train again"

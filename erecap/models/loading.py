@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
 from erecap.models.identity import ModelIdentity, check_finite, identify
-from erecap.models.placement import Placement, PlacementOptions, choose_placement
+from erecap.models.placement import Placement, PlacementError, PlacementOptions, choose_placement
 from erecap.models.pruner import TokenPruner, place_pruner
 
 _BUNDLED = Path(__file__).parents[1] / "bundled"
@@ -158,12 +158,9 @@ def _resolve(source: str | Path | None) -> str:
 
 
 def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
-    with _not_found(name), explain_out_of_memory(place.device, f"loading {name}"):
+    with _not_found(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation="sdpa", **_TRUST, **place.load_options()
-        )
-    model = model.eval().requires_grad_(False)
+    model = _read_weights(name, dtype, place).eval().requires_grad_(False)
     check_finite(model, f"the model {name}")
     if place.whole:
         model = _moved(model, name, place.device)
@@ -172,6 +169,11 @@ def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
     if place.ranks > 1:
         _ = loaded.identity  # all ranks compute it together, so here, where all of them are
     return loaded
+
+
+def _read_weights(name: str, dtype: torch.dtype, place: Placement) -> Any:
+    with explain_out_of_memory(place.device, f"loading {name}"), _not_found(name), place.explained(name):
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **_TRUST, **place.load_options())
 
 
 def _moved(model: Any, name: str, device: torch.device) -> Any:
@@ -192,6 +194,8 @@ def read_config(source: str | Path | None = None) -> PretrainedConfig:
 def _not_found(name: str) -> Iterator[None]:
     try:
         yield
+    except PlacementError:
+        raise
     except (OSError, ValueError) as error:  # what transformers and the hub raise for a missing or broken model
         raise ModelNotFoundError(
             f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "

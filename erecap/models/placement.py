@@ -1,12 +1,14 @@
 """Where a model is put: on one device, layer by layer on several (a device map), or divided among the ranks of a launch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 from erecap.distributed import tensor_parallel
@@ -14,6 +16,10 @@ from erecap.distributed.device_map import AUTOMATIC, Device, DeviceMapError, com
 from erecap.distributed.launch import LaunchError
 from erecap.distributed.ranks import Ranks, current
 from erecap.models.device import resolve_device
+
+
+class PlacementError(ValueError):
+    """An error for a model that transformers cannot put where it should go."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class PlacementOptions:
     device_map
         ``auto``, ``balanced``, a JSON file, or module -> device; ``None`` for one device.
     offload_folder
-        Directory for weights on disk that are not in safetensors files; those are read from where they are.
+        Directory for weights on disk that transformers has to convert; others are read from the model's own files.
     max_memory
         Most memory for weights by device (GPU number or ``cpu``), such as ``20GiB``, with ``auto`` and ``balanced``. A device that
         is not named gets nothing. ``None`` for what is free.
@@ -76,6 +82,19 @@ class Placement:
             return {}
         device_map = self.device_map if isinstance(self.device_map, str) else dict(self.device_map)
         return {"device_map": device_map, "offload_folder": self.offload_folder, "max_memory": dict(self.max_memory) or None}
+
+    @contextmanager
+    def explained(self, name: str) -> Iterator[None]:
+        """Turn what transformers and accelerate say about the place of the model ``name`` into a ``PlacementError``."""
+        try:
+            yield
+        except ValueError as error:  # a missing or broken model is an OSError, or has one device
+            if self.whole:
+                raise
+            remedy = "start another number of ranks" if self.ranks > 1 else "name other devices, more memory, or offload_folder=DIR"
+            raise PlacementError(
+                f"transformers {transformers.__version__} cannot put {name} there ({error}): {remedy}, or use one device"
+            ) from error
 
     def facts(self, model: PreTrainedModel) -> dict[str, str]:
         """Say how a loaded model is spread: ``tp_size`` or ``device_map``, as text; empty for a model on one device."""
