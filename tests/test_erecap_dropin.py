@@ -27,7 +27,7 @@ from erecap.dropin.pruned_cache import PrunedLayer
 from erecap.dropin.reference import reference
 from erecap.engine.prefill import prefill
 from erecap.engine.rules import RULES
-from erecap.models.architecture import UnsupportedModelError, decoder_parts
+from erecap.models.architecture import UnsupportedModelError
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
@@ -570,7 +570,7 @@ def test_continuous_batching_is_refused_before_anything_is_computed(name: str):
         ("recency", "has no method score"),
         (RecencySelector, "is the class RecencySelector"),
         (
-            AttentionSelector(Projections(decoder_parts(make())), PruneSchedule((PruneStage(0, 0.5),))),
+            AttentionSelector(Projections(make()), PruneSchedule((PruneStage(0, 0.5),))),
             "stages after layers \\[0\\]",
         ),
     ],

@@ -115,6 +115,7 @@ def test_rates_come_from_result_files(tmp_path):
     measured = with_rates(H200, RESULTS / "nvidia-h200" / "rates.json")
     assert measured.matrix_flops_per_s.value == pytest.approx(H200.matrix_flops_per_s.value, rel=0.05)
     assert measured.memory_bytes_per_s.basis == "measured"
+    assert measured.efficiency == H200.efficiency, "the same machine"
     linked = with_rates(measured, comm_result(tmp_path / "comm.json"))
     assert linked.devices == 2
     assert linked.link.bytes_per_s.value == 1.5e9
@@ -123,6 +124,15 @@ def test_rates_come_from_result_files(tmp_path):
     assert linked.link.all_reduce_s.value == pytest.approx(30.004e-6)
     with pytest.raises(ValueError, match="is a result of 'memory': give one of rates, comm"):
         with_rates(H200, RESULTS / "nvidia-h200" / "memory.json")
+
+
+def test_another_machine_s_efficiencies_are_marked(tmp_path, capsys):
+    rates = {"version": 1, "kind": "rates", "machine": {"device_name": "abacus"}, "points": [{"matmul_flops_per_s": 1e12}]}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    content = predict(tmp_path, "--rates", tmp_path / "rates.json", "--lengths", "64", "--gpus", "2")
+    assert content["machine"]["device_name"] == "2 x abacus"
+    assert content["rates"]["efficiency"]["basis"] == content["rates"]["link"]["bytes_per_s"]["basis"] == "carried over"
+    assert "the efficiencies were not held against a measurement of this machine" in capsys.readouterr().out
 
 
 def test_given_figures_are_marked(tmp_path):

@@ -153,7 +153,7 @@ COLUMNS = _SHORT | {
     "p75_stock_over_baseline": "its upper quartile",
     "new_speedup": "speedup on lengths that the process had not run",
     "new_speedup_of_met": "that speedup / the speedup on lengths that were run before",
-    "new_rounds": "rounds on new lengths",
+    "new_lengths": "number of new lengths",
     "what": "what was measured or checked",
     "of": "of what",
     "rate": "its rate",

@@ -103,7 +103,18 @@ def with_rates(machine: Machine, path: Path) -> Machine:
         raise ValueError(f"{path} holds no rate: measure with `python -m erecap.profiling rates --out FILE`")
     memory = content["machine"].get("gpu", {}).get("total_bytes", None)
     named: dict[str, Any] = {"name": content["machine"]["device_name"], "memory_bytes": memory, **rates}
-    return replace(machine, **named)
+    return replace(machine if machine.name == named["name"] else _carried_over(machine), **named)
+
+
+def _carried_over(machine: Machine) -> Machine:
+    """Mark link and efficiencies as those of ``machine``, for another one that they have not been measured on."""
+    source = f"{machine.name}: measure it with `comm`, or fit it with --calibrate"
+    link = {name: replace(rate, basis="carried over", source=source) for name, rate in vars(machine.link).items()}
+    efficiency = replace(
+        machine.efficiency, basis="carried over", source=source, step_basis="carried over", step_source=source,
+        median_error=None, largest_error=None,
+    )  # fmt: skip
+    return replace(machine, link=Link(**link), efficiency=efficiency)
 
 
 def _with_link(machine: Machine, found: MeasuredFile) -> Machine:

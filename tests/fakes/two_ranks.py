@@ -32,12 +32,16 @@ def run_on_ranks(work: Callable[..., Any], *args: Any, folder: Path, size: int =
     """Run ``work(*args)`` in ``size`` processes, which can find each other, and wait until all have ended."""
     context = multiprocessing.get_context("fork")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps one
-    processes = [context.Process(target=_child, args=(rank, size, store.port, folder, work, args)) for rank in range(size)]
+    made = [(rank, size, store.port, folder, work, args) for rank in range(size)]
+    processes = [context.Process(target=_child, args=given, daemon=True) for given in made]
     for process in processes:
         process.start()
     for process in processes:
         process.join(LIMIT_S)
-        assert process.exitcode is not None, f"a process has not ended within {LIMIT_S} s: {_written(folder, 0)}"
+    late = [process for process in processes if process.exitcode is None]
+    for process in late:
+        process.kill()
+    assert not late, f"{len(late)} processes have not ended within {LIMIT_S} s: {[_written(folder, rank) for rank in range(size)]}"
     return [Ended(*_written(folder, rank, process.exitcode)) for rank, process in enumerate(processes)]
 
 
