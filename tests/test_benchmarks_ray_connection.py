@@ -1,6 +1,7 @@
 """The connection to Ray, without Ray: addresses, environment, errors. ``fake_ray`` is the part of the package that is called."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -146,6 +147,46 @@ def test_a_folder_that_is_too_long_for_sockets_is_refused_or_replaced(fake_ray, 
     (options,) = fake_ray.started
     assert Path(options["_temp_dir"]).parent == Path("/tmp")
     assert list(long.iterdir()) == []
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a process started in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_ray_starts_waits_until_it_has_started(fake_ray, monkeypatch, short_folder, ctrl_c):
+    init, seen = fake_ray.init, []
+
+    def slow(**options):
+        ctrl_c()
+        init(**options)
+        seen.append("started")
+
+    monkeypatch.setattr(fake_ray, "init", slow)
+    with pytest.raises(KeyboardInterrupt), connect("local"):
+        seen.append("entered")
+    assert seen == ["started"]
+    assert not fake_ray.running
+    assert list(short_folder.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait(fake_ray, monkeypatch, ctrl_c):
+    seen = []
+
+    def slow(**options):
+        ctrl_c()
+        seen.append("first")
+        ctrl_c()
+        seen.append("second")
+
+    monkeypatch.setattr(fake_ray, "init", slow)
+    with pytest.raises(KeyboardInterrupt), connect("local"):
+        pass
+    assert seen == ["first"]
 
 
 def test_clusters_of_one_process_share_their_token(fake_ray):

@@ -10,15 +10,17 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import structlog
@@ -70,8 +72,9 @@ def connect(address: str | None = None, working_dir: Path | None = None) -> Iter
         options = leaving.enter_context(_own_cluster()) if address == LOCAL else {}
         if address != LOCAL:
             _check_reachable(address)
-        leaving.callback(ray.shutdown)
-        _init(ray, address, runtime_env=_runtime_env(working_dir), **options)
+        leaving.callback(_shutdown, ray)
+        with _ctrl_c_waits():
+            _init(ray, address, runtime_env=_runtime_env(working_dir), **options)
         yield RayCluster(ray, None if working_dir else str(Path.cwd()))
 
 
@@ -90,6 +93,35 @@ def _init(ray: ModuleType, address: str, **options: Any) -> None:
         raise ClusterError(f"Ray at address {address!r} refused the connection: {text}. Correct that, or {_REMEDY}") from error
     resources = ray.cluster_resources()
     log.info("connected to Ray", address=address, cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0))
+
+
+def _shutdown(ray: ModuleType) -> None:
+    with _ctrl_c_waits():
+        ray.shutdown()
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Hold a first Ctrl-C back until the context is left: Ray's processes would stay if it were interrupted while it starts them.
+
+    A second one interrupts at once. Only the main thread gets Ctrl-C, and only it may change the handler.
+    """
+    before, pressed = signal.getsignal(signal.SIGINT), []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _check_reachable(address: str) -> None:

@@ -3,7 +3,9 @@
 This module imports torch, so ``profile`` and ``doctor`` import it inside their functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from agents import AgentConfig, EpisodeJob, run_episode
 from agents.records import PlannerCall
@@ -11,7 +13,6 @@ from benchmarks.backends.registry import BackendFactory
 from benchmarks.commands.profile_report import run_report
 from benchmarks.commands.profile_tables import run_tables
 from benchmarks.output.progress import make_progress
-from benchmarks.reports.profile_plots import write_profile_plot
 from erecap.models.loading import ModelNotFoundError
 from erecap.profiling.cli import main
 from erecap.profiling.doctor import Check
@@ -33,12 +34,18 @@ def run_profile(words: Sequence[str]) -> int:
     frontend = Frontend(
         prog="erecap profile",
         progress=make_progress(),
-        plot=write_profile_plot,
+        plot=_plot,
         checks=(check_planner,),
         subcommands=SUBCOMMANDS,
         preload=("benchmarks.cli",),
     )
     return main(words, frontend)
+
+
+def _plot(content: Mapping[str, Any], result: Path) -> Path | None:
+    from benchmarks.reports.profile_plots import write_profile_plot  # matplotlib takes a second to import
+
+    return write_profile_plot(dict(content), result)
 
 
 def check_planner() -> list[Check]:

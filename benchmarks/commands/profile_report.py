@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reports.profile_report import write_profile_report
-
 TEXT = """Draw the comprehensive figures of one device and of several from result files, as PNG, and write one HTML page with the
 pictures and tables of all figures. What was not measured leaves a labelled gap."""
 
@@ -25,6 +23,8 @@ def run_report(words: Sequence[str]) -> int:
         "--out", type=Path, default=Path("runs/profile/report"), help="directory of the report (runs/profile/report)"
     )
     args = parser.parse_args(list(words))
+    from benchmarks.reports.profile_report import write_profile_report  # matplotlib takes a second to import
+
     for path in write_profile_report(args.directories, args.out):
         sys.stdout.write(f"written: {path}\n")
     return 0

@@ -7,7 +7,6 @@ from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.format import NONE, decimals, percent, pipes, points, times
-from benchmarks.reports.frontier import write_frontiers
 from benchmarks.reports.table import success
 
 ABLATION_FILE = "ablation.md"
@@ -29,6 +28,8 @@ def write_ablation(summaries: Sequence[Summary], out: Path) -> list[Path]:
     list of Path
         The files: ``ablation.md``, then the plots of each suite.
     """
+    from benchmarks.reports.frontier import write_frontiers  # matplotlib takes a second to import
+
     write_atomically(out / ABLATION_FILE, ablation_markdown(summaries))
     return [out / ABLATION_FILE, *(path for summary in summaries for path in write_frontiers(summary, out))]
 

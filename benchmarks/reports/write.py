@@ -5,7 +5,6 @@ from pathlib import Path
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison.run import Results
 from benchmarks.output.files import write_atomically
-from benchmarks.reports.plots import write_plots
 from benchmarks.reports.table import summary_markdown
 
 TABLE_FILE = "table.md"
@@ -24,6 +23,8 @@ def write_report(results: Results) -> list[Path]:
     list of Path
         The files. A plot without points is left out.
     """
+    from benchmarks.reports.plots import write_plots  # matplotlib takes a second to import
+
     table = results.out / TABLE_FILE
     write_atomically(table, summary_markdown(results.summary))
     calls = {backend: played.calls for backend, played in results.played.items() if backend != EXPERT}
