@@ -1,6 +1,7 @@
 """Models over several devices: a device map gives what one device gives, and a map that does not fit is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -217,22 +218,28 @@ def test_times_of_a_spread_model_are_of_a_setting_of_their_own(model_dir):
     assert not Setting.of(spread, "random").matches(Setting.of(loaded, "random"))
 
 
-def test_what_transformers_refuses_is_no_missing_model(model_dir, monkeypatch):
+@pytest.fixture
+def own_dir(model_dir, tmp_path):
+    """A copy of the tiny model, which no other test has loaded and shares."""
+    return shutil.copytree(model_dir, tmp_path / "model")
+
+
+def test_what_transformers_refuses_is_no_missing_model(own_dir, monkeypatch):
     def refuse(*args, **options):
         raise ValueError("please provide an `offload_folder`")
 
     monkeypatch.setattr("erecap.models.loading.AutoModelForCausalLM.from_pretrained", refuse)
     with pytest.raises(PlacementError, match=r"cannot put .* there \(please provide an `offload_folder`\): name other devices"):
-        load_model(model_dir, "float32", placement=PlacementOptions(device_map=SPLIT))
+        load_model(own_dir, "float32", placement=PlacementOptions(device_map=SPLIT))
     with pytest.raises(ModelNotFoundError):
-        load_model(model_dir, "float32", "cpu")
+        load_model(own_dir, "float32", "cpu")
 
 
-def test_a_gpu_that_is_full_while_weights_are_read_says_so(model_dir, monkeypatch):
+def test_a_gpu_that_is_full_while_weights_are_read_says_so(own_dir, monkeypatch):
     def fill(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("erecap.models.loading.AutoModelForCausalLM.from_pretrained", fill)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     with pytest.raises(OutOfMemoryError, match="ran out of memory in loading"):
-        load_model(model_dir, "float32", placement=PlacementOptions(device_map=SPLIT))
+        load_model(own_dir, "float32", placement=PlacementOptions(device_map=SPLIT))
