@@ -45,7 +45,7 @@ def run_profile(words: Sequence[str]) -> int:
 def _plot(content: Mapping[str, Any], result: Path) -> Path | None:
     from benchmarks.reports.profile_plots import write_profile_plot  # matplotlib takes a second to import
 
-    return write_profile_plot(dict(content), result)
+    return write_profile_plot(content, result)
 
 
 def check_planner() -> list[Check]:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import COLORS, png, style
 from benchmarks.reports.profile_devices_figures import draw_comm, draw_prediction
+from erecap.profiling.results import measured_points
 
 Row = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ def write_profile_plot(content: Row, result: Path) -> Path | None:
     Path or None
         The picture; ``None`` for a measurement that has none, or without a measured point.
     """
-    points = [point for point in content["points"] if point.get("status") == "ok"]
+    points = measured_points(content["points"])
     draw = PLOTS.get(content["kind"])
     if draw is None or not points:
         return None

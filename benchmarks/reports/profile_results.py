@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erecap.profiling.results import read_result
-
-Row = Mapping[str, Any]
+from erecap.profiling.results import Row, measured_points, read_result
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Result:
     """
 
     path: Path
-    content: Row
+    content: Mapping[str, Any]
 
     @property
     def kind(self) -> str:
@@ -49,7 +47,7 @@ class Result:
     @property
     def points(self) -> list[Row]:
         """The points that have figures."""
-        return [point for point in self.content["points"] if point.get("status") == "ok"]
+        return measured_points(self.content["points"])
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,7 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
         For a directory that is missing or holds no result file, and for a file that is no result or has another version; the
         message names it.
     """
-    results = [Result(path, read_result(path)) for directory in directories for path in _files(directory)]
-    wrong = [result.path for result in results if "kind" not in result.content or "points" not in result.content]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is no result of `erecap profile`: leave it out")
-    return results
+    return [Result(path, read_result(path)) for directory in directories for path in _files(directory)]
 
 
 def _files(directory: Path) -> list[Path]:

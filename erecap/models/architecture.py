@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -41,10 +41,6 @@ class DecoderParts:
         Name of the attention function, one of ``ATTENTION_KINDS``.
     config
         The model's config, from which the layers read that name.
-    entry
-        Device that takes the token ids.
-    places
-        Device on which each layer computes.
     ranks
         Number of processes that hold a part of each layer (tensor parallel); 1 for a whole model.
     agree
@@ -59,10 +55,18 @@ class DecoderParts:
     head: nn.Module
     attention: str
     config: PretrainedConfig
-    entry: torch.device
-    places: tuple[torch.device, ...]
     ranks: int
     agree: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def entry(self) -> torch.device:
+        """Device that takes the token ids."""
+        return execution_device(self.embed)
+
+    @cached_property
+    def places(self) -> tuple[torch.device, ...]:
+        """Device on which each layer computes."""
+        return tuple(execution_device(layer) for layer in self.layers)
 
 
 def check_config(config: PretrainedConfig) -> None:
@@ -107,7 +111,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
         raise UnsupportedModelError("the model is in training mode: call model.eval() first")
     parts: Any = model  # transformers' accessors are untyped
     decoder = parts.get_decoder()
-    layers = tuple(decoder.layers[: model.config.num_hidden_layers])
+    layers = tuple(decoder.layers)[: model.config.num_hidden_layers]  # a slice of the module list would be a new module
     head = parts.get_output_embeddings()
     return DecoderParts(
         embed=decoder.embed_tokens,
@@ -117,8 +121,6 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
         head=head,
         attention=attention,
         config=model.config,
-        entry=execution_device(decoder.embed_tokens),
-        places=tuple(execution_device(layer) for layer in layers),
         ranks=ranks_of(model),
         agree=partial(share_from_first, model),
     )

@@ -109,6 +109,12 @@ def peak_memory_bytes(*devices: torch.device) -> int:
     return sum(torch.cuda.max_memory_allocated(device) for device in gpus) if gpus else _peak_resident_bytes()
 
 
+def release_cached_memory() -> None:
+    """Return what torch's allocator keeps for later to the GPUs. Does nothing without one."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _peak_resident_bytes() -> int:
     if sys.platform == "win32":
         return 0

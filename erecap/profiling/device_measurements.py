@@ -1,5 +1,6 @@
 """The measurements of several devices on the command line: ``comm``, and ``predict``, which measures nothing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from erecap.profiling.results import ResultFile, Row, default_path
 _SOFTWARE = ("python", "torch", "transformers", "numpy")
 
 
-class DeviceMeasurement(Measurement):
+class DeviceMeasurement(Measurement, ABC):
     """A measurement that runs no model in this process."""
 
+    @abstractmethod
     def measure(self) -> None:
         """Add all points to the file."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """Mark the file as complete."""

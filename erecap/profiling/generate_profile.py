@@ -6,13 +6,12 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from erecap.distributed.ranks import agreed
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import PrefillResult, prefill
-from erecap.models.device import synchronize
+from erecap.models.device import release_cached_memory, synchronize
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.graph_decode import GraphDecoder
 from erecap.profiling.results import ResultFile, Row
@@ -124,15 +123,10 @@ def profile_generate(model: PreTrainedModel, variants: Variants, plan: GenerateP
             except RuntimeError as error:  # a kernel that refuses, a capture that fails, or torch.OutOfMemoryError
                 file.add({"prompt_tokens": length, "decoder": name, "status": f"failed: {str(error)[:300]}"})
                 end_if_others_wait(error)
-                _empty_cache()
+                release_cached_memory()
                 continue
             for point in points:
                 file.add(point)
-
-
-def _empty_cache() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _measure(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from erecap.calibration.flops import prefill_flops
 from erecap.engine.prefill import prefill
 from erecap.models.device import peak_memory_bytes, reset_peak_memory, synchronize
 from erecap.profiling.memory_formula import config_bytes, prefill_bytes
 from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
+from erecap.profiling.time_budget import TimeBudget
 from erecap.profiling.variants import Variants
 from erecap.schedule import PruneSchedule, layer_tokens
 
@@ -64,25 +65,23 @@ def profile_memory(config: PretrainedConfig, dtype: torch.dtype, measure: Measur
     file
         Gets the points.
     """
-    end, rate, over = perf_counter() + plan.seconds, 0.0, set[float]()
+    budget, over = TimeBudget(config, plan.seconds, flops_per_s=inf), set[float]()  # no rate is known: the first prefill is run
     file.expect(len(plan.lengths) * len(plan.schedules))
     for length in plan.lengths:
         for keep, schedule in plan.schedules.items():
             entered = layer_tokens(schedule, config.num_hidden_layers, np.zeros(length, np.bool_))
-            flops = sum(prefill_flops(config, entered))
             point = {"prompt_tokens": length, "keep": keep, **_formula(config, dtype, entered)}
-            left_s = end - perf_counter()
             if keep in over:
                 point["status"] = "left out: a shorter prompt ran out of memory"
             elif plan.limit_bytes is not None and point["formula_bytes"] > plan.limit_bytes:
                 point["status"] = f"out of memory: by the formula it exceeds the limit of {plan.limit_bytes / 1e9:.2f} GB"
-            elif left_s < (flops / rate if rate else 0.0):
+            elif budget.left_s < budget.predict_s(entered):
                 point["status"] = "left out: it would take longer than --seconds allows"
             else:
                 file.begin(f"{length} tokens, keep {keep:g}")
                 began = perf_counter()
-                point |= measure(length, keep, left_s)
-                rate = flops / point.get("ttft_s", perf_counter() - began)
+                point |= measure(length, keep, budget.left_s)
+                budget.learn(entered, point.get("ttft_s", perf_counter() - began))
             if point["status"].startswith("out of memory"):
                 over.add(keep)
             file.add(point)
@@ -133,7 +132,7 @@ def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
 def _summary(point: Row) -> dict[str, Any]:
     short = {"tokens": point["prompt_tokens"], "keep": point["keep"], "status": point["status"]}
     measured, formula = point.get("prefill_bytes"), point.get("formula_prefill_bytes")
-    row = short | {
+    return short | {
         "prefill MB": _scaled(point, "prefill_bytes", 1e6, 1),
         "formula MB": _scaled(point, "formula_prefill_bytes", 1e6, 1),
         "of formula": f"{measured / formula:.0%}" if measured is not None and formula else "",
@@ -142,7 +141,6 @@ def _summary(point: Row) -> dict[str, Any]:
         "formula GB": _scaled(point, "formula_bytes", 1e9, 2),
         "seconds": _scaled(point, "ttft_s", 1, 2),
     }
-    return row
 
 
 def _scaled(point: Row, name: str, unit: float, digits: int) -> str:

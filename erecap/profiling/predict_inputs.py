@@ -10,7 +10,7 @@ from erecap.calibration.paper_fit import MeasuredPrefill, MeasuredStep, fit_pref
 from erecap.calibration.paper_machine import Link, Machine, Rate
 from erecap.calibration.paper_model import ModelWork, Parallel, Split
 from erecap.profiling.layer_counts import tokens_by_layer
-from erecap.profiling.results import Row, read_result
+from erecap.profiling.results import Row, measured_points, read_result
 
 CAPTURED = "graph-flash"
 """Decoder whose steps show how fast memory is read: the fastest one that is captured as a CUDA graph."""
@@ -47,7 +47,7 @@ class MeasuredFile:
 
     def points(self) -> list[Row]:
         """Return the points that were measured."""
-        return [point for point in self.content["points"] if point.get("status") == "ok"]
+        return measured_points(self.content["points"])
 
     def prefills(self, layers: int) -> list[tuple[Row, MeasuredPrefill]]:
         """Return each measured prefill of a model of ``layers`` layers with its point."""

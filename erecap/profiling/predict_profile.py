@@ -13,7 +13,7 @@ from erecap.calibration.paper_machine import Machine
 from erecap.calibration.paper_model import LayerTime, ModelWork, Split, head_s, prefill_flops, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.predict_inputs import MeasuredFile
-from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.results import ResultFile, Row, measured_points
 from erecap.schedule import PruneSchedule
 
 ONE = Split("single", 1)
@@ -238,7 +238,7 @@ def _times(ratio: float | None) -> str:
 
 def stage_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a table of the parts by stage, for the longest prompt: unpruned, and with the lowest keep ratio."""
-    measured = [point for point in points if point["status"] == "ok"]
+    measured = measured_points(points)
     longest = max((point["prompt_tokens"] for point in measured), default=0)
     least = min((point["keep"] for point in measured), default=1.0)
     return [

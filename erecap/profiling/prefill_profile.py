@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from transformers import PreTrainedModel
 
 from erecap.distributed.ranks import agreed
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.architecture import decoder_parts
-from erecap.models.device import peak_memory_bytes, reset_peak_memory
+from erecap.models.device import peak_memory_bytes, release_cached_memory, reset_peak_memory
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.flop_count import count_flops
 from erecap.profiling.host_memory import available_bytes
@@ -18,7 +17,7 @@ from erecap.profiling.memory_formula import prefill_bytes
 from erecap.profiling.new_lengths import draw_rounds, measure_new_lengths
 from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.prefill_point import Measured, make_point
-from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.results import ResultFile, Row, measured_points
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.spread import end_if_others_wait
 from erecap.profiling.time_budget import TimeBudget
@@ -159,7 +158,7 @@ class _Run:
                 raise
             self.add_all(length, status)
             end_if_others_wait(error)
-            _forget()
+            release_cached_memory()
             return
         for point in points.values():
             self._file.add(point)
@@ -203,12 +202,6 @@ class _Run:
         measure_new_lengths(self._model, self._variants, draw_rounds(length, len(points), most, self._met), add)
 
 
-def _forget() -> None:
-    """Return the allocator's cached memory to the device before the next length."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _first_run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant) -> Measured:
     """Run the prompt for the first time."""
     devices = set(decoder_parts(model).places)
@@ -221,7 +214,7 @@ def _first_run(model: PreTrainedModel, prompt: TokenizedPrompt, variant: Variant
 
 def _count_all(model: PreTrainedModel, variants: Variants, file: ResultFile) -> None:
     """Add the FLOPs that torch counts to the points of the shortest length. This comes last, because counting is slow."""
-    points: list[Row] = [point for point in file.points if point["status"] == "ok"]
+    points = measured_points(file.points)
     shortest = min((point["prompt_tokens"] for point in points), default=0)
     for point in points:
         if point["prompt_tokens"] == shortest:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -121,3 +122,8 @@ def read_result(path: Path) -> Row:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: give a file that `erecap profile` wrote")
     return content
+
+
+def measured_points(points: Sequence[Row]) -> list[Row]:
+    """Return the points that have figures, without those that were left out or failed."""
+    return [point for point in points if point.get("status") == "ok"]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
-from erecap.profiling.results import ResultFile, Row
+from erecap.profiling.results import ResultFile, Row, measured_points
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.timing import seconds_of
 from erecap.profiling.variants import Variants
@@ -191,7 +191,7 @@ def _part_of(event: FunctionEvent) -> str:
 
 def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the table: one row per length and part, with milliseconds and share of each keep ratio."""
-    rows, measured = [], [point for point in points if point["status"] == "ok"]
+    rows, measured = [], measured_points(points)
     for length, part in product(dict.fromkeys(point["prompt_tokens"] for point in measured), PARTS):
         row: dict[str, Any] = {"tokens": length, "part": part}
         for point in (point for point in measured if point["prompt_tokens"] == length):
