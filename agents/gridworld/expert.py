@@ -7,8 +7,9 @@ every table.
 
 from collections.abc import Callable
 
-from agents.gridworld.belief import Belief, Thing
-from agents.gridworld.situation import BEYOND, assess
+from agents.gridworld.belief import Belief, Thing, matches
+from agents.gridworld.situation import BEYOND, assess, has_key, things_named
+from agents.gridworld.skills.spots import room_to_drop, with_taken
 from envs.observation.names import DOOR, KEY, LOCKED, thing_name
 
 Lines = list[str]
@@ -18,14 +19,16 @@ Lines = list[str]
 class _Planner:
     """The planning of one plan, from the belief and the situation."""
 
-    def __init__(self, belief: Belief) -> None:
-        self.belief, self.situation = belief, assess(belief)
+    def __init__(self, belief: Belief, subgoal: str) -> None:
+        self.belief, self.situation = belief, assess(belief, subgoal)
+        self._subgoal = subgoal
         self._unlocking: set[str] = set()
 
     # ---- subgoals --------------------------------------------------------------------------------------------------------------
 
-    def plan(self, subgoal: str) -> Lines:
-        """Plan for a subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
+    def plan(self) -> Lines:
+        """Plan for the subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
+        subgoal = self._subgoal
         for prefix, planner in _SUBGOALS:
             if subgoal.startswith(prefix):
                 return planner(self, subgoal.removeprefix(prefix))[:6] or ["explore"]
@@ -125,7 +128,12 @@ class _Planner:
             return self._find()
         if obstacle.thing.kind == DOOR:
             return self._unlock(obstacle.thing)
-        return [*self._free_hand(), f"pickup {obstacle.thing.name} in {self.belief.place_of(obstacle.thing)}", "drop"]
+        return self._put_aside(obstacle.thing)
+
+    def _put_aside(self, thing: Thing) -> Lines:
+        """Plan to take a thing away and to drop it where it blocks nothing."""
+        free = self._drop(with_taken(self.belief, thing))
+        return [*self._free_hand(), f"pickup {thing.name} in {self.belief.place_of(thing)}", *free]
 
     def _empty(self, box: Thing) -> Lines:
         """Plan to take out what fills a box."""
@@ -139,11 +147,11 @@ class _Planner:
             return ["explore"]
         if not looking_for_key:
             for door in situation.locked:
-                key = thing_name(KEY, door.thing.color)
-                if self._holds(key) or self._known(key) is not None:
+                if has_key(self.belief, door.thing):
                     return self._unlock(door.thing)
         if situation.unopened:
-            box = situation.unopened[0]
+            named = things_named(self._subgoal)  # a level's box vanishes when it is opened: one that the goal needs comes last
+            box = min(situation.unopened, key=lambda t: not self.belief.unique_names and any(matches(t, name) for name in named))
             return [f"open {box.name} in {self.belief.place_of(box)}"]
         loose = [goal for goal, obstacle in situation.blocked.items() if obstacle is not None and obstacle.thing.kind != DOOR]
         return self._clear(BEYOND if BEYOND in loose else loose[0]) if loose else ["explore"]
@@ -167,7 +175,12 @@ class _Planner:
         return known[0] if known else self.belief.place_of(door)
 
     def _free_hand(self) -> Lines:
-        return ["drop"] if self.belief.held else []
+        return self._drop(self.belief) if self.belief.held else []
+
+    def _drop(self, belief: Belief) -> Lines:
+        """Plan to drop the held thing where it is in nobody's way: in this room if possible."""
+        room = room_to_drop(belief)
+        return ["drop"] if room == belief.here else [f"goto {belief.room_names[room]}", "drop"]
 
     def _picks_up(self, lines: Lines, name: str) -> bool:
         return lines[-1].startswith(f"pickup {name} in ")
@@ -189,4 +202,4 @@ def expert_plan(belief: Belief, subgoal: str) -> str:
 
     Raises ``ValueError`` for a subgoal of an unknown form.
     """
-    return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"
+    return "\n".join(_Planner(belief, subgoal).plan()) if subgoal else "done"

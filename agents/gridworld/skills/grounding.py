@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.navigation import walk_to
-from agents.gridworld.skills.base import SkillRun, no_way
+from agents.gridworld.skills.base import SkillRun, blocked_by, entrance_obstacle
 from agents.world import OK, Outcome, failed
 from envs.observation.names import DOOR
 
@@ -75,4 +75,4 @@ def to_room(belief: Belief, name: str) -> SkillRun:
         return OK
     goals = {cell for cell in belief.cells_of(index) if belief.passable(cell)}
     reached = yield from walk_to(belief, goals)
-    return OK if reached else no_way(belief, goals)
+    return OK if reached else blocked_by(entrance_obstacle(belief, index))
