@@ -10,7 +10,7 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.expert import expert_plan
+from agents.gridworld.persistence import PatientExpert
 from agents.gridworld.situation import report
 from agents.gridworld.skills import start_skill
 from agents.job import EpisodeJob
@@ -59,6 +59,7 @@ class GridWorld:
         observation, self.info = self.env.reset(seed=seed)
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
         self.belief.update(observation)
+        self._expert = PatientExpert()
         return self._progress()
 
     def describe(self, outcomes: Outcomes) -> str:
@@ -108,7 +109,7 @@ class GridWorld:
 
     def expert(self) -> str | None:
         """Plan from the belief for the subgoal that the last observation named."""
-        return expert_plan(self.belief, self._planned_for)
+        return self._expert.plan(self.belief, self._planned_for)
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the grid."""

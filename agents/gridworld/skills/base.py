@@ -45,7 +45,7 @@ def entrance_obstacle(belief: Belief, room: int) -> Obstacle | None:
     """Find what blocks the way into a room (an index). In a room without a free cell it is the first thing that fills it."""
     cells = belief.cells_of(room)
     free = {cell for cell in cells if belief.passable(cell)}
-    full = not free and not any(is_frontier(belief, cell) for cell in cells)
+    full = all(cell in belief.things for cell in cells) and not any(is_frontier(belief, cell) for cell in cells)
     return first_obstacle(belief, cells, onto=True) if full else first_obstacle(belief, free)
 
 

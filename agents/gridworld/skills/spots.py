@@ -33,38 +33,45 @@ def is_safe_spot(belief: Belief, cell: Cell) -> bool:
 
 def is_harmless(belief: Belief, stand: Cell, spot: Cell) -> bool:
     """Tell whether the agent, standing on ``stand``, can still walk up to everything that it can reach with a thing on ``spot``."""
-    if not _is_free(belief, spot) or is_frontier(belief, spot):
-        return False
+    return _is_free(belief, spot) and not is_frontier(belief, spot) and _harm(belief, stand, spot) == 0
+
+
+def _harm(belief: Belief, stand: Cell, spot: Cell) -> int:
+    """Count the cells and things that the agent, standing on ``stand``, could not walk up to any more with a thing on ``spot``."""
     before = set(search(belief, start=stand))
     after = set(search(belief, lambda cell: cell != spot and belief.passable(cell), start=stand))
-    at_hand = (cell for cell in belief.things if any(near in before for near in neighbors(cell)))
-    return before - after == {spot} and all(any(near in after for near in neighbors(cell)) for cell in at_hand)
+    lost = [cell for cell in belief.things if _is_beside(cell, before) and not _is_beside(cell, after)]
+    return len(before - after - {spot}) + len(lost)
 
 
 def drop_spots(belief: Belief) -> dict[Cell, Cell]:
-    """Find the best place to drop the held thing: in the agent's room if there is a free cell, else in another one.
+    """Find the best place to drop the held thing: in the agent's room if it has a free cell, else in another one.
 
     Returns
     -------
     dict
         The cell to stand on with the adjacent cell for the thing; empty where there is none.
     """
-    inside, in_room, anywhere = _stands(belief, doorways=False), _stands(belief, doorways=True), list(search(belief))
-    rules: tuple[tuple[list[Cell], Fits], ...] = (
-        (inside, lambda b, stand, spot: is_safe_spot(b, spot)),
-        (in_room, _here(is_harmless)),
-        (inside, _here(_fits)),
-        (in_room, _here(_fits)),
-        (anywhere, is_harmless),
-        (anywhere, _fits),
+    anywhere = list(search(belief))
+    return (
+        _in_this_room(belief)
+        or _least_harmful(belief, _stands(belief, doorways=True), belief.here)
+        or _nearest(belief, anywhere, is_harmless)
+        or _least_harmful(belief, anywhere)
     )
-    return next((spots for stands, fits in rules if (spots := _nearest(belief, stands, fits))), {})
+
+
+def _in_this_room(belief: Belief) -> dict[Cell, Cell]:
+    """Find the nearest place in the agent's room where a thing is in nobody's way."""
+    inside, with_doorways = _stands(belief, doorways=False), _stands(belief, doorways=True)
+    return _nearest(belief, inside, lambda b, stand, spot: is_safe_spot(b, spot)) or _nearest(
+        belief, with_doorways, lambda b, stand, spot: int(b.room[spot]) == b.here and is_harmless(b, stand, spot)
+    )
 
 
 def room_to_drop(belief: Belief) -> int:
     """Return the index of the nearest room in which the held thing would be in nobody's way; the agent's room if none is known."""
-    stands = _stands(belief, doorways=True)
-    if _nearest(belief, stands, lambda b, stand, spot: is_safe_spot(b, spot)) or _nearest(belief, stands, _here(is_harmless)):
+    if _in_this_room(belief):
         return belief.here
     elsewhere = _nearest(belief, list(search(belief)), lambda b, stand, spot: b.room[spot] >= 0 and is_harmless(b, stand, spot))
     return next((int(belief.room[spot]) for spot in elsewhere.values()), belief.here)
@@ -88,22 +95,26 @@ def _stands(belief: Belief, doorways: bool) -> list[Cell]:
 
 def _nearest(belief: Belief, stands: list[Cell], fits: Fits) -> dict[Cell, Cell]:
     """Return the first cell to stand on that has a fitting cell beside it, with that cell."""
-    pairs = ((stand, spot) for stand in stands for spot in _around(belief, stand) if fits(belief, stand, spot))
-    return dict([pair]) if (pair := next(pairs, None)) else {}
+    pair = next(((stand, spot) for stand, spot in _pairs(belief, stands) if fits(belief, stand, spot)), None)
+    return dict([pair]) if pair else {}
 
 
-def _around(belief: Belief, stand: Cell) -> Iterator[Cell]:
-    """List the cells next to ``stand``, beginning with the one that the agent would face."""
-    near = neighbors(stand)
-    return iter(near[belief.direction :] + near[: belief.direction])
+def _least_harmful(belief: Belief, stands: list[Cell], room: int | None = None) -> dict[Cell, Cell]:
+    """Return the cell to stand on and the free cell beside it (in ``room``, if named) that cut the agent off from the least."""
+    pairs = [(stand, spot) for stand, spot in _pairs(belief, stands) if _is_free(belief, spot)]
+    pairs = [(stand, spot) for stand, spot in pairs if room is None or int(belief.room[spot]) == room]
+    return dict([min(pairs, key=lambda pair: _harm(belief, *pair))]) if pairs else {}
 
 
-def _here(fits: Fits) -> Fits:
-    return lambda belief, stand, spot: int(belief.room[spot]) == belief.here and fits(belief, stand, spot)
+def _pairs(belief: Belief, stands: list[Cell]) -> Iterator[tuple[Cell, Cell]]:
+    """List each cell to stand on with each cell beside it, beginning with the one that the agent would face."""
+    for stand in stands:
+        near = neighbors(stand)
+        yield from ((stand, spot) for spot in near[belief.direction :] + near[: belief.direction])
 
 
-def _fits(belief: Belief, stand: Cell, spot: Cell) -> bool:
-    return _is_free(belief, spot)
+def _is_beside(cell: Cell, reach: set[Cell]) -> bool:
+    return any(near in reach for near in neighbors(cell))
 
 
 def _is_free(belief: Belief, cell: Cell) -> bool:
