@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -149,6 +150,47 @@ def test_a_goal_that_changes_interrupts_the_skill(players, household):
     assert step.disturbances == ["goal changed"]
     assert reasons(run)[1] == "goal_changed"
     assert run.observations[0].partition("Goal: ")[2] != run.observations[1].partition("Goal: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("plans", "config", "expected"),
+    [
+        (["fly", "jump", "explore"], {}, ["start", "parse_error", "failure"]),
+        (["fly", "jump", "explore"], {"policy": ReplanPolicy(on_failure=False)}, ["start", "parse_error", "plan_end"]),
+        (["drop", "explore"], {}, ["start", "failure"]),
+        (["drop\ngoto kitchen", "explore"], {"policy": ReplanPolicy(on_failure=False)}, ["start", "goal_changed"]),
+    ],
+)
+def test_a_goal_that_changes_while_the_agent_stands_idle_interrupts_no_later_skill(
+    players, household, monkeypatch, plans, config, expected
+):
+    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1)
+    env_id = household(disturbances=rates(goal_changes=1.0))
+    run = players.play(env_id, players.Script(*plans), max_replans=len(expected), **config)
+    assert reasons(run) == expected
+    assert (run.steps[-1].skill, run.steps[-1].outcome, run.steps[-1].succeeded) == ("explore", "ok", True)
+    assert [event for step in run.steps for event in step.disturbances] == ["goal changed"]
+
+
+class Announcer(gym.Wrapper):
+    """Says "goal changed" in each step in which the open subgoal stays as it is: a later one may have changed."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        self.goal = info["subgoal"]
+        return observation, info
+
+    def step(self, action):
+        *result, info = super().step(action)
+        before, self.goal = self.goal, info["subgoal"]
+        return (*result, {**info, "disturbances": ["goal changed"] if before == self.goal else []})
+
+
+def test_an_event_that_left_the_open_subgoal_alone_does_not_interrupt_the_skill_that_reaches_it(players, monkeypatch):
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: Announcer(make_env(QUIET)))
+    run = players.play("Announced", seed=3)
+    assert run.end.success
+    assert {step.outcome for step in run.steps} == {"ok"}
 
 
 def test_a_thing_that_is_knocked_away_interrupts_the_skill(players, household):

@@ -18,6 +18,9 @@ from agents.world import Call, Outcome, Outcomes, Progress, Tick
 from envs import Verbosity, describe, task_text, verbosity_of
 from planner import SkillCall, parse_plan, system_text
 
+GOAL_CHANGED = "goal changed"
+"""The disturbance that replaces the open subgoal. It interrupts the skill during which it happens, and no later one."""
+
 
 class GridWorld:
     """One episode of a household or of a level of the minigrid package.
@@ -36,7 +39,6 @@ class GridWorld:
         unwrapped: Any = env.unwrapped
         self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
         self._planned_for = ""
-        self._goal_event = False
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -82,16 +84,16 @@ class GridWorld:
         return replace(outcome, gave_up=call.name == "done")
 
     def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
-        self._goal_event = False
         skill = start_skill(self.belief, call)
         try:
             action = next(skill)
             while True:
                 held = self.belief.held
-                yield self._step(action)
+                tick = self._step(action)
+                yield tick
                 if held is not None and self.belief.held is None and action != Actions.drop:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
-                if self._goal_event and self._progress().goal != self._planned_for:
+                if GOAL_CHANGED in tick.disturbances and tick.progress.goal != self._planned_for:
                     return Outcome(False, "interrupted, the goal changed", goal_changed=True)
                 action = next(skill)
         except StopIteration as stop:
@@ -123,7 +125,6 @@ class GridWorld:
         observation, reward, terminated, truncated, self.info = self.env.step(action)
         self.belief.update(observation, action)
         events = tuple(self.info["disturbances"])
-        self._goal_event = self._goal_event or "goal changed" in events
         return Tick(self._progress(), float(reward), self.info["success"], terminated, truncated, events)
 
     def _progress(self) -> Progress:
