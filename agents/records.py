@@ -47,7 +47,7 @@ class TranscriptRecord(Record):
     index: int
     """Place in the history, from 0."""
     entry: EntryKind
-    """What it is: the task, an observation, a plan, or feedback on a plan that could not be read."""
+    """What it is: the task, an observation, a plan, or feedback on the plans."""
     text: str
     """What the planner reads, or wrote."""
 

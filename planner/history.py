@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 EntryKind = Literal["task", "observation", "plan", "feedback"]
-"""The task, an observation, the planner's answer, or feedback on an answer that could not be read."""
+"""The task, an observation, the planner's answer, or feedback on an answer that could not be read or on plans that lead nowhere."""
 
 
 @dataclass(frozen=True)

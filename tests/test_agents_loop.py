@@ -214,6 +214,26 @@ def test_what_disturbed_is_recorded_once(players, household, monkeypatch):
     assert events == [event for *_, info in tape.results for event in info["disturbances"]]
 
 
+# ---- plans that lead nowhere ---------------------------------------------------------------------------------------------------
+
+
+def test_a_planner_that_goes_round_in_circles_is_told(players):
+    backend = players.Script(*["drop"] * 6)
+    run = players.play(QUIET, backend, max_replans=8)
+    said = [(r.index, r.text) for r in run.transcript if r.entry == "feedback"]
+    told = "Nothing has changed: {} times this plan led back to the same observation: drop. Plan something else."
+    assert [text for _, text in said] == [told.format(times) for times in (3, 4, 5)]
+    assert {run.transcript[index + 1].entry for index, _ in said} == {"observation"}
+    for shorter, longer in pairwise(backend.prompts):
+        assert [s.text for s in longer.segments[: len(shorter.segments)]] == [s.text for s in shorter.segments]
+
+
+def test_a_planner_that_gets_on_is_told_nothing(players):
+    run = players.play(QUIET, seed=1)
+    assert run.end.success
+    assert not any(r.entry == "feedback" for r in run.transcript)
+
+
 # ---- plans that cannot be read -------------------------------------------------------------------------------------------------
 
 
