@@ -50,6 +50,13 @@ class BallInABox(PickUpTheBall):
             self.put_obj(box, *cell)
 
 
+class BoxInABox(PickUpTheBall):
+    """The ball lies in a box in a box of the same colour."""
+
+    def furnish(self):
+        self.put_obj(Box("blue", Box("blue", Ball("red"))), 3, 3)
+
+
 class OneCellRooms(PickUpTheBall):
     """Three rooms of one cell: a key, the agent, and the ball behind a locked door."""
 
@@ -158,6 +165,14 @@ def test_opening_a_box_of_a_level_succeeds_and_shows_what_was_in_it(level):
     assert agent.do("open red box in kitchen") == OK
     assert agent.do("open blue box in bedroom") == OK
     assert agent.do("pickup red ball in bedroom") == OK
+
+
+def test_a_box_in_a_box_like_it(players, level):
+    run = players.play(level(BoxInABox))
+    assert run.end.success
+    assert {(step.skill, step.outcome) for step in run.steps if step.skill.startswith("open")} == {
+        ("open blue box in kitchen", "ok")
+    }
 
 
 def test_boxes_are_offered_only_where_all_else_was_tried(players, level):
