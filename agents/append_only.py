@@ -89,7 +89,7 @@ def is_at(file: int, path: Path) -> bool:
     """Tell whether the open file is what ``path`` names."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

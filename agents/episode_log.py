@@ -13,8 +13,9 @@ from typing import Self
 import structlog
 
 from agents.append_only import AppendOnlyFile
-from agents.episode_reader import digest, key_of, read_episodes, read_log, read_records
+from agents.episode_reader import key_of, read_episodes, read_log, read_records
 from agents.job import EpisodeKey
+from agents.json_lines import digest_of
 from agents.records import RECORD, EpisodeRecord
 
 __all__ = ["EpisodeLog", "read_episodes", "read_records"]
@@ -79,7 +80,7 @@ class EpisodeLog:
         """
         episode = RECORD.validate_json(lines[-1])
         assert isinstance(episode, EpisodeRecord), "an episode's records end with its EpisodeRecord"
-        episode = episode.model_copy(update={"digest": digest(lines)})
+        episode = episode.model_copy(update={"digest": digest_of(lines)})
         self._file.append("".join(f"{line}\n" for line in (*lines[:-1], episode.model_dump_json())).encode())
         self.episodes[key_of(episode)] = episode
         return episode

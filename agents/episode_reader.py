@@ -5,35 +5,20 @@ kill cut short, if it begins as records do; readers skip it. Anything else that 
 too few would give other prompts and other figures without a word.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from agents.job import EpisodeKey
+from agents.json_lines import Line, digest_of, read_lines
 from agents.records import RECORD, AnyRecord, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
 
 # JSON escapes the quotes inside a string, so this is always the key and its value.
 _EPISODE_MARK = re.compile(rb'"kind"\s*:\s*"episode"')
 _START = b'{"backend":"'  # of every record
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One line that is not blank."""
-
-    number: int
-    """Its number in the file, from 1."""
-    end: int
-    """Offset behind it in bytes, its line break included."""
-    text: bytes
-    """The line without its line break."""
-    whole: bool
-    """Whether it ends with a line break."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +67,7 @@ def read_log(path: Path) -> Log:
     ValueError
         For what cannot be read, for gaps, doubles and episodes that are mixed. The message names the lines, and what is safe to do.
     """
-    if not path.exists():
-        return Log()
-    lines = _lines(path.read_bytes())
+    lines = read_lines(path)
     episodes: list[list[AnyRecord]] = []
     seen: dict[EpisodeKey, int] = {}
     end, closed, group = 0, True, _Group()
@@ -108,27 +91,6 @@ def key_of(record: AnyRecord) -> EpisodeKey:
     return record.backend, record.env_id, record.seed
 
 
-def digest(lines: Iterable[bytes | str]) -> str:
-    """Compute a digest of an episode: of the values of its records, not of their spelling.
-
-    Parameters
-    ----------
-    lines : iterable of bytes or str
-        The records as JSON. A ``digest`` among their fields is left out.
-
-    Returns
-    -------
-    str
-        The first 32 hex digits of a SHA-256.
-    """
-    made = hashlib.sha256()
-    for line in lines:
-        fields = json.loads(line, parse_int=float)  # tools write 1.0 as 1
-        fields.pop("digest", None)
-        made.update(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-    return made.hexdigest()[:32]
-
-
 class _TornError(Exception):
     """The last line is the beginning of a record."""
 
@@ -142,12 +104,12 @@ class _Group:
     records: list[AnyRecord] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)
 
-    def add(self, line: _Line) -> AnyRecord:
+    def add(self, line: Line) -> AnyRecord:
         """Read one more line."""
         try:
             record = RECORD.validate_json(line.text)
         except ValidationError as error:
-            if not line.whole and _begins_a_record(line.text):
+            if line.is_torn(_START):
                 raise _TornError from None
             raise ValueError(error.errors()[0]["msg"]) from error
         self.first = self.first or line.number
@@ -172,8 +134,10 @@ class _Group:
             raise ValueError(f"{_named(end)} has {steps} steps instead of {end.skills}")
         if any(isinstance(record, PlannerCall) and record.history_entries > len(entries) for record in self.records):
             raise ValueError(f"{_named(end)} has {len(entries)} history entries, fewer than its prompts had")
-        if end.digest is not None and end.digest != digest(self.texts):
-            raise ValueError(f"{_named(end)} was changed after it was written (its digest differs)")
+        if end.digest is not None and end.digest != digest_of(self.texts):
+            raise ValueError(
+                f"{_named(end)} was changed after it was written (on purpose? then set the digest in this line to null)"
+            )
 
 
 def _check_numbers(what: str, numbers: Sequence[int], count: int) -> None:
@@ -190,26 +154,7 @@ def _named(record: AnyRecord) -> str:
     return f"the episode of {record.backend} in {record.env_id}, seed {record.seed}"
 
 
-def _lines(data: bytes) -> list[_Line]:
-    found, start, number = [], 0, 0
-    while start < len(data):
-        newline = data.find(b"\n", start)
-        end = len(data) if newline < 0 else newline + 1
-        number += 1
-        text = data[start:end].rstrip(b"\r\n")
-        if text.strip():
-            found.append(_Line(number, end, text, newline >= 0))
-        start = end
-    return found
-
-
-def _begins_a_record(text: bytes) -> bool:
-    """Tell whether ``text`` is the beginning of a record. A file system may leave zeros where a crash kept it from writing."""
-    text = re.sub(rb"\s", b"", text.rstrip(b"\0")[: 2 * len(_START)])
-    return text.startswith(_START) or _START.startswith(text)
-
-
-def _advice(path: Path, lines: Sequence[_Line], first: int, bad: int, problem: str) -> str:
+def _advice(path: Path, lines: Sequence[Line], first: int, bad: int, problem: str) -> str:
     """Say what is wrong, and which lines can be removed without changing any other episode."""
     ends = [line.number for line in lines if line.number >= bad and _EPISODE_MARK.search(line.text)]
     if not any(_EPISODE_MARK.search(line.text) for line in lines):

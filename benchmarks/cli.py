@@ -1,14 +1,16 @@
 """The ``erecap`` command. Its subcommands are the functions and groups that ``benchmarks/commands`` lists."""
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from benchmarks.commands import COMMANDS, SETTINGS
-from benchmarks.commands.ranks import check_command
+from benchmarks.commands.ranks import check_command, launched
 from benchmarks.output.logs import configure_logging
+from benchmarks.output.signals import stop_on_signals
 
 USER_ERROR = 2  # exit code
 
@@ -42,7 +44,8 @@ def main() -> None:
     A user error (a ``ValueError``, or a path that cannot be read or written) ends it with one message and exit code 2.
     """
     try:
-        app()
+        with nullcontext() if launched() else stop_on_signals():  # torchrun ends its processes itself
+            app()
     except ValueError as error:
         _refuse(str(error))
     except OSError as error:

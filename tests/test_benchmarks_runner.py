@@ -1,17 +1,24 @@
 """Running episodes: resuming, worker processes, and what is left after a kill."""
 
+import errno
 import json
+import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from agents import append_only
 from agents.episode_log import EpisodeLog, read_episodes, read_records
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.pool import LocalPool
 from agents.records import EpisodeRecord
-from agents.runner import run_jobs
+from agents.runner import LostEpisodesError, run_jobs
 from benchmarks.runs.records import RunRecords
 from planner import History, build_prompt
 
@@ -158,7 +165,7 @@ def test_a_changed_value_is_noticed(fakes, tmp_path, old, new):
     play(fakes, tmp_path, count=2)
     path = tmp_path / "steps.jsonl"
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match="line 8: .*changed after it was written.*lines 1 to 8"):
+    with pytest.raises(ValueError, match=r"line 8: .*changed after it was written.*lines 1 to 8"):
         play(fakes, tmp_path, count=2)
 
 
@@ -229,12 +236,81 @@ def test_the_episode_of_a_worker_that_dies_is_played_once_more(fakes, tmp_path):
     assert len(list(marks.iterdir())) == 1
 
 
-def test_an_episode_that_kills_two_workers_is_left_out(fakes, tmp_path):
+def test_an_episode_that_kills_two_workers_is_an_error_after_the_others(fakes, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
-    done = play(fakes, tmp_path, workers=2, episode=fakes.Dying(marks, seed=1, times=9))
-    assert [e.seed for e in done] == [0, 2, 3]
+    with pytest.raises(LostEpisodesError, match=r"1 episodes were lost.*: the episode of baseline in fake, seed 1") as caught:
+        play(fakes, tmp_path, workers=2, episode=fakes.Dying(marks, seed=1, times=9))
+    assert [job.seed for job in caught.value.jobs] == [1]
+    assert {seed for _, _, seed in read_episodes(tmp_path / "steps.jsonl")} == {0, 2, 3}
     assert len(list(marks.iterdir())) == 2
+
+
+def test_workers_that_die_one_after_the_other_end_the_run(fakes, tmp_path):
+    with pytest.raises(ValueError, match=r"8 worker processes died in a row, .*exit code 7.*fewer workers"):
+        play(fakes, tmp_path, count=40, workers=2, episode=fakes.dying_episode)
+
+
+def test_workers_that_cannot_start_end_the_run_at_once(fakes, tmp_path):
+    pool = LocalPool(2, fakes.no_start)
+    with EpisodeLog(tmp_path / "steps.jsonl") as log, pytest.raises(ValueError, match=r"exit code 3 before .*__main__"):
+        run_jobs(jobs(2), fakes.fake_backend, log, CONFIG, pool, episode=fakes.fake_episode)
+
+
+UNGUARDED = """
+from pathlib import Path
+import fake_play
+from agents import AgentConfig, EpisodeJob, LocalPool, run_jobs
+from agents.episode_log import EpisodeLog
+with EpisodeLog(Path("steps.jsonl")) as log:
+    jobs = [EpisodeJob("baseline", "fake", seed) for seed in range(3)]
+    print(run_jobs(jobs, fake_play.fake_backend, log, AgentConfig(), LocalPool(2), episode=fake_play.fake_episode))
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_a_script_without_a_main_guard_is_told_so(tmp_path, how):
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'fakes'}"}
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    words = [sys.executable, "script.py"] if how == "file" else [sys.executable]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, input=UNGUARDED, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "before it could play" in done.stderr.splitlines()[-1]
+    assert 'if __name__ == "__main__"' in done.stderr.splitlines()[-1]
+    assert (tmp_path / "steps.jsonl").read_bytes() == b""
+
+
+def test_a_deleted_folder_stops_the_run_at_the_next_write(fakes, tmp_path):
+    played = []
+
+    def deleting(job, *rest):
+        played.append(job.seed)
+        if job.seed == 1:
+            shutil.rmtree(tmp_path / "run")
+        return fakes.fake_episode(job, *rest)
+
+    with pytest.raises(ValueError, match=r"steps\.jsonl was deleted, moved or replaced"):
+        play(fakes, tmp_path / "run", episode=deleting)
+    assert played == [0, 1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_episodes(fakes, tmp_path, monkeypatch):
+    write = os.write
+    play(fakes, tmp_path, count=1)
+    whole = (tmp_path / "steps.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(append_only.os, "write", lambda file, data: write(file, data[:100]) if len(data) > 500 else full())
+        with pytest.raises(ValueError, match=r"steps\.jsonl cannot be written: No space left on device.*make room"):
+            play(fakes, tmp_path)
+    assert (tmp_path / "steps.jsonl").read_bytes() == whole
+    assert len(play(fakes, tmp_path)) == 4
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture

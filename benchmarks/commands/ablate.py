@@ -8,9 +8,11 @@ import typer
 
 from benchmarks.backends.registry import parse_specs
 from benchmarks.commands import executors
-from benchmarks.commands.results import INTERRUPTED, make_results
+from benchmarks.commands.results import code_of, make_results
 from benchmarks.comparison.grid import choose_rows, comparisons
+from benchmarks.comparison.run import Results
 from benchmarks.output.console import result_console
+from benchmarks.output.lock import OutputLock
 from benchmarks.reports.ablation import ablation_markdown, write_ablation
 
 
@@ -40,14 +42,17 @@ def ablate(
     """
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     rows = choose_rows([name for name in suites.split(",") if name], parse_specs(backends) if backends else [], episodes)
-    summaries = []
-    for comparison in comparisons(rows, out, seed, where, replay_prompts):
-        summaries.append(make_results(comparison).summary)
-        if not summaries[-1].complete:
-            break
-    written = write_ablation(summaries, out)
+    done: list[Results] = []
+    with OutputLock(out) as lock:
+        for comparison in comparisons(rows, out, seed, where, replay_prompts):
+            done.append(make_results(comparison))
+            if not done[-1].summary.complete:
+                break
+        lock.check()
+        summaries = [results.summary for results in done]
+        written = write_ablation(summaries, out)
     result_console().print(ablation_markdown(summaries), markup=False)
-    complete = len(summaries) == len(rows) and all(summary.complete for summary in summaries)
+    complete = all(summary.complete for summary in summaries)
     typer.echo(json.dumps({"complete": complete, "files": [str(path) for path in written]}))
     if not complete:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(code_of(done[-1]))

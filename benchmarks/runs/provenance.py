@@ -134,9 +134,12 @@ def open_run(out: Path, config: RunConfig, may_differ: Collection[str]) -> None:
 
 def _read(path: Path) -> RunConfig:
     try:
-        return RunConfig.model_validate_json(path.read_text())
+        return RunConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is no configuration of a run ({error.errors()[0]['msg']}): choose another directory") from error
+        raise ValueError(
+            f"{path} is no configuration of a run ({error.errors()[0]['msg']}). Nothing was changed. Choose another directory, "
+            "or put back a copy of the file: without it nobody knows what its records were made with"
+        ) from error
 
 
 def _check_same_run(out: Path, old: RunConfig, new: RunConfig, may_differ: Collection[str]) -> None:

@@ -138,3 +138,13 @@ def refusing_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record
     if job.seed == 2:
         raise KeyError("a bug")
     return fake_episode(job, backend, config, sink)
+
+
+def dying_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:
+    """Every episode kills its worker."""
+    os._exit(7)
+
+
+def no_start() -> None:
+    """An initializer that ends its worker."""
+    os._exit(3)
