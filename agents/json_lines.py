@@ -29,7 +29,7 @@ class Line:
         White space does not count. A file system may leave zeros where a crash kept it from writing.
         """
         text = re.sub(rb"\s", b"", self.text.rstrip(b"\0")[: 2 * len(start)])
-        return not self.whole and (text.startswith(start) or start.startswith(text))
+        return not self.whole and text != b"" and (text.startswith(start) or start.startswith(text))
 
 
 def read_lines(path: Path) -> list[Line]:

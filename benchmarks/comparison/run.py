@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.episode_log import EpisodeLog
+from agents.episode_log import EpisodeLog, read_episodes
 from agents.job import EpisodeJob
 from agents.loop import run_episode
 from agents.pool import Pool
@@ -24,7 +24,7 @@ from benchmarks.output.lock import OutputLock
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, OnEpisode, play
 from benchmarks.runs.executors import Executor, LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
-from benchmarks.runs.provenance import RUN_CONFIG_FILE, describe_run, open_run
+from benchmarks.runs.provenance import RUN_CONFIG_FILE, describe_run, open_run, read_config
 from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
@@ -168,7 +168,7 @@ def run_comparison(
     make_here = make_here or make_backend
     _ = comparison.loop.cases  # an error for numbers out of range, before anything is started
     with OutputLock(comparison.out) as lock:
-        _check_summary(comparison.out / SUMMARY_FILE)
+        _check_files(comparison.out)
         with progress:
             comparison, lost, stopped = _play(comparison, make_backend, make_here, progress.on_episode, episode)
             records = RunRecords.read(comparison.out / STEPS_FILE)
@@ -203,6 +203,15 @@ def _play(
         if not (comparison.out / RUN_CONFIG_FILE).exists():
             raise
         return comparison, [], stopped
+
+
+def _check_files(out: Path) -> None:
+    """Raise ``ValueError`` for files of other programs and for damaged ones, before anything is started."""
+    if (out / RUN_CONFIG_FILE).exists():
+        read_config(out / RUN_CONFIG_FILE)
+    _check_summary(out / SUMMARY_FILE)
+    read_episodes(out / STEPS_FILE)
+    paired.read_rows(out / REPLAY_FILE)
 
 
 def _check_summary(path: Path) -> None:
