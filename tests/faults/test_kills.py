@@ -87,7 +87,7 @@ class Runs:
     def __init__(self, folder):
         self.folder = folder
         begin = time.perf_counter()
-        assert self.play(folder / "whole").wait(PATIENCE_S * 5) == 0
+        self.finish(folder / "whole")
         self.seconds = time.perf_counter() - begin
         self.records = canonical(folder / "whole" / "steps.jsonl")
         self.summary = json.loads((folder / "whole" / "summary.json").read_text())
@@ -95,6 +95,11 @@ class Runs:
     def play(self, out):
         words = ["-c", COMMAND, "run", "--suite", "household-small", "--episodes", 12, "--workers", 2, "--out", out]
         return start(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def finish(self, out):
+        run = self.play(out)
+        run.communicate(timeout=5 * PATIENCE_S)
+        assert run.returncode == 0
 
     def stopped_at(self, moment, number, out, group):
         """Start, send the signal ``moment`` seconds later, and return the exit code and what was printed."""
@@ -115,7 +120,7 @@ def runs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, *ASKS], ids=lambda number: number.name)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_was_not(runs, tmp_path, number, group, seed):
     """At random moments, twice; then it may finish. Where it could, it has printed its summary."""
     rng = random.Random(f"{number} {group} {seed}")
@@ -124,7 +129,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_was_not(runs, 
         assert code in (0, -number, ASKS.get(number))
         if code == ASKS.get(number) and (tmp_path / "run" / "config.json").exists():
             assert json.loads(printed.splitlines()[-1])["complete"] is False
-    assert runs.play(tmp_path / "run").wait(PATIENCE_S * 5) == 0
+    runs.finish(tmp_path / "run")
     assert canonical(tmp_path / "run" / "steps.jsonl") == runs.records
     assert (
         json.loads((tmp_path / "run" / "summary.json").read_text())["backends"]["expert"]["spl"]
