@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import nullcontext
+from errno import EDQUOT, EFBIG, ENOSPC
 from typing import Annotated, NoReturn
 
 import typer
@@ -41,17 +42,24 @@ for command_name, command in COMMANDS.items():
 def main() -> None:
     """Run the command line.
 
-    A user error (a ``ValueError``, or a path that cannot be read or written) ends it with one message and exit code 2.
+    A user error (a ``ValueError``, a path that cannot be read or written, a full disk) ends it with one message and exit code 2.
     """
     try:
         with nullcontext() if launched() else stop_on_signals():  # torchrun ends its processes itself
             app()
     except ValueError as error:
         _refuse(str(error))
+    except MemoryError as error:
+        _refuse(f"out of memory ({error or 'of this machine'}): end other processes, or use fewer workers or a smaller model")
     except OSError as error:
-        if error.filename is None:
-            raise
-        _refuse(f"{error.filename!r}: {error.strerror}. Name a path that can be read or written")
+        _refuse(_describe(error))
+
+
+def _describe(error: OSError) -> str:
+    if error.filename is not None:
+        remedy = "Free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "Name a path that can be read or written"
+        return f"{error.filename!r}: {error.strerror}. {remedy}"
+    return f"the system refused to read or write ({error.strerror or error}): free some space, and see that the path can be written"
 
 
 def _refuse(message: str) -> NoReturn:
