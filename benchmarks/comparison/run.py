@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.episode_log import EpisodeLog, read_episodes
+from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
 from agents.loop import run_episode
 from agents.pool import Pool
@@ -210,7 +210,9 @@ def _check_files(out: Path) -> None:
     if (out / RUN_CONFIG_FILE).exists():
         read_config(out / RUN_CONFIG_FILE)
     _check_summary(out / SUMMARY_FILE)
-    read_episodes(out / STEPS_FILE)
+    if (out / STEPS_FILE).exists():
+        with EpisodeLog(out / STEPS_FILE):  # also refuses where a program without this lock writes it
+            pass
     paired.read_rows(out / REPLAY_FILE)
 
 
