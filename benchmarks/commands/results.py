@@ -66,12 +66,12 @@ def print_results(results: Results) -> None:
         log.warning("the replay is unfinished; the same command continues the run", out=str(results.out))
     typer.echo(json.dumps(_headline(results)))
     if not summary.complete:
-        raise typer.Exit(code_of(results))
+        raise typer.Exit(code_of(results.stopped))
 
 
-def code_of(results: Results) -> int:
-    """Return the exit code for incomplete results."""
-    return INCOMPLETE if results.stopped is None else exit_code(results.stopped)
+def code_of(stopped: KeyboardInterrupt | None) -> int:
+    """Return the exit code for incomplete results, from what ended the command early."""
+    return INCOMPLETE if stopped is None else exit_code(stopped)
 
 
 def _print_tables(summary: Summary) -> None:

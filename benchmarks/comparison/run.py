@@ -29,6 +29,9 @@ from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
+TABLE_FILE = "table.md"
+REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png")
+"""Files that ``benchmarks.reports`` writes into a run directory."""
 _MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
 """Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
 
@@ -207,8 +210,11 @@ def _play(
 
 def _check_files(out: Path) -> None:
     """Raise ``ValueError`` for files of other programs and for damaged ones, before anything is started."""
+    reports = [name for name in REPORT_FILES if (out / name).exists()]
     if (out / RUN_CONFIG_FILE).exists():
         read_config(out / RUN_CONFIG_FILE)
+    elif reports:
+        raise ValueError(f"{out} holds {reports[0]}, but no {RUN_CONFIG_FILE} of a run: choose another directory, or move it away")
     _check_summary(out / SUMMARY_FILE)
     if (out / STEPS_FILE).exists():
         with EpisodeLog(out / STEPS_FILE):  # also refuses where a program without this lock writes it

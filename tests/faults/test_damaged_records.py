@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from agents.loop import AgentConfig
-from benchmarks.comparison.run import Comparison, run_comparison
+from benchmarks.comparison.run import REPORT_FILES, Comparison, run_comparison
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.suites import Suite
@@ -87,7 +87,7 @@ def test_a_foreign_file_is_refused(damage, name, data):
     assert "directory" in message
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *REPORT_FILES])
 def test_a_foreign_file_in_a_new_directory_is_refused(start, tmp_path, name):
     (tmp_path / name).write_text("notes\n")
     with pytest.raises(ValueError, match=name):
