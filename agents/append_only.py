@@ -42,7 +42,7 @@ class AppendOnlyFile:
         os.close(self._file)
 
     def append(self, data: bytes) -> None:
-        """Write all of ``data`` and wait until the disk has it. Where that fails, the file is as before.
+        """Write all of ``data`` and wait until the disk has it. Where that fails, or Ctrl-C comes before, the file is as before.
 
         Raises
         ------
@@ -54,15 +54,20 @@ class AppendOnlyFile:
         try:
             _write_all(self._file, data)
             os.fsync(self._file)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, end)
-            if isinstance(error, OSError):
-                raise ValueError(
-                    f"{self.path} cannot be written: {error.strerror}. All that was finished before is kept: make room, and the "
-                    "same command continues the run"
-                ) from error
+        except OSError as error:
+            self._take_back(end)
+            raise ValueError(
+                f"{self.path} cannot be written: {error.strerror}. All that was finished before is kept: make room, and the same "
+                "command continues the run"
+            ) from error
+        except BaseException:
+            if os.fstat(self._file).st_size < end + len(data):
+                self._take_back(end)
             raise
+
+    def _take_back(self, end: int) -> None:
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, end)
 
     def check(self) -> None:
         """Raise ``ValueError`` where the file is no longer at its path: what is written now would be lost."""

@@ -9,7 +9,7 @@ import pytest
 from agents import episode_log
 from benchmarks import cli
 from benchmarks.backends.registry import BackendFactory
-from benchmarks.commands import COMMANDS
+from benchmarks.commands import COMMANDS, results
 from benchmarks.output.signals import stop_on_signals
 from erecap.models.loading import bundled_pruner_dir
 from erecap.models.pruner import TokenPruner
@@ -109,6 +109,24 @@ def test_ctrl_c_prints_what_is_there_and_the_same_command_goes_on(invoke, monkey
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["complete"], last["backends"]["expert"]["episodes"]) == (False, 1)
     assert invoke(*command).exit_code == 0
+
+
+def test_a_grid_that_is_stopped_while_the_models_of_its_second_suite_load(invoke, monkeypatch, tmp_path):
+    made = results.run_comparison
+
+    def interrupted(comparison, *rest, **options):
+        if comparison.loop.suite.name == "smoke":
+            raise KeyboardInterrupt
+        return made(comparison, *rest, **options)
+
+    monkeypatch.setattr(results, "run_comparison", interrupted)
+    grid = ["ablate", "--backends", "baseline", "--episodes", "1", "--replay-prompts", "0", "--out", tmp_path]
+    done = invoke(*grid, "--suites", "household-small,smoke")
+    assert done.exit_code == 130, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["complete"] is False
+    assert "household-small" in (tmp_path / "ablation.md").read_text()
+    assert invoke(*grid, "--suites", "smoke").exit_code == 130
+    assert not (tmp_path / "smoke").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -5,6 +5,7 @@ what a kill could have left in a ``.torn`` file.
 """
 
 import random
+import re
 import shutil
 
 import pytest
@@ -104,13 +105,26 @@ def test_a_torn_tail_is_played_again(damage, whole, name):
 
 
 @pytest.mark.parametrize("name", ["steps.jsonl", "replay.jsonl"])
-def test_a_flipped_bit_is_noticed(damage, whole, name):
+def test_a_flipped_bit_is_noticed_and_the_advice_is_safe(damage, start, whole, tmp_path, name):
     data, rng = (whole / name).read_bytes(), random.Random(name)
-    for _ in range(25):
+    for _ in range(20):
         place = rng.randrange(len(data))
         changed = data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
         message = damage(name, changed)
         assert message is not None or same_values(data, changed), (place, data[place - 20 : place + 20])
+        if message is not None:
+            follow(message, out := tmp_path / "run", name)
+            start(out)
+            assert sorted((out / name).read_bytes().splitlines()) == sorted(data.splitlines())
+
+
+def follow(message, out, name):
+    """Do what the message says: remove the lines that it names."""
+    found = re.search(r"all of its lines (\d+) to (\d+)", message) or re.search(r"line (\d+)(): ", message)
+    assert found is not None
+    first, last = int(found[1]), int(found[2] or found[1])
+    lines = (out / name).read_bytes().split(b"\n")
+    (out / name).write_bytes(b"\n".join(lines[: first - 1] + lines[last:]))
 
 
 def same_values(data, changed):
