@@ -264,7 +264,7 @@ class Episode:
     def _append(self, kind: EntryKind, text: str) -> None:
         index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
 
     def _show(self) -> None:
         frame = self.world.frame() if self.frames is not None else None

@@ -75,8 +75,8 @@ def answer_steps(answer: str, is_step: Callable[[str], bool]) -> list[Step]:
     """List the steps of an answer.
 
     Left out are: reasoning (``<think>``), markers of the beginning of a turn, those of its end with all behind them, tags and
-    fences around the plan, headings, sentences that introduce the plan, and lines with labels such as ``Thought:``. Where the answer has
-    one block of code and no step outside, the block is the plan. JSON with a list of texts is read as its texts.
+    fences around the plan, headings, sentences that introduce the plan, and lines with labels such as ``Thought:``. Where the
+    answer has one block of code and no step outside, the block is the plan. JSON with a list of texts is read as its texts.
 
     Parameters
     ----------
