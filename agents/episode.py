@@ -206,7 +206,8 @@ class Episode:
     @property
     def key(self) -> dict[str, Any]:
         """The fields that every record of the episode begins with."""
-        return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
+        backend, env_id, seed = self.job.key
+        return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
         self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
