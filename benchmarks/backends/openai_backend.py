@@ -5,9 +5,9 @@ these fields of the ``Generation`` keep their defaults.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from benchmarks.backends.openai_options import Request, make_client, read_options
 from benchmarks.backends.remote_answer import RemoteAnswer
@@ -18,6 +18,7 @@ from planner.redaction import redact
 
 __all__ = ["OpenAIBackend", "RemoteBackendError"]
 
+T = TypeVar("T")
 _EVENTS = "text/event-stream"
 
 
@@ -101,12 +102,16 @@ class OpenAIBackend:
         if sampling.ignore_eos:
             raise ValueError("ignore_eos=True: an OpenAI endpoint ends its answers itself; compare timings on local backends")
         answer = RemoteAnswer(on_line, self.secrets)
+        for chunk in self._chunks(prompt, sampling):
+            self._explained(answer.take, chunk)
+        return self._explained(answer.finished)
+
+    def _explained(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Call ``read``; where what the server sent is no answer, say which backend it was."""
         try:
-            for chunk in self._chunks(prompt, sampling):
-                answer.take(chunk)
-            return answer.finished()
+            return read(*arguments)
         except RemoteBackendError as error:
-            self._raise(codes_in(error.body), words_of(message_in(error.body)), None, str(error))
+            self._translate(error)
 
     def _chunks(self, prompt: Prompt, sampling: Sampling) -> Iterator[Any]:
         """Pass on the chunks of an answer. Whatever the client raises becomes an error of this backend."""
@@ -116,8 +121,6 @@ class OpenAIBackend:
                 chunk = next(arriving)
             except StopIteration:
                 return
-            except RemoteBackendError:
-                raise
             except Exception as error:  # the client and its transport raise anything, for each fault of a server something else
                 self._translate(error)
             yield chunk
@@ -129,8 +132,10 @@ class OpenAIBackend:
         yield from stream
 
     def _translate(self, error: Exception) -> NoReturn:
-        """Raise the error of this backend that an error of the client stands for."""
+        """Raise the error of this backend that an error of the client, or of reading an answer, stands for."""
         body, status = getattr(error, "body", None), getattr(error, "status_code", None)
+        if isinstance(error, RemoteBackendError):
+            self._raise(codes_in(body), words_of(message_in(body)), None, str(error))
         if isinstance(error, json.JSONDecodeError):
             self._refuse(f"the server sent what is no JSON: {words_of(error.doc) or '(nothing)'}")
         response = getattr(error, "response", None)

@@ -118,7 +118,7 @@ def causes_of(error: BaseException) -> str:
     said: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        text = " ".join(str(cause).split()) or type(cause).__name__
+        text = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
         if not any(text in other for other in said):
             said.append(text)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
