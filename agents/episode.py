@@ -206,7 +206,8 @@ class Episode:
     @property
     def key(self) -> dict[str, Any]:
         """The fields that every record of the episode begins with."""
-        return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
+        backend, env_id, seed = self.job.key
+        return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
         self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
@@ -264,7 +265,7 @@ class Episode:
     def _append(self, kind: EntryKind, text: str) -> None:
         index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
 
     def _show(self) -> None:
         frame = self.world.frame() if self.frames is not None else None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.expert import expert_plan
+from agents.gridworld.names import GridNames
 from agents.gridworld.situation import report
 from agents.gridworld.skills import start_skill
 from agents.job import EpisodeJob
@@ -71,8 +72,8 @@ class GridWorld:
         return describe(seen, self._verbosity)
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
-        """Read one skill per line."""
-        return parse_plan(answer).skills
+        """Read one skill per line. The arguments are names that something in this world could have."""
+        return parse_plan(answer, GridNames(self.belief.room_names)).skills
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Carry out one skill until it ends or is interrupted."""
