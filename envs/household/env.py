@@ -10,9 +10,10 @@ from minigrid.envs.babyai.core.roomgrid_level import BabyAIMissionSpace
 from envs.household import disturbances, layout
 from envs.household.config import HouseholdConfig
 from envs.household.containers import Container
+from envs.household.foresight import gifts
 from envs.household.house import House
 from envs.household.subgoals import KINDS, Subgoal
-from envs.household.tasks import TaskWriter, tour
+from envs.household.tasks import TaskWriter, tour, without_gifts
 from envs.observation.embodied import Observation, embodied, embodied_space, view_cells
 from envs.observation.episode import EpisodeOverError, goal_info
 
@@ -36,7 +37,8 @@ class HouseholdEnv(House):
 
     ## Rewards
 
-    1 / number of subgoals for each subgoal, when it is reached.
+    1 / number of subgoals for each subgoal, when it is reached. No subgoal is reached without an act of the agent's: none holds when the
+    episode begins, and no disturbance fulfils one.
 
     ## Termination
 
@@ -94,8 +96,8 @@ class HouseholdEnv(House):
         self.seen = np.zeros((self.width, self.height), dtype=bool)
         self.subgoals = []
         _, info = super().reset(seed=seed, options=options)
+        self._redraw_gifts()
         self.seed_value = int(self.np_random.integers(2**31))
-        self._advance()
         return self.gen_obs(), {**info, **self._info([])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -147,14 +149,21 @@ class HouseholdEnv(House):
     def _gen_grid(self, width: int, height: int) -> None:
         super()._gen_grid(width, height)
         layout.build(self, self.config, self.np_random)
-        walk = tour(self, self.config.tour)
-        self.subgoals = walk + TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
-        if not self.subgoals:
-            kinds = ", ".join(dict.fromkeys(self.config.kinds))
-            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
+        self.subgoals = tour(self, self.config.tour)
+        self.subgoals += TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
+        self._write_mission()
+
+    def _redraw_gifts(self) -> None:
+        """Replace the subgoals that the first view or the layout fulfils; the generator of all other draws stays as it is."""
+        count, own = len(self.subgoals), self.np_random.spawn(1)[0]
+        goals = tour(self, self.config.tour) + self.subgoals[self.config.tour :]
+        self.subgoals = without_gifts(self, goals, count, self.config.kinds, own)
         self._write_mission()
 
     def _write_mission(self) -> None:
+        if not self.subgoals:
+            kinds = ", ".join(dict.fromkeys(self.config.kinds))
+            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
         self.mission = "; ".join(goal.text for goal in self.subgoals)
 
     def _info(self, events: list[str]) -> dict[str, Any]:
@@ -169,6 +178,10 @@ class HouseholdEnv(House):
                 break
             self.done_count += 1
 
+    def gifts(self) -> set[str]:
+        """Return the texts of the open subgoals that hold without an act of the agent's, or because of an earlier act."""
+        return {goal.text for goal in gifts(self, self.subgoals[self.done_count :])}
+
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
         """Put another subgoal in the place of the open one; return whether one was found.
 
@@ -180,7 +193,8 @@ class HouseholdEnv(House):
         if open_goal is None or open_goal.kind == "inspect":
             return False
         fresh = [g for g in TaskWriter(self, rng).write(("bring", "next_to"), 2) if g not in self.subgoals]
-        fresh = [g for g in fresh if not KINDS[g.kind].reached(self, g)]
+        rest, held = self.subgoals[self.done_count + 1 :], self.gifts()
+        fresh = [g for g in fresh if {gift.text for gift in gifts(self, [g, *rest])} <= held]
         if fresh:
             self.subgoals[self.done_count] = fresh[0]
             self.goal_changes += 1
