@@ -3,6 +3,7 @@
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates, HouseholdConfig
 from envs.household.env import HouseholdEnv
+from envs.mission_words import MISSION_WORDS
 from envs.observation.describe import Mention, Report, Verbosity, describe, task_text
 from envs.observation.episode import EpisodeOverError
 from envs.observation.text_space import holds_text
@@ -13,6 +14,7 @@ register_all()
 __all__ = [
     "HOUSEHOLDS",
     "LEVELS",
+    "MISSION_WORDS",
     "DisturbanceRates",
     "EmbodiedLevel",
     "EpisodeOverError",

@@ -78,4 +78,3 @@ def gifts(house: House, goals: Sequence[Subgoal]) -> list[Subgoal]:
         else:
             ahead.carry_out(goal)
     return found
-
