@@ -40,8 +40,8 @@ class HouseholdEnv(House):
 
     ## Rewards
 
-    1 / number of subgoals for each subgoal, when it is reached. No subgoal is reached without an act of the agent's: none holds when the
-    episode begins, and no disturbance fulfils one.
+    1 / number of subgoals for each subgoal, when it is reached. No subgoal is reached without an act of the agent's: none holds
+    when the episode begins, and no disturbance fulfils one.
 
     ## Termination
 

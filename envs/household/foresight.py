@@ -55,8 +55,8 @@ class _Foresight:
 def gifts(house: House, goals: Sequence[Subgoal]) -> list[Subgoal]:
     """Find the subgoals that the agent would be paid for without an act.
 
-    A subgoal that is reached now is no gift if an earlier one undoes it: "bring red ball to kitchen" is work for an agent that has to
-    bring the ball elsewhere first.
+    A subgoal that is reached now is no gift if an earlier one undoes it: "bring red ball to kitchen" is work for an agent that has
+    to bring the ball elsewhere first.
 
     Parameters
     ----------
