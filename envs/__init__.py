@@ -1,5 +1,6 @@
 """Environments: the household with its disturbances, BabyAI's levels, text environments, and the text of an observation."""
 
+import envs.quiet  # noqa: F401  # isort: split  # before anything that imports gymnasium
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates, HouseholdConfig
 from envs.household.env import HouseholdEnv

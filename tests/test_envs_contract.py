@@ -1,5 +1,8 @@
 """What every environment owes: gymnasium's contract, determinism under a seed, pictures, and clear errors."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import gymnasium as gym
@@ -195,3 +198,22 @@ def test_what_a_level_prints_goes_to_the_log(capsys):
     assert capsys.readouterr().out == ""
     assert {(entry["event"], entry["log_level"]) for entry in logs} == {("level printed", "debug")}
     assert "Sampling rejected" in logs[0]["text"]
+
+
+BANNERS = """
+import importlib.metadata, warnings
+warnings.warn("old and tired", UserWarning, stacklevel=1)
+print("HELLO from a banner")
+notifications = {name: {importlib.metadata.version(name): f"NOTICE of {name}"} for name in ("gymnasium", "minigrid")}
+"""
+
+
+@pytest.mark.parametrize("package", ["envs", "agents"])
+def test_importing_prints_nothing(package, tmp_path):
+    """Gymnasium and minigrid print what ``farama_notifications`` says of their version; pygame prints a banner."""
+    (tmp_path / "farama_notifications.py").write_text(BANNERS)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    clean = {name: value for name, value in os.environ.items() if name != "PYGAME_HIDE_SUPPORT_PROMPT"}
+    code = f"import {package}, envs.quiet; assert 'NOTICE of minigrid' in envs.quiet.PRINTED; assert 'tired' in envs.quiet.PRINTED"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**clean, "PYTHONPATH": paths})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
