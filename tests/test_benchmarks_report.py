@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -11,8 +12,8 @@ from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.comparison.replay import Measured, ReplayRow
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
-from benchmarks.reports.format import mebibytes, seconds
-from benchmarks.reports.plots import per_bin, per_value, write_plots
+from benchmarks.reports.format import mebibytes, pipes, seconds
+from benchmarks.reports.plots import per_bin, per_value, png, write_plots
 from benchmarks.reports.table import COLUMNS, environments_table, paired_differences, summary_markdown, summary_table
 from benchmarks.runs.gif import record_gif
 
@@ -169,3 +170,21 @@ def test_bins_hold_equally_many_points():
 def test_a_gif_must_be_called_one(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.gif"):
         record_gif(EpisodeJob("expert", "fake", 0), BackendFactory()("expert"), AgentConfig(), tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("name", [r"my$\nothing$.made:up", "erecap?pruner=/a/$b$/c", "$"])
+def test_a_name_with_dollar_signs_is_drawn_as_it_is(name):
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 1000], [1, 2], label=name)
+    axes.set_title(name)
+    axes.set_xscale("log")
+    legend = axes.legend()
+    assert png(figure).startswith(b"\x89PNG")
+    assert not axes.title.get_parse_math()
+    assert [text.get_text() for text in legend.get_texts()] == [name]
+    assert all(label.get_parse_math() for label in axes.get_xticklabels())
+
+
+def test_a_bar_in_a_name_does_not_split_its_cell():
+    assert pipes(["backend", "n"], [["a|b", "1"]]).splitlines()[-1] == r"| a\|b | 1 |"
