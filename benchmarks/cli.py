@@ -39,16 +39,22 @@ for command_name, command in COMMANDS.items():
 def main() -> None:
     """Run the command line.
 
-    A user error (a ``ValueError``, or a path that cannot be read or written) ends it with one message and exit code 2.
+    A user error (a ``ValueError``, a path that cannot be read or written, a full disk) ends it with one message and exit code 2.
     """
     try:
         app()
     except ValueError as error:
         _refuse(str(error))
+    except MemoryError as error:
+        _refuse(f"out of memory ({error or 'of this machine'}): end other processes, or use fewer workers or a smaller model")
     except OSError as error:
-        if error.filename is None:
-            raise
-        _refuse(f"{error.filename!r}: {error.strerror}. Name a path that can be read or written")
+        _refuse(_describe(error))
+
+
+def _describe(error: OSError) -> str:
+    if error.filename is not None:
+        return f"{error.filename!r}: {error.strerror}. Name a path that can be read or written"
+    return f"the system refused to read or write ({error.strerror or error}): free some space, and see that the path can be written"
 
 
 def _refuse(message: str) -> NoReturn:

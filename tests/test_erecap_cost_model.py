@@ -127,10 +127,10 @@ def test_the_setting_of_a_loaded_model(model_dir):
     ("text", "message"),
     [
         (None, "there is no cost model at .*erecap calibrate --cost --out"),
-        ("no json", "is no cost model"),
+        ("no json", "erecap calibrate --cost"),
         (json.dumps({"format_version": 0}), "has format version 0, this erecap reads 1"),
-        (json.dumps({"format_version": 1}), "is no cost model"),
-        (json.dumps({"format_version": 1, "setting": {"model": {}}}), "is no cost model"),
+        (json.dumps({"format_version": 1}), "erecap calibrate --cost"),
+        (json.dumps({"format_version": 1, "setting": {"model": {}}}), "erecap calibrate --cost"),
     ],
 )
 def test_a_bad_file_says_what_to_do(tmp_path, text, message):

@@ -73,7 +73,14 @@ def test_gpu_dtype_is_bfloat16():
 
 @pytest.mark.parametrize(
     ("call", "message"),
-    [(lambda: resolve_device("cuda:7"), "not there"), (lambda: resolve_dtype("int8", CPU), "float32 or bfloat16")],
+    [
+        (lambda: resolve_device("cuda:7"), "not there"),
+        (lambda: resolve_device("mps"), r"'mps' cannot be used here \(.+\): use 'cpu'"),
+        (lambda: resolve_device("xpu"), r"'xpu' cannot be used here \(.+\): use 'cpu'"),
+        (lambda: resolve_device("meta"), "'meta' holds no numbers"),
+        (lambda: resolve_device("gpu"), "'gpu' is not known"),
+        (lambda: resolve_dtype("int8", CPU), "float32 or bfloat16"),
+    ],
 )
 def test_unknown_devices_and_dtypes(call, message):
     with pytest.raises(ValueError, match=message):
@@ -84,6 +91,22 @@ def test_a_full_gpu_says_how_much_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))
     with pytest.raises(OutOfMemoryError, match=r"needs 15\.0 GiB and cuda has 1\.0 of 8\.0 GiB free"):
         device_module.check_free_memory(torch.device("cuda"), 15 * 2**30, "the model")
+
+
+def test_a_model_that_the_host_cannot_hold_is_refused_before_it_is_read(monkeypatch, model_dir):
+    monkeypatch.setattr(device_module, "available_bytes", lambda: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"needs 0\.0 GiB and cpu has 0\.0 GiB free: end other processes, or use a smaller"):
+        load_model(model_dir, "bfloat16", "cpu")
+
+
+def test_running_out_of_host_memory_is_explained():
+    with (
+        pytest.raises(OutOfMemoryError, match="cpu ran out of memory in a prompt of 9 tokens"),
+        explain_out_of_memory(CPU, "a prompt of 9 tokens"),
+    ):
+        torch.empty(1 << 60)
+    with pytest.raises(RuntimeError, match="another"), explain_out_of_memory(CPU, "x"):
+        raise RuntimeError("another")
 
 
 def test_running_out_of_memory_is_explained(monkeypatch):

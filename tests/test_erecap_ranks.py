@@ -199,10 +199,11 @@ def test_ranks_measure_together_and_rank_0_writes(two_ranks, divisible, tmp_path
     content = json.loads((tmp_path / "out.json").read_text())
     assert (content["parallel"], content["devices"], content["tp_size"]) == ("tensor", 2, 2)
     statuses = [point["status"] for point in content["points"]]
-    left_out = "left out: it would take longer than --seconds allows"
-    assert statuses == (["ok"] * 2 + [left_out] * 2 if seconds < 1 else ["ok"] * 4)
+    assert [status[:8] for status in statuses] == ["left out" if seconds < 1 else "ok"] * 4
     tokens = content["points"][0]["prompt_tokens"]
-    assert name != "prefill" or content["points"][0]["kv_bytes"] == 8 * 2 * 2 * 16 * 4 * tokens  # of both ranks together
+    assert (
+        name != "prefill" or seconds < 1 or content["points"][0]["kv_bytes"] == 8 * 2 * 2 * 16 * 4 * tokens
+    )  # of both ranks together
 
 
 def test_a_launch_is_read_from_what_torchrun_sets():

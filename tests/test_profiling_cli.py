@@ -109,9 +109,9 @@ def test_a_model_that_is_not_there_is_an_error(tmp_path, capsys, monkeypatch):
 
 
 def test_a_shape_beyond_the_memory_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("erecap.profiling.measurement.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("erecap.models.device.available_bytes", lambda: 1 << 30)
     assert main(["prefill", "--shape", "qwen2-72b", "--device", "cpu", "--out", str(tmp_path / "out.json")]) == 1
-    assert "1.0 GiB of memory are free: use a smaller shape" in capsys.readouterr().err
+    assert "cpu has 1.0 GiB free: end other processes, or use a smaller model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

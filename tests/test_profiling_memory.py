@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from erecap.profiling import host_memory
+from erecap.models import host_memory
 from erecap.profiling.cli import main
 from erecap.profiling.measurement import make_variant
 from erecap.profiling.memory_child import measure_in_child

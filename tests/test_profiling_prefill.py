@@ -1,5 +1,7 @@
 """The prefill profile: counts, new lengths, stock generate, what is left out, and the cost of stages. Times are not judged."""
 
+import re
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from erecap.profiling.options import make_parser
 from erecap.profiling.results import read_result
 from erecap.profiling.shapes import make_random_model, make_random_prompt, make_random_pruner, shape_config
 from erecap.profiling.stage_cost import measure_stage_cost
+from erecap.profiling.time_budget import TimeBudget
 
 
 @pytest.fixture
@@ -105,10 +108,19 @@ def test_without_a_baseline_there_is_no_speedup(profile, capsys):
     assert "speedup" not in capsys.readouterr().out
 
 
-def test_what_does_not_fit_into_the_time_is_left_out(profile):
-    points = profile("--lengths", "64,128", "--keep", "1", "--rounds", "1", "--seconds", "0.001")
+def test_what_does_not_fit_into_the_time_is_left_out(profile, monkeypatch):
+    def slow(budget: TimeBudget, layer_tokens: object, seconds: float) -> None:
+        budget._flops_per_s, budget._end = 1.0, 0.0
+
+    monkeypatch.setattr(TimeBudget, "learn", slow)
+    points = profile("--lengths", "64,128", "--keep", "1", "--rounds", "1")
     assert [point["status"][:8] for point in points] == ["ok", "left out"]
     assert "new_lengths" not in points[0]
+
+
+def test_a_first_length_that_would_take_far_too_long_is_left_out(profile):
+    points = profile("--lengths", "64,128", "--keep", "1", "--rounds", "1", "--seconds", "1e-7")
+    assert all(re.match(r"left out: it would take longer than --seconds allows, about \d+ s$", point["status"]) for point in points)
 
 
 def test_what_a_cpu_has_no_memory_for_is_left_out(profile, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
@@ -223,6 +224,49 @@ def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(model: Qwen2For
     trained(model, collected, data, tmp_path / "parted", stop_after=4)
     resumed = trained(model, collected, data, tmp_path / "parted")
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_sequences_without_a_later_plan_are_left_out_and_counted(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
+):
+    data = SequenceList([episode(n, turns=turns) for n, turns in enumerate([1, 4, 1, 4, 1])])
+    batches = Batches(data, token_budget=40, only=[0, 1, 2, 3])  # a batch each
+    seen: set[int] = set()
+    hooks = Hooks(on_step=lambda record: seen.add(record["step"]))
+    with pytest.warns(UserWarning, match="left out 3 sequences without a plan after the first turn"):
+        log = train_pruner(
+            model,
+            pruner,
+            PrunerData(batches, held_out=(4,)),
+            PrunerTraining(schedule(), TrainConfig(steps=6, log_every=1)),
+            tmp_path,
+            hooks,
+        )
+    assert seen == set(range(1, 7))
+    assert all(record["lm"] > 0 for record in log)
+    with pytest.raises(ValueError, match="none of 2 sequences has a plan after the first turn"):
+        train_pruner(
+            model,
+            pruner,
+            PrunerData(Batches(data, 40, only=[0, 2])),
+            PrunerTraining(schedule(), TrainConfig(steps=1)),
+            tmp_path / "none",
+        )
+
+
+@pytest.mark.parametrize("loss", [PrunerLoss(), PrunerLoss(lm=0.0, mse=1.0), PrunerLoss(lm=0.0, rank=1.0)])
+def test_a_batch_without_targets_or_saliency_has_a_loss_of_0_with_a_gradient(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker, loss: PrunerLoss
+):
+    batch = collate([episode(0, turns=1)])
+    replans = draw_replans(batch)
+    forward = soft_forward(model, pruner, replans, schedule(), QUIET)
+    unknown = np.full((len(STAGES), len(episode(0, turns=1))), np.nan, np.float32)
+    found = pruner_losses(forward, [unknown], loss.pairs_per_token)
+    total = loss.lm * lm_loss(model, forward, replans.batch) + loss.mse * found.mse + loss.rank * found.rank
+    total.backward()
+    assert float(total.detach()) == 0
+    assert all(p.grad is not None and not p.grad.any() for p in pruner.parameters())
 
 
 def test_without_a_saliency_there_are_no_terms_of_it(

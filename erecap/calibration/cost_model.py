@@ -6,7 +6,7 @@ only: model, selector, device, dtype, threads.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 
 from erecap.calibration.flops import causal_pairs
 from erecap.models.device import device_name, dtype_name
-from erecap.models.files import fill_atomically
+from erecap.models.files import fill_atomically, is_finite_number, read_json_object, reading
 from erecap.models.identity import ModelIdentity
 from erecap.models.loading import LoadedModel
 
 DEFAULT_FILE = Path("runs/cost.json")
 FORMAT_VERSION = 1
+_REMEDY = "make it again with `erecap calibrate --cost`"
 
 
 class CostModelMismatchError(ValueError):
@@ -171,11 +172,18 @@ class CostModel:
 
     @classmethod
     def _parse(cls, saved: dict[str, Any], path: Path) -> "CostModel":
-        try:
+        with reading(path, _REMEDY):
             setting = {**saved.pop("setting")}
-            return cls(Setting(ModelIdentity(**setting.pop("model")), **setting), **saved)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no cost model ({error}): make it again with `erecap calibrate --cost`") from error
+            found = cls(Setting(ModelIdentity(**setting.pop("model")), **setting), **saved)
+            found.check_numbers()
+        return found
+
+    def check_numbers(self) -> None:
+        """Raise ``ValueError`` for a price that is no finite number, or is negative, and for an answer without tokens."""
+        prices = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "setting"}
+        bad = [f"{name}={value!r}" for name, value in prices.items() if not is_finite_number(value) or value < 0]
+        if bad or self.answer_tokens < 1:
+            raise ValueError(f"{', '.join(bad) or f'answer_tokens={self.answer_tokens}'}: not a number of this kind")
 
 
 def prefill_work(layer_tokens: Sequence[int]) -> tuple[int, int, int, int, int]:
@@ -195,10 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"there is no cost model at {path}: measure one with `erecap calibrate --cost --out {path}`, or name it with cost=FILE"
         )
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no cost model ({error}): make it again with `erecap calibrate --cost`") from error
+    saved = read_json_object(path, _REMEDY)
     version = saved.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise ValueError(

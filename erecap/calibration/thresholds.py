@@ -21,7 +21,7 @@ from erecap.engine.selection import above, places
 from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.engine.stream import Survivors
 from erecap.models.architecture import DecoderParts, decoder_parts
-from erecap.models.files import fill_atomically
+from erecap.models.files import fill_atomically, is_finite_number, read_json_object, reading
 from erecap.models.masks import attention_mask
 from erecap.models.pruner import weights_checksum
 from erecap.models.tokenization import TokenizedPrompt
@@ -30,6 +30,7 @@ from erecap.schedule.counts import Guards
 
 CALIBRATION_FILE = "calibration.json"
 FORMAT_VERSION = 1
+_REMEDY = "remove it, and fit the thresholds again with `erecap calibrate`"
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,20 @@ def read_calibration(directory: Path | str) -> PrunerThresholds:
     path = Path(directory) / CALIBRATION_FILE
     if not path.is_file():
         raise ValueError(f"the pruner in {directory} has no {CALIBRATION_FILE}: fit thresholds for it with `erecap calibrate`")
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json_object(path, _REMEDY)
     if saved.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {saved.get('format_version')}, this erecap reads {FORMAT_VERSION}: fit the thresholds "
             "again with `erecap calibrate`"
         )
     here = weights_checksum(directory)
-    if saved["pruner"] != here:
+    if saved.get("pruner") != here:
         raise ValueError(
-            f"{path} was fitted to the scores of another pruner (checksum {saved['pruner']}) than the one beside it ({here}): "
+            f"{path} was fitted to the scores of another pruner (checksum {saved.get('pruner')}) than the one beside it ({here}): "
             "fit the thresholds again with `erecap calibrate`"
         )
-    return PrunerThresholds(here, tuple(_fit(**fields) for fields in saved["fits"]))
+    with reading(path, _REMEDY):
+        return PrunerThresholds(here, tuple(_fit(**fields) for fields in saved["fits"]))
 
 
 def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
@@ -139,7 +141,7 @@ def add_fits(directory: Path | str, fits: Sequence[Fit]) -> PrunerThresholds:
         For a file of another format.
     """
     path, here = Path(directory) / CALIBRATION_FILE, weights_checksum(directory)
-    stale = not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("pruner") != here
+    stale = not path.is_file() or read_json_object(path, _REMEDY).get("pruner") != here
     old = () if stale else read_calibration(directory).fits
     new = {_plan(fit.stages) for fit in fits}
     thresholds = PrunerThresholds(here, (*(fit for fit in old if _plan(fit.stages) not in new), *fits))
@@ -266,7 +268,10 @@ class _Run:
 
 
 def _fit(stages: list[dict[str, float]], prompts: int, tokens: int, data: str) -> Fit:
-    return Fit(tuple(PruneStage(int(s["after_layer"]), s["keep"], s["tau"]) for s in stages), prompts, tokens, data)
+    if not stages or not all(is_finite_number(value) for stage in stages for value in stage.values()):
+        raise ValueError("a stage without numbers")
+    found = tuple(PruneStage(int(s["after_layer"]), s["keep"], s["tau"]) for s in stages)
+    return Fit(found, prompts, tokens, data)
 
 
 def _plan(stages: Sequence[PruneStage]) -> tuple[tuple[int, float], ...]:

@@ -38,7 +38,7 @@ def read_device_map(path: Path) -> DeviceMap:
         raise DeviceMapError(
             f"device_map={str(path)!r} cannot be read ({error.strerror}): use {' or '.join(AUTOMATIC)}, or name a JSON file"
         ) from error
-    except ValueError as error:
+    except Exception as error:  # text that is not UTF-8, nesting without end
         raise DeviceMapError(f"{path} is not JSON ({error}): {_FORM}") from error
     if not isinstance(content, dict) or not content:
         raise DeviceMapError(f"{path} holds no device map: {_FORM}")

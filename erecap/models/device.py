@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.models.files import reason
+from erecap.models.host_memory import available_bytes
+from erecap.models.out_of_memory import out_of_memory
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -22,15 +26,25 @@ def resolve_device(name: str | None = None) -> torch.device:
     """Return the device called ``name``, by default the GPU where there is one. Raise ``ValueError`` for a missing one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is not known: use 'cpu', 'cuda' or 'cuda:0'") from error
+    device = _known_device(name)
+    if device.type == "meta":
+        raise ValueError(f"device {name!r} holds no numbers and computes nothing: use 'cpu', 'cuda' or 'cuda:0'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices): use 'cpu' or leave the device out"
         )
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception as error:  # each device's library raises errors of its own, ImportError among them
+        raise ValueError(f"device {name!r} cannot be used here ({reason(error)}): use 'cpu' or leave the device out") from error
     return device
+
+
+def _known_device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"device {name!r} is not known: use 'cpu', 'cuda' or 'cuda:0'") from error
 
 
 def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
@@ -125,25 +139,31 @@ def _peak_resident_bytes() -> int:
 
 
 def check_free_memory(device: torch.device, needed: int, what: str) -> None:
-    """Raise ``OutOfMemoryError`` where a GPU has fewer than ``needed`` bytes free for ``what``. Does nothing on CPU."""
-    if device.type != "cuda":
-        return
-    free, total = torch.cuda.mem_get_info(device)
+    """Raise ``OutOfMemoryError`` where ``device`` has fewer than ``needed`` bytes free for ``what``, as far as that is known."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        there, remedy = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free", "end other processes on it"
+    else:
+        known = available_bytes() if device.type == "cpu" else None
+        free = needed if known is None else known
+        there, remedy = f"{free / 2**30:.1f} GiB free", "end other processes"
     if needed > free:
+        elsewhere = "" if device.type == "cpu" else ", or device=cpu"
         raise OutOfMemoryError(
-            f"{what} needs {needed / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} of {total / 2**30:.1f} GiB free: "
-            "end other processes on it, use a smaller model or dtype=bfloat16, or device=cpu"
+            f"{what} needs {needed / 2**30:.1f} GiB and {device} has {there}: {remedy}, or use a smaller model or "
+            f"dtype=bfloat16{elsewhere}"
         )
 
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
-    """Turn a GPU's out-of-memory error into an ``OutOfMemoryError`` that names the work (``what``) and remedies."""
+    """Turn an out-of-memory error of a GPU or the host into an ``OutOfMemoryError`` that names the work (``what``) and remedies."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemoryError(
-            f"{device} ran out of memory in {what}: shorten the history, lower keep, use a smaller model or dtype=bfloat16, "
-            "or device=cpu"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error) is None:
+            raise
+        release_cached_memory()
+        remedies = "shorten the history, lower keep, use a smaller model or dtype=bfloat16"
+        elsewhere = ", or device=cpu" if isinstance(error, torch.OutOfMemoryError) else ", or end other processes"
+        raise OutOfMemoryError(f"{device} ran out of memory in {what}: {remedies}{elsewhere}") from error

@@ -1,5 +1,6 @@
 """Loading of models, tokenizers and pruners from directories or the hub."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,10 +10,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from safetensors import safe_open
+from torch.distributed import DistError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
 from erecap.models.identity import ModelIdentity, check_finite, identify
+from erecap.models.out_of_memory import out_of_memory
 from erecap.models.placement import Placement, PlacementError, PlacementOptions, choose_placement
 from erecap.models.pruner import TokenPruner, place_pruner
 
@@ -158,7 +162,7 @@ def _resolve(source: str | Path | None) -> str:
 
 
 def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
-    with _not_found(name):
+    with _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     model = _read_weights(name, dtype, place).eval().requires_grad_(False)
     check_finite(model, f"the model {name}")
@@ -172,8 +176,26 @@ def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:
 
 
 def _read_weights(name: str, dtype: torch.dtype, place: Placement) -> Any:
-    with explain_out_of_memory(place.device, f"loading {name}"), _not_found(name), place.explained(name):
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **_TRUST, **place.load_options())
+    if place.whole and place.device.type == "cpu":
+        check_free_memory(place.device, _stored_numbers(name) * dtype.itemsize, f"the model {name}")
+    options: dict[str, Any] = {"attn_implementation": "sdpa", "output_loading_info": True, **_TRUST, **place.load_options()}
+    with explain_out_of_memory(place.device, f"loading {name}"), _explained(name), place.explained(name):
+        loader: Any = AutoModelForCausalLM  # its types know no pair of model and loading info
+        model, found = loader.from_pretrained(name, dtype=dtype, **options)
+    missing = sorted({*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])})
+    if missing:
+        raise ModelNotFoundError(
+            f"the weights of {name!r} do not fit its config.json: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''} "
+            "are missing or have another shape; copy the model again"
+        )
+    return model
+
+
+def _stored_numbers(name: str) -> int:
+    """Count the numbers in the safetensors files of a directory; 0 for a hub id."""
+    with _explained(name):
+        files: list[Any] = [safe_open(path, framework="pt") for path in Path(name).glob("*.safetensors")]
+        return sum(math.prod(file.get_slice(key).get_shape()) for file in files for key in file.keys())  # noqa: SIM118
 
 
 def _moved(model: Any, name: str, device: torch.device) -> Any:
@@ -185,19 +207,22 @@ def _moved(model: Any, name: str, device: torch.device) -> Any:
 def read_config(source: str | Path | None = None) -> PretrainedConfig:
     """Read the config of the model that ``load_model`` would load. Raise ``ModelNotFoundError`` where there is none."""
     name = _resolve(source)
-    with _not_found(name):
+    with _explained(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return config
 
 
 @contextmanager
-def _not_found(name: str) -> Iterator[None]:
+def _explained(name: str) -> Iterator[None]:
+    """Turn what transformers, tokenizers, safetensors and the hub raise for a missing or broken model into one error."""
     try:
         yield
-    except PlacementError:
+    except (PlacementError, DistError):
         raise
-    except (OSError, ValueError) as error:  # what transformers and the hub raise for a missing or broken model
+    except Exception as error:  # damaged files raise anything: a bare Exception from tokenizers, KeyError, TypeError, ...
+        if isinstance(error, RuntimeError | MemoryError) and out_of_memory(error) is not None:
+            raise
         raise ModelNotFoundError(
-            f"no model could be read from {name!r}, neither as a directory nor as a hub id ({error}): "
+            f"no model could be read from {name!r}, neither as a directory nor as a hub id ({type(error).__name__}: {error}): "
             "give a directory with config.json, weights and tokenizer, or an id such as Qwen/Qwen2-7B-Instruct"
         ) from error

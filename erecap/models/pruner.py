@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
+from erecap.models.files import FileError, fill_atomically, read_json_object, reading
 from erecap.models.identity import ModelIdentity, check_finite
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
 FORMAT_VERSION = 2
+_REMEDY = "copy the pruner again, or train one with `erecap train-pruner`"
 
 
 class PrunerMismatchError(ValueError):
@@ -91,10 +92,11 @@ class TokenPruner(nn.Module):
     def save_pretrained(self, directory: Path | str) -> None:
         """Write weights (safetensors) and configuration (JSON) into ``directory``. Make the directory if it is missing."""
         path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS_FILE)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        fill_atomically(path / WEIGHTS_FILE, lambda partial: save_file(weights, partial))
         config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path))
-        (path / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(config), indent=2) + "\n"
+        fill_atomically(path / CONFIG_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":
@@ -116,21 +118,15 @@ class TokenPruner(nn.Module):
         """
         path = Path(directory)
         saved = _read_config(path)
-        try:
+        with reading(path / CONFIG_FILE, _REMEDY):
+            here, written = weights_checksum(path), saved["weights"]
+            if written != here:
+                raise FileError(
+                    f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): "
+                    f"it is damaged or was replaced; {_REMEDY}"
+                )
             pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
             pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
-            written = saved["weights"]
-        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
-                f"{CONFIG_FILE} and {WEIGHTS_FILE} in {path} cannot be read, or do not belong together ({error}): copy the pruner "
-                "again, or train one with `erecap train-pruner`"
-            ) from error
-        here = weights_checksum(path)
-        if written != here:
-            raise ValueError(
-                f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): it "
-                "is damaged or was replaced; copy the pruner again, or train one with `erecap train-pruner`"
-            )
         check_finite(pruner, f"the pruner in {path}")
         if model is not None:
             pruner.check_model(model)
@@ -179,13 +175,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
-    try:
-        saved: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        version = saved.get("format_version")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(
-            f"{path / CONFIG_FILE} is not a JSON object ({error}): copy the pruner again, or train one with `erecap train-pruner`"
-        ) from error
+    saved = read_json_object(path / CONFIG_FILE, _REMEDY)
+    version = saved.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path / CONFIG_FILE} has format version {version}, this erecap reads {FORMAT_VERSION}: "

@@ -15,6 +15,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from erecap.models.device import resolve_device
+from erecap.models.host_memory import available_bytes, is_measurable
 from erecap.profiling import comm_profile, generate_profile, memory_profile, predict_profile, prefill_point, rates_profile
 from erecap.profiling import trace_profile as trace
 from erecap.profiling.device_measurements import DEVICE_MEASUREMENTS, remarks, run_on_devices, side_tables, stated_rows
@@ -23,7 +24,6 @@ from erecap.profiling.doctor.report import format_findings
 from erecap.profiling.environment import command_line, machine_facts
 from erecap.profiling.frontend import Frontend
 from erecap.profiling.generate_profile import DECODERS, GeneratePlan, profile_generate
-from erecap.profiling.host_memory import available_bytes, is_measurable
 from erecap.profiling.measurement import Measurement, make_variant
 from erecap.profiling.memory_child import measure_in_child
 from erecap.profiling.memory_profile import Measure, MemoryPlan, measure_on_gpu, profile_memory

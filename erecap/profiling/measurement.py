@@ -20,7 +20,6 @@ from erecap.models.placement import Placement, PlacementOptions, choose_placemen
 from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.profiling.environment import command_line, machine_facts, model_facts
 from erecap.profiling.frontend import Frontend
-from erecap.profiling.host_memory import available_bytes
 from erecap.profiling.memory_formula import config_bytes
 from erecap.profiling.options import LENGTHS
 from erecap.profiling.rates_profile import BACKENDS, refusal
@@ -107,14 +106,11 @@ class Measurement:
         return model
 
     def _random_model(self, shape: str) -> PreTrainedModel:
-        needed, free = config_bytes(self.config, self.dtype), available_bytes()
-        if self.placement.device_map is None:
+        needed = config_bytes(self.config, self.dtype)
+        if self.device.type == "cpu":  # of one memory, which all ranks share
+            check_free_memory(self.device, needed, f"the shape {shape}")
+        elif self.placement.device_map is None:
             check_free_memory(self.device, needed // self.placement.ranks, f"the shape {shape}")
-        if self.device.type == "cpu" and free is not None and needed > free:
-            raise ValueError(
-                f"the shape {shape} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: "
-                "use a smaller shape or dtype=bfloat16"
-            )
         with explain_out_of_memory(self.device, f"making the shape {shape}"):
             if self.placement.whole:
                 return make_random_model(self.config, self.device, self.dtype, self.args.attention)

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from erecap.engine.prefill import prefill
-from erecap.profiling import host_memory
-from erecap.profiling.out_of_memory import out_of_memory
+from erecap.models import host_memory
+from erecap.models.out_of_memory import out_of_memory
 from erecap.profiling.results import Row
 from erecap.profiling.shapes import make_random_prompt, weight_bytes
 from erecap.profiling.variants import Variant

@@ -12,8 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from erecap.engine.prefill import prefill
 from erecap.models.device import peak_memory_bytes, reset_peak_memory, synchronize
+from erecap.models.out_of_memory import out_of_memory
 from erecap.profiling.memory_formula import config_bytes, prefill_bytes
-from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.results import ResultFile, Row
 from erecap.profiling.shapes import make_random_prompt
 from erecap.profiling.time_budget import TimeBudget

@@ -10,12 +10,12 @@ from erecap.distributed.ranks import agreed
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import peak_memory_bytes, release_cached_memory, reset_peak_memory
+from erecap.models.host_memory import available_bytes
+from erecap.models.out_of_memory import out_of_memory
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.flop_count import count_flops
-from erecap.profiling.host_memory import available_bytes
 from erecap.profiling.memory_formula import prefill_bytes
 from erecap.profiling.new_lengths import draw_rounds, measure_new_lengths
-from erecap.profiling.out_of_memory import out_of_memory
 from erecap.profiling.prefill_point import Measured, make_point
 from erecap.profiling.results import ResultFile, Row, measured_points
 from erecap.profiling.shapes import make_random_prompt
@@ -31,6 +31,9 @@ WARM_UP_TOKENS = 200
 """Prompt length of the first prefills of all, which load libraries."""
 
 _STOCK = "stock"
+
+FIRST_LENGTH_FACTOR = 4
+"""The first length may take this many times the allowed seconds, so that a slow machine measures something."""
 
 _OTHER_ROUNDS = WARM_UPS + 4
 """Rounds besides the timed ones: warm-ups, three prefills per variant for the stages' cost, one to count FLOPs."""
@@ -127,19 +130,25 @@ class _Run:
         self._met = {WARM_UP_TOKENS, *plan.lengths}
 
     def reason_to_leave_out(self, length: int) -> str | None:
-        """Return why ``length`` cannot be measured, ``None`` where it can. The first length is measured however long it takes."""
+        """Return why ``length`` cannot be measured, ``None`` where it can."""
         needed = prefill_bytes(self._model.config, self._model.dtype, [length] * self._model.config.num_hidden_layers)
         free = available_bytes()
         if self._model.device.type == "cpu" and free is not None and needed > free:  # a GPU's torch survives it, a process may not
             return f"out of memory: by the formula it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-        if self._file.points and self._fitting(length, self._budget.left_s) < 1:
-            return "left out: it would take longer than --seconds allows"
+        allowed_s = self._budget.left_s * (1 if self._file.points else FIRST_LENGTH_FACTOR)
+        if self._fitting(length, allowed_s) < 1:
+            needed_s = (1 + _OTHER_ROUNDS) * self._round_s(length)
+            return f"left out: it would take longer than --seconds allows, about {needed_s:.0f} s"
         return None
+
+    def _round_s(self, length: int) -> float:
+        """Predict the seconds of one round: a prefill of every variant."""
+        share = sum(1.0 if keep == 1.0 else keep for keep in self._variants) + self._plan.stock
+        return share * self._budget.predict_baseline_s(length)
 
     def _fitting(self, length: int, seconds: float) -> int:
         """Predict how many timed rounds fit into ``seconds`` beside the other ones."""
-        share = sum(1.0 if keep == 1.0 else keep for keep in self._variants) + self._plan.stock
-        return int(seconds / (share * self._budget.predict_baseline_s(length))) - _OTHER_ROUNDS
+        return int(seconds / self._round_s(length)) - _OTHER_ROUNDS
 
     def measure(self, length: int) -> None:
         """Add a point for every variant: its figures at ``length`` first, those of new lengths as they come.

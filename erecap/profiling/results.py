@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from erecap.models.files import fill_atomically
+from erecap.models.files import FileError, fill_atomically, read_json_object, reason
 from erecap.profiling.progress import Progress
 
 RESULT_VERSION = 1
@@ -73,12 +73,7 @@ class ResultFile:
         if self.path is None:
             return
         text = json.dumps(self.content, indent=1, allow_nan=True) + "\n"
-        try:
-            fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(
-                f"the result file {str(self.path)!r} cannot be written ({error.strerror}): give --out a path that can"
-            ) from error
+        fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def default_path(kind: str, name: str) -> Path:
@@ -93,12 +88,14 @@ def check_writable(path: Path) -> None:
     """Raise ``ValueError`` unless a result file can be written to ``path``. Makes missing directories."""
     if path.is_dir():
         raise ValueError(f"--out {str(path)!r} is a directory: give the path of a file, such as {str(path / 'prefill.json')!r}")
+    probe = path.with_name(path.name + ".probe")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fill_atomically(path.with_name(path.name + ".probe"), lambda partial: partial.write_text("", encoding="utf-8"))
-        path.with_name(path.name + ".probe").unlink()
-    except OSError as error:
-        raise ValueError(f"--out {str(path)!r} cannot be written ({error.strerror}): give a path that can") from error
+        fill_atomically(probe, lambda partial: partial.write_text("", encoding="utf-8"))
+    except FileError as error:
+        raise FileError(
+            f"--out {str(path)!r} cannot be written ({reason(error.__cause__ or error)}): give a path that can"
+        ) from error
+    probe.unlink()
 
 
 def read_result(path: Path) -> Row:
@@ -109,13 +106,8 @@ def read_result(path: Path) -> Row:
     ValueError
         For a file that cannot be read, is not a result file, or has another version.
     """
-    try:
-        content: Row = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("version")
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}): give the path of a result file") from error
-    except (ValueError, AttributeError) as error:  # json.JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"{path} is not a JSON object ({error}): give a file that `erecap profile` wrote") from error
+    content = read_json_object(path, "give a file that `erecap profile` wrote")
+    version = content.get("version")
     if version != RESULT_VERSION:
         raise ValueError(f"{path} has version {version}, this erecap reads {RESULT_VERSION}: measure again")
     missing = [key for key in ("kind", "machine", "points") if key not in content]

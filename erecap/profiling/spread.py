@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from erecap.distributed.launch import Launch, LaunchError
 from erecap.distributed.ranks import current, end_alike, joined
 from erecap.models.device import OutOfMemoryError
+from erecap.models.out_of_memory import out_of_memory
 from erecap.models.placement import Placement
-from erecap.profiling.out_of_memory import out_of_memory
 
 ON_RANKS = ("prefill", "generate")
 """Measurements of a model that is divided among ranks."""

@@ -59,6 +59,11 @@ def later_plans(batch: Batch) -> torch.Tensor:
     return (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
 
 
+def has_later_plan(sequence: TokenSequence) -> bool:
+    """Return whether a sequence has a plan to imitate from the second turn on (``later_plans``)."""
+    return bool(((sequence.weights >= PLAN_WEIGHT) & (sequence.turns >= 1)).any())
+
+
 def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0) -> Batch:
     """Pad sequences on the right to the longest one. Attention is causal, so padding changes no real token.
 
@@ -148,6 +153,15 @@ class Batches:
         self.curriculum = curriculum
         self.epoch = self.position = 0
         self._batches = self._grouped(0)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the sequences in use, as in ``Batch.indices``."""
+        return tuple(self._rows.tolist())
+
+    def only(self, numbers: Sequence[int]) -> "Batches":
+        """Return a stream of other sequences of the same set, with the same settings, at its beginning."""
+        return Batches(self.sequences, self.token_budget, self.seed, self.curriculum, numbers)
 
     def next(self, progress: float = 0.0) -> Batch:
         """Return the next batch that the curriculum allows at ``progress`` (0..1)."""

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 
-from erecap.models.files import fill_atomically
+from erecap.models.files import fill_atomically, reading
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "log.jsonl"
 
@@ -29,11 +29,18 @@ def load_checkpoint(out_dir: Path) -> dict[str, Any] | None:
     path = out_dir / CHECKPOINT_FILE
     if not path.is_file():
         return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or not a checkpoint: remove it to start the run again") from error
+    with reading(path, "it is damaged or not a checkpoint; remove it to start the run again"):
+        _check_sums(path)
+        state: dict[str, Any] = {**torch.load(path, map_location="cpu", weights_only=True)}
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ``ValueError`` where a part of the checkpoint does not have its checksum, which torch writes and never checks."""
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} has another checksum")
 
 
 def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -72,5 +79,6 @@ def read_log(out_dir: Path) -> list[dict[str, Any]]:
     path = out_dir / LOG_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    with reading(path, "it is damaged or no log of a training; remove it and the checkpoint to start the run again"):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return [{**record, "step": record["step"]} for record in records]

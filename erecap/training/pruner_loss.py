@@ -90,8 +90,13 @@ class SaliencyLoss:
 def lm_loss(model: PreTrainedModel, forward: PrunerForward, batch: Batch) -> Tensor:
     """Compute the mean cross entropy of the replans' targets, in nats; 0 where a batch has none."""
     if not batch.weights.any():
-        return forward.hidden.new_zeros(())
+        return _zero(forward)
     return weighted_loss(forward.hidden, model.get_output_embeddings().weight, batch).loss  # type: ignore[no-untyped-call]
+
+
+def _zero(forward: PrunerForward) -> Tensor:
+    """Make a loss of 0 that depends on the scores, so that it has a gradient."""
+    return torch.stack([scores.sum() for scores in forward.scores]).sum() * 0.0
 
 
 def normalised(saliency: Tensor) -> Tensor:
@@ -160,4 +165,4 @@ def pruner_losses(forward: PrunerForward, saliency: Sequence[Float32], pairs_per
         for scores, target in zip(forward.scores, targets, strict=True):
             found = saliency_losses(scores[row, : len(known)][known], target[known], pairs_per_token)
             terms.append(torch.stack([found.mse, found.rank, found.order]))
-    return SaliencyLoss(*(torch.stack(terms).mean(0) if terms else forward.hidden.new_zeros(3)))
+    return SaliencyLoss(*(torch.stack(terms).mean(0) if terms else _zero(forward).expand(3)))

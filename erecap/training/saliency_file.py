@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from erecap.models.files import fill_atomically
+from erecap.models.files import fill_atomically, reading
 from erecap.models.identity import ModelIdentity
 from erecap.training.checkpoint import describe_differences
-from erecap.training.sequences import Float32, Int32
+from erecap.training.sequences import CHECKSUM, Float32, Int32, check_tensors, tensors_checksum
 
 SALIENCY_FORMAT = "erecap-saliency-3"
 """Name and version of the format, in the file's metadata."""
+_REMEDY = "copy it again, or make it again with `erecap saliency`"
 _PER_TOKEN = ("input_ids", "turns", "plans")
 
 
@@ -65,32 +66,32 @@ def write_samples(path: Path, samples: Sequence[SalientSample], metadata: Mappin
         "lengths": lengths,
         "offsets": np.cumsum([0, *lengths]).astype(np.int64),
     }
-    described = {key: json.dumps(value) for key, value in metadata.items()}
+    described = {key: json.dumps(value) for key, value in metadata.items()} | {CHECKSUM: tensors_checksum(tensors)}
     fill_atomically(path, lambda partial: save_file(tensors, partial, metadata=described))
 
 
 def read_salient(path: Path) -> list[SalientSample]:
     """Read what ``write_samples`` wrote."""
-    file = safe_open(path, framework="numpy")
-    tensors = {name: file.get_tensor(name) for name in ("saliency", "offsets", "ids", *_PER_TOKEN)}  # type: ignore[no-untyped-call]
-    found = []
-    for row, index in enumerate(tensors["ids"].tolist()):
-        begin, end = tensors["offsets"][row : row + 2].tolist()
-        values = {name: tensors[name][..., begin:end] for name in ("saliency", *_PER_TOKEN)}
-        found.append(SalientSample(index, **values))
-    return found
+    with reading(path, _REMEDY):
+        file = safe_open(path, framework="numpy")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+        check_tensors(path, file.metadata(), tensors)  # type: ignore[no-untyped-call]
+        found = []
+        for row, index in enumerate(tensors["ids"].tolist()):
+            begin, end = tensors["offsets"][row : row + 2].tolist()
+            values = {name: tensors[name][..., begin:end] for name in ("saliency", *_PER_TOKEN)}
+            found.append(SalientSample(index, **values))
+        return found
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Read the metadata of a file or part. Raise ``ValueError`` for a file of another kind."""
-    try:
+    with reading(path, _REMEDY):
         stored = safe_open(path, framework="numpy").metadata() or {}  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}): give a file made by `erecap saliency`") from error
-    found = json.loads(stored["format"]) if "data" in stored else stored.get("format")
-    if found != SALIENCY_FORMAT:
-        raise ValueError(f"{path} has the format {found!r}, not {SALIENCY_FORMAT!r}: make it again with `erecap saliency`")
-    return {key: json.loads(value) for key, value in stored.items()}
+        found = json.loads(stored["format"]) if "data" in stored else stored.get("format")
+        if found == SALIENCY_FORMAT:
+            return {key: json.loads(value) for key, value in stored.items() if key != CHECKSUM}
+    raise ValueError(f"{path} has the format {found!r}, not {SALIENCY_FORMAT!r}: make it again with `erecap saliency`")
 
 
 def check_metadata(path: Path, wanted: Mapping[str, Any]) -> None:
@@ -148,15 +149,16 @@ class SaliencySet:
     def __init__(self, path: Path, model: ModelIdentity, stages: Sequence[int] | None = None) -> None:
         _check_complete(Path(path))
         metadata = read_metadata(Path(path))
-        saved = ModelIdentity(**metadata["model"] | {"name": metadata["name"]})
+        with reading(path, _REMEDY):
+            saved, there = ModelIdentity(**metadata["model"] | {"name": metadata["name"]}), tuple(map(int, metadata["stages"]))
+            self.data, self.loss, self.settings = metadata["data"], metadata["loss"], metadata["settings"]
         if not saved.matches(model):
             raise ValueError(
                 f"{path} is of {saved.describe()}, the model is {model.describe()}: name the model that it was made with, or "
                 "collect saliency for this model"
             )
-        self.stages = tuple(metadata["stages"]) if stages is None else tuple(stages)
-        self.data, self.loss, self.settings = metadata["data"], metadata["loss"], metadata["settings"]
-        rows = _rows(path, metadata["stages"], self.stages)
+        self.stages = there if stages is None else tuple(stages)
+        rows = _rows(path, there, self.stages)
         self._samples = {
             s.index: SalientSample(s.index, s.input_ids, s.turns, s.plans, s.saliency[rows]) for s in read_salient(Path(path))
         }

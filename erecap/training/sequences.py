@@ -7,7 +7,7 @@ others less, so the weight also marks the plans.
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from erecap.models.files import fill_atomically
+from erecap.models.files import FileError, fill_atomically, reading
 
 PLAN_WEIGHT = 1.0
 """The weight of a token of a plan to imitate."""
@@ -27,6 +27,9 @@ NO_REPLAN = -2
 """The turn given for a row of a batch that has no replan."""
 SEQUENCES_FORMAT = "erecap-sequences-2"
 """Name and version of the format, in a shard's metadata."""
+
+CHECKSUM = "checksum"
+"""Key of a file's metadata: the checksum of its tensors."""
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -157,7 +160,26 @@ def write_shard(path: Path, sequences: Sequence[TokenSequence]) -> None:
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
         "offsets": offsets,
     }
-    fill_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata={"format": SEQUENCES_FORMAT}))
+    metadata = {"format": SEQUENCES_FORMAT, CHECKSUM: tensors_checksum(tensors)}
+    fill_atomically(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+
+
+def tensors_checksum(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of all tensors and their names."""
+    checksum = hashlib.sha256()
+    for name in sorted(tensors):
+        checksum.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    return checksum.hexdigest()[:16]
+
+
+def check_tensors(path: Path, metadata: Mapping[str, str] | None, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise ``FileError`` where the tensors of a file are not those that its metadata has the checksum of.
+
+    Files of earlier releases have no checksum and are taken as they are.
+    """
+    written, here = (metadata or {}).get(CHECKSUM), tensors_checksum(tensors)
+    if written not in (None, here):
+        raise FileError(f"{path} is damaged (checksum {here}, not {written}): copy it again, or make it again")
 
 
 class ShardedSequences:
@@ -192,8 +214,11 @@ class ShardedSequences:
 
 
 def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle
-    file = safe_open(path, framework="numpy")
-    found = (file.metadata() or {}).get("format")  # type: ignore[no-untyped-call]
-    if found != SEQUENCES_FORMAT:
-        raise ValueError(f"{path} has format {found!r}, not {SEQUENCES_FORMAT!r}: write it again with write_shard")
+    with reading(path, "copy it again, or make it again with write_shard"):
+        file = safe_open(path, framework="numpy")
+        metadata = file.metadata() or {}  # type: ignore[no-untyped-call]
+        if metadata.get("format") == SEQUENCES_FORMAT:
+            check_tensors(path, metadata, {name: file.get_tensor(name) for name in file.keys()})  # type: ignore[no-untyped-call]  # noqa: SIM118
+    if metadata.get("format") != SEQUENCES_FORMAT:
+        raise ValueError(f"{path} has format {metadata.get('format')!r}, not {SEQUENCES_FORMAT!r}: write it again with write_shard")
     return file

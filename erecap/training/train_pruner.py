@@ -5,6 +5,7 @@ keep ratio may be drawn for each batch, so that one pruner serves all ratios. ``
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -19,7 +20,7 @@ from erecap.engine.differentiable import frozen
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
-from erecap.training.batches import Batch, Batches
+from erecap.training.batches import Batch, Batches, has_later_plan
 from erecap.training.config import TrainConfig
 from erecap.training.early_stopping import EarlyStopping
 from erecap.training.loop import Hooks, Metrics, MetricSums, TrainLoop, TrainRecord
@@ -116,6 +117,29 @@ class PrunerData:
         """The held-out sequences in batches."""
         return Batches(self.batches.sequences, self.batches.token_budget, only=self.held_out)
 
+    def usable(self) -> "PrunerData":
+        """Return the data without the sequences that teach nothing, those without a plan after the first turn. Warn of how many.
+
+        Raises
+        ------
+        ValueError
+            Where nothing is left to train on.
+        """
+        sequences, numbers = self.batches.sequences, self.batches.numbers
+        trained = tuple(i for i in numbers if has_later_plan(sequences[i]))
+        held_out = tuple(i for i in self.held_out if has_later_plan(sequences[i]))
+        if not trained:
+            raise ValueError(
+                f"none of {len(numbers)} sequences has a plan after the first turn, so nothing can be pruned: give longer episodes"
+            )
+        left_out = len(numbers) - len(trained) + len(self.held_out) - len(held_out)
+        if not left_out:
+            return self
+        warnings.warn(
+            f"left out {left_out} sequences without a plan after the first turn: they have nothing to prune", stacklevel=3
+        )
+        return replace(self, batches=self.batches.only(trained), held_out=held_out)
+
 
 def train_pruner(
     model: PreTrainedModel,
@@ -127,7 +151,8 @@ def train_pruner(
 ) -> list[TrainRecord]:
     """Train ``pruner`` in place and save it to ``out_dir / "pruner"``; with held-out sequences, save the pruner of the lowest loss.
 
-    The weights of ``model`` do not change. A run continues from the checkpoint in ``out_dir``.
+    The weights of ``model`` do not change. A run continues from the checkpoint in ``out_dir``. Sequences without a plan after the
+    first turn have nothing to prune: they are left out, and a warning says how many.
 
     Returns
     -------
@@ -145,6 +170,7 @@ def train_pruner(
     """
     _check(model, pruner, settings.schedule)
     _check_saliency(data, pruner, settings.loss)
+    data = data.usable()
     play = _Play(model, pruner, data.saliency, settings.loss, settings.mask)
     stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), settings.patience)
     told = hooks or Hooks()

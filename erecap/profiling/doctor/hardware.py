@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from erecap.models.device import default_dtype, device_name, dtype_name
+from erecap.models.host_memory import available_bytes
 from erecap.profiling.doctor.finding import Check, Status
-from erecap.profiling.host_memory import available_bytes
 
 MEMORY_GIB = (1.0, 4.0)
 """Free memory below which there is an error, and a warning."""
