@@ -135,6 +135,8 @@ class EpisodeRecord(Record):
     """Seconds that the episode took."""
     system: str | None = None
     """System text of its prompts; ``None`` in records of the first form, whose text was ``planner.system_text()``."""
+    digest: str | None = None
+    """Digest of the episode's records, by which a changed file is known; ``None`` in older records."""
 
 
 AnyRecord = Annotated[TranscriptRecord | PlannerCall | StepRecord | EpisodeRecord, Field(discriminator="kind")]
