@@ -7,9 +7,9 @@ from typing import Any
 
 from agents.families import make_world
 from agents.job import EpisodeJob
-from agents.protocols import AgentConfig, FrameSink, Sink, WorldBackend
+from agents.protocols import AgentConfig, FrameSink, Moment, MomentSink, Sink, WorldBackend
 from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
-from agents.world import Call, Outcome, Tick, failed
+from agents.world import Call, Outcome, Scene, SceneWorld, Tick, failed
 from planner import (
     Generation,
     History,
@@ -103,6 +103,7 @@ class Episode:
             self.plan = self._ask(request)
         except PlanParseError as error:
             self._ask_again(error, time.perf_counter() - request.begin)
+        self._tell("")
 
     def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
         """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
@@ -182,7 +183,7 @@ class Episode:
         self.reward += tick.reward
         self.progress = tick.progress
         self.disturbances += tick.disturbances
-        self._show()
+        self._show(tick.disturbances)
         if tick.success:
             self.end = "success"
         elif tick.terminated:
@@ -206,7 +207,8 @@ class Episode:
     @property
     def key(self) -> dict[str, Any]:
         """The fields that every record of the episode begins with."""
-        return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
+        backend, env_id, seed = self.job.key
+        return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
         self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
@@ -264,12 +266,22 @@ class Episode:
     def _append(self, kind: EntryKind, text: str) -> None:
         index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
 
-    def _show(self) -> None:
+    def _show(self, disturbances: tuple[str, ...] = ()) -> None:
         frame = self.world.frame() if self.frames is not None else None
         if self.frames is not None and frame is not None:
+            self._tell(self.caption, disturbances)
             self.frames(frame, self.caption)
+
+    def _tell(self, line: str, disturbances: tuple[str, ...] = ()) -> None:
+        """Tell a ``MomentSink`` where the episode stands."""
+        frames: object = self.frames
+        world: object = self.world
+        if isinstance(frames, MomentSink):
+            scene = world.scene() if isinstance(world, SceneWorld) else Scene()
+            rest = tuple(call.text for call in self.plan)
+            frames.see(Moment(self.env_steps, self.world.max_steps, self.progress, line, rest, disturbances, scene))
 
 
 _OUTCOME_AT_END: dict[End | None, Outcome] = {

@@ -95,7 +95,7 @@ class Attempt:
         log.error(
             "a worker died; its episode is played once more" if left else "a worker died again; its episode is left out",
             **died,
-            backend=job.backend,
+            backend=job.key[0],
             env_id=job.env_id,
             seed=job.seed,
         )

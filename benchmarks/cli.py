@@ -63,7 +63,7 @@ def _describe(error: OSError) -> str:
 
 
 def _refuse(message: str) -> NoReturn:
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"error: {message}")
+    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(f"error: {message}")
     sys.exit(USER_ERROR)
 
 

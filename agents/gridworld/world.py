@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.expert import expert_plan
+from agents.gridworld.names import GridNames
 from agents.gridworld.situation import report
 from agents.gridworld.skills import start_skill
 from agents.job import EpisodeJob
-from agents.world import Call, Outcome, Outcomes, Progress, Tick
+from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
 from envs import Verbosity, describe, task_text, verbosity_of
 from planner import SkillCall, parse_plan, system_text
+
+_GAP = 0.12  # cells between a name and a door
+_LEGEND = "red triangle: the agent; lighter: what it sees"
 
 
 class GridWorld:
@@ -34,6 +38,7 @@ class GridWorld:
         self.env, self._verbosity = env, verbosity
         self._rooms: Any = env if hasattr(env, "room_names") else env.unwrapped
         unwrapped: Any = env.unwrapped
+        self._unwrapped = unwrapped
         self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
         self._planned_for = ""
         self._goal_event = False
@@ -57,6 +62,7 @@ class GridWorld:
     def reset(self, seed: int) -> Progress:
         """Begin the episode of this seed."""
         observation, self.info = self.env.reset(seed=seed)
+        self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
         self.belief.update(observation)
         return self._progress()
@@ -71,8 +77,8 @@ class GridWorld:
         return describe(seen, self._verbosity)
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
-        """Read one skill per line."""
-        return parse_plan(answer).skills
+        """Read one skill per line. The arguments are names that something in this world could have."""
+        return parse_plan(answer, GridNames(self.belief.room_names)).skills
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Carry out one skill until it ends or is interrupted."""
@@ -114,6 +120,12 @@ class GridWorld:
         """Draw the grid."""
         return np.asarray(self.env.render(), dtype=np.uint8)
 
+    def scene(self) -> Scene:
+        """Return the rooms, all subgoals, and what the agent holds."""
+        held = self._unwrapped.carrying
+        name = f"{held.color} {held.type}" if held is not None else ""
+        return Scene(tuple(_places(self._unwrapped, self._rooms.room_names)), tuple(self.info["subgoals"]), name, _LEGEND)
+
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
@@ -128,3 +140,22 @@ class GridWorld:
     def _progress(self) -> Progress:
         info = self.info
         return Progress(task_text(info["subgoals"]), info["subgoal"], info["subgoals_done"], info["subgoals_total"])
+
+
+def _places(base: Any, room_names: Sequence[str]) -> list[Place]:
+    """Return where the name of each room is written: on the longest piece of the wall above it, so that no door is covered."""
+    pitch = base.room_size - 1
+    places = []
+    for index, name in enumerate(room_names):
+        x, y = index % base.num_cols * pitch, index // base.num_cols * pitch
+        doors = [i for i in range(x + 1, x + pitch) if not _is_wall(base, i, y)]
+        pieces = zip([x, *(door + 1 for door in doors)], [*doors, x + pitch], strict=True)
+        left, right = max(pieces, key=lambda piece: piece[1] - piece[0])
+        inner = max(left + _GAP, x + 1 - _GAP)  # on the corner the name would stand left of its room
+        places.append(Place(name, inner / base.width, (right - _GAP) / base.width, (y + 1) / base.height))
+    return places
+
+
+def _is_wall(base: Any, x: int, y: int) -> bool:
+    thing = base.grid.get(x, y)
+    return thing is not None and thing.type == "wall"

@@ -41,4 +41,4 @@ def points(value: float | None, interval: tuple[float, float] | None) -> str:
 def pipes(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Write a Markdown table; all columns but the first are aligned to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from agents.records import PlannerCall
@@ -117,8 +118,18 @@ def _plot(
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG."""
     picture = io.BytesIO()
+    _read_no_math(figure)
     figure.savefig(picture, format="png", dpi=144)
     return picture.getvalue()
+
+
+def _read_no_math(figure: Figure) -> None:
+    """Draw names of backends, paths and tokens as they are, with their dollar signs. Numbers at the axes keep their exponents."""
+    scales = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = {text for axis in scales for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
 
 
 def style(number: int, variant: int = 0) -> dict[str, Any]:

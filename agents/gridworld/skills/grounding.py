@@ -7,6 +7,7 @@ searched: a plan that names the wrong room costs the way there.
 from collections.abc import Generator
 
 from agents.gridworld.belief import Belief, Thing
+from agents.gridworld.names import split_name
 from agents.gridworld.navigation import walk_to
 from agents.gridworld.skills.base import SkillRun, no_way
 from agents.world import OK, Outcome, failed
@@ -15,8 +16,7 @@ from envs.observation.names import DOOR
 
 def split_place(belief: Belief, name: str) -> tuple[str, str]:
     """Split a name into the thing's description and its room; the room is empty where none is named."""
-    description, found, room = name.rpartition(" in ")
-    return (description, room) if found and room in belief.room_names else (name, "")
+    return split_name(name, belief.room_names)
 
 
 def ground(belief: Belief, name: str) -> Thing | None:
