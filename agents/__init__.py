@@ -1,5 +1,6 @@
 """Agents: the loop that observes, replans and acts, the worlds it plays in, and what it records."""
 
+import envs  # noqa: F401  # isort: split  # first, so that the packages below it are imported without their banners
 from agents.expert_backend import ExpertBackend
 from agents.families import FAMILIES, Family, make_world, register_family
 from agents.job import EpisodeJob

@@ -7,9 +7,10 @@ from typing import Any
 
 from agents.families import make_world
 from agents.job import EpisodeJob
-from agents.protocols import AgentConfig, FrameSink, Sink, WorldBackend
+from agents.protocols import AgentConfig, FrameSink, Moment, MomentSink, Sink, WorldBackend
 from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
-from agents.world import Call, Outcome, Tick, failed
+from agents.repeats import Repeats
+from agents.world import Call, Outcome, Scene, SceneWorld, Tick, failed
 from planner import (
     Generation,
     History,
@@ -57,6 +58,10 @@ class Episode:
     """Lines carried out since the last observation, with their outcomes."""
     disturbances: list[str] = field(default_factory=list)
     """Disturbances since the last line was recorded."""
+    observed: str = ""
+    """The last observation."""
+    repeats: Repeats = field(default_factory=Repeats)
+    """Which observation has led to which plan."""
     planned_for: str = ""
     """The open subgoal at the last observation."""
     caption: str = "start"
@@ -103,6 +108,7 @@ class Episode:
             self.plan = self._ask(request)
         except PlanParseError as error:
             self._ask_again(error, time.perf_counter() - request.begin)
+        self._tell("")
 
     def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
         """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
@@ -117,7 +123,11 @@ class Episode:
             self._take(self.world.idle())
 
     def _observe(self) -> None:
-        self._append("observation", self.world.describe(self.outcomes))
+        self.observed = self.world.describe(self.outcomes)
+        advice = self.repeats.advice(self.observed)
+        if advice is not None:  # before the observation, which stays the newest entry
+            self._append("feedback", advice)
+        self._append("observation", self.observed)
         self.outcomes, self.failed, self.planned_for = [], False, self.progress.goal
 
     def _ask(self, request: _Request) -> list[Call]:
@@ -130,6 +140,7 @@ class Episode:
         calls: list[Call] = []
         try:
             calls = list(self.world.parse(generation.complete_text))
+            self.repeats.note(self.observed, "; ".join(call.text for call in calls))
         except PlanParseError as caught:
             error = caught
             self.parse_errors += 1
@@ -182,7 +193,7 @@ class Episode:
         self.reward += tick.reward
         self.progress = tick.progress
         self.disturbances += tick.disturbances
-        self._show()
+        self._show(tick.disturbances)
         if tick.success:
             self.end = "success"
         elif tick.terminated:
@@ -267,10 +278,20 @@ class Episode:
         self.history = self.history.append(kind, text)
         self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
 
-    def _show(self) -> None:
+    def _show(self, disturbances: tuple[str, ...] = ()) -> None:
         frame = self.world.frame() if self.frames is not None else None
         if self.frames is not None and frame is not None:
+            self._tell(self.caption, disturbances)
             self.frames(frame, self.caption)
+
+    def _tell(self, line: str, disturbances: tuple[str, ...] = ()) -> None:
+        """Tell a ``MomentSink`` where the episode stands."""
+        frames: object = self.frames
+        world: object = self.world
+        if isinstance(frames, MomentSink):
+            scene = world.scene() if isinstance(world, SceneWorld) else Scene()
+            rest = tuple(call.text for call in self.plan)
+            frames.see(Moment(self.env_steps, self.world.max_steps, self.progress, line, rest, disturbances, scene))
 
 
 _OUTCOME_AT_END: dict[End | None, Outcome] = {

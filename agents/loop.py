@@ -38,7 +38,7 @@ def run_episode(
     sink
         Called with each record as soon as there is one; the ``EpisodeRecord`` comes last.
     frames
-        Called with a picture of the world at the start and after each environment step.
+        Called with a picture of the world at the start and after each environment step; a ``MomentSink`` is told more.
 
     Returns
     -------

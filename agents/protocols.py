@@ -8,11 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.records import Record
-from agents.world import World
+from agents.world import Progress, Scene, World
 from planner import Generation, LineCallback, Prompt, ReplanPolicy, Sampling
 
 Sink = Callable[[Record], None]
 """Takes one record."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state of an episode at the moment of a picture."""
+
+    env_step: int
+    """Environment steps so far."""
+    max_steps: int
+    """Environment steps allowed."""
+    progress: Progress
+    """The state of the task."""
+    line: str
+    """The line of the plan that is carried out; empty right after a replan."""
+    rest: tuple[str, ...]
+    """The lines of the plan after it."""
+    disturbances: tuple[str, ...]
+    """What happened in this step without the agent's doing."""
+    scene: Scene
+    """What the world adds to its picture."""
 
 
 class FrameSink(Protocol):
@@ -20,6 +40,15 @@ class FrameSink(Protocol):
 
     def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
         """Take the picture."""
+        ...
+
+
+@runtime_checkable
+class MomentSink(Protocol):
+    """A ``FrameSink`` that wants to know more than the caption."""
+
+    def see(self, moment: Moment) -> None:
+        """Take the state of the episode: before each picture, and once more after each replan."""
         ...
 
 

@@ -6,7 +6,7 @@ and a world knows no planner backend.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,45 @@ def failed(reason: str) -> Outcome:
     return Outcome(False, f"failed, {reason}")
 
 
+@dataclass(frozen=True)
+class Place:
+    """A name that is written onto a world's picture, in a strip given in fractions (0 to 1) of the picture's width and height."""
+
+    name: str
+    """The name, such as a room's."""
+    left: float
+    """Left edge of the strip."""
+    right: float
+    """Right edge of the strip; a longer name is shortened."""
+    bottom: float
+    """Lower edge of the strip."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a world adds to its picture, for people who look at it. Nothing of it reaches the planner."""
+
+    places: tuple[Place, ...] = ()
+    """Names of parts of the picture, such as rooms."""
+    subgoals: tuple[str, ...] = ()
+    """Texts of all subgoals, in the order in which they are due; empty where the world does not list them."""
+    held: str | None = None
+    """Name of what the agent holds; empty for an empty hand, ``None`` where the world has no hands."""
+    legend: str = ""
+    """How to read the picture, in one line."""
+
+
+@runtime_checkable
+class SceneWorld(Protocol):
+    """A world that explains its picture."""
+
+    def scene(self) -> Scene:
+        """Return what is to be seen."""
+        ...
+
+
 class World(Protocol):
-    """One episode of one environment."""
+    """One episode of one environment. It may explain its pictures, see ``SceneWorld``."""
 
     system: str
     """The system text of the prompt: the planner's role, the form of its answer, what it can do. Recorded with the episode."""

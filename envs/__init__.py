@@ -1,8 +1,10 @@
 """Environments: the household with its disturbances, BabyAI's levels, text environments, and the text of an observation."""
 
+import envs.quiet  # noqa: F401  # isort: split  # before anything that imports gymnasium
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates, HouseholdConfig
 from envs.household.env import HouseholdEnv
+from envs.mission_words import MISSION_WORDS
 from envs.observation.describe import Mention, Report, Verbosity, describe, task_text
 from envs.observation.episode import EpisodeOverError
 from envs.observation.text_space import holds_text
@@ -13,6 +15,7 @@ register_all()
 __all__ = [
     "HOUSEHOLDS",
     "LEVELS",
+    "MISSION_WORDS",
     "DisturbanceRates",
     "EmbodiedLevel",
     "EpisodeOverError",

@@ -1,16 +1,19 @@
 """The environments by gymnasium id, and how to make one that an agent can play."""
 
 import importlib
+import warnings
 from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
 from minigrid.core.roomgrid import RoomGrid
 from minigrid.minigrid_env import MiniGridEnv
+from pydantic import BaseModel
 
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates
 from envs.household.env import HouseholdEnv
+from envs.observation.ansi import MODE
 from envs.observation.describe import Verbosity
 from envs.observation.text_space import holds_text, outline
 
@@ -23,7 +26,7 @@ _TROUBLED_RATES = DisturbanceRates(
 )
 HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/Household-v0": {},
-    "ERecap/HouseholdQuiet-v0": {"disturbances": DisturbanceRates.none()},
+    "ERecap/HouseholdQuiet-v0": {"disturbances": DisturbanceRates.none().model_dump()},
     "ERecap/HouseholdSmall-v0": {"objects": 5, "subgoals": 3},
     "ERecap/HouseholdTroubled-v0": {  # short episodes with full boxes, blocked ways and things that vanish
         "cols": 2,
@@ -31,7 +34,7 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
         "boxes": 3,
         "subgoals": 5,
         "kinds": ("bring", "next_to", "inside", "inside", "inside", "unlock"),
-        "disturbances": _TROUBLED_RATES,
+        "disturbances": _TROUBLED_RATES.model_dump(),
     },
     "ERecap/HouseholdLong-v0": {
         "rows": 3,
@@ -51,11 +54,11 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
         "tour": 9,
         "subgoals": 5,
         "kinds": ("bring",),
-        "disturbances": _RECALL_RATES,
+        "disturbances": _RECALL_RATES.model_dump(),
         "max_steps": 1000,
     },
 }
-"""Parameters of each household by its id, as fields of ``HouseholdConfig``."""
+"""Parameters of each household by its id, as fields of ``HouseholdConfig``: plain values, so that ``spec.to_json`` works."""
 
 
 def register_all() -> None:
@@ -97,6 +100,7 @@ def make_env(
         For an unknown id, a package that cannot be imported, an environment that an agent cannot play, one that cannot be drawn in
         this ``render_mode``, or a bad parameter.
     """
+    parameters = {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in parameters.items()}
     register_all()
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps} must be at least 1: leave it out for the environment's own limit")
@@ -108,7 +112,9 @@ def make_env(
         _refuse_unless_drawn(name, render_mode, env_id)
         parameters["render_mode"] = render_mode
     # Gymnasium's checker watches the first steps of a user's environment; the gridworlds pass all its checks in our tests.
-    env = gym.make(name, disable_env_checker=True if on_grid else None, **parameters)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*render_mode='{MODE}' that is not in the possible")  # ``EmbodiedLevel`` draws it
+        env = gym.make(name, disable_env_checker=True if on_grid else None, **parameters)
     if not any_kind:
         _refuse_unless_playable(env, env_id)
     return EmbodiedLevel(env) if _is_level(env) else env
@@ -164,8 +170,12 @@ def _is_gridworld(name: str) -> bool:
 
 def _is_level(env: Env) -> bool:
     """Tell whether the environment is a level of minigrid's with rooms: no household, and no text."""
-    base = env.unwrapped
-    return isinstance(base, RoomGrid) and not isinstance(base, HouseholdEnv) and not holds_text(env.observation_space)
+    return _is_level_class(type(env.unwrapped)) and not holds_text(env.observation_space)
+
+
+def _is_level_class(creator: Any) -> bool:
+    """Tell whether this is a class of minigrid's levels with rooms, and no household."""
+    return isinstance(creator, type) and issubclass(creator, RoomGrid) and not issubclass(creator, HouseholdEnv)
 
 
 def _refuse_unless_drawn(name: str, render_mode: str, env_id: str) -> None:
@@ -174,6 +184,7 @@ def _refuse_unless_drawn(name: str, render_mode: str, env_id: str) -> None:
     if not (isinstance(creator, type) and issubclass(creator, gym.Env)):
         return
     modes = creator.metadata.get("render_modes", [])
+    modes = [*modes, MODE] if _is_level_class(creator) else modes
     if render_mode not in modes:
         raise ValueError(
             f"environment {env_id!r} cannot be drawn as {render_mode!r}, its render modes are {modes}: list the mode in "

@@ -6,7 +6,7 @@ from typing import Literal
 from planner.surrogates import join_surrogates
 
 EntryKind = Literal["task", "observation", "plan", "feedback"]
-"""The task, an observation, the planner's answer, or feedback on an answer that could not be read."""
+"""The task, an observation, the planner's answer, or feedback on an answer that could not be read or on plans that lead nowhere."""
 
 
 @dataclass(frozen=True)

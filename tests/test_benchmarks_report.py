@@ -2,8 +2,8 @@
 
 import io
 
-import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -12,10 +12,10 @@ from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.comparison.replay import Measured, ReplayRow
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
-from benchmarks.reports.format import mebibytes, seconds
-from benchmarks.reports.plots import per_bin, per_value, write_plots
+from benchmarks.reports.format import mebibytes, pipes, seconds
+from benchmarks.reports.plots import per_bin, per_value, png, write_plots
 from benchmarks.reports.table import COLUMNS, environments_table, paired_differences, summary_markdown, summary_table
-from benchmarks.runs.gif import CAPTION_HEIGHT, MAX_WIDTH, GifWriter, captioned, record_gif
+from benchmarks.runs.gif import record_gif
 
 SPREAD = {"p50": 4000, "p95": 4200, "max": 5000}
 TIMES = {"p50": 0.1234, "p95": 1.5}
@@ -133,13 +133,13 @@ def test_an_empty_summary_is_a_table_too():
     assert paired_differences(empty) == []
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])
 def test_times_for_people(value, shown):
     assert seconds(value) == shown
 
 
 def test_sizes_for_people():
-    assert (mebibytes(0), mebibytes(1.5 * 2**20)) == ("-", "1.5 MiB")
+    assert (mebibytes(None), mebibytes(0), mebibytes(1.5 * 2**20)) == ("-", "-", "1.5 MiB")
 
 
 def test_plots_are_written_for_what_there_is(fakes, tmp_path):
@@ -167,28 +167,24 @@ def test_bins_hold_equally_many_points():
     assert {len(ys) for _, ys in bins} <= {8, 9}
 
 
-def test_a_caption_stands_below_the_frame():
-    picture = captioned(np.full((900, 600, 3), 200, dtype=np.uint8), "goto kitchen")
-    assert picture.size == (320, MAX_WIDTH + CAPTION_HEIGHT)
-    assert picture.getpixel((300, 100)) == (200, 200, 200)
-    bar = np.asarray(picture)[MAX_WIDTH:]
-    assert bar.max() > 200 > bar.min()
-
-
-def test_a_gif_without_frames_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no frames"):
-        GifWriter().save(tmp_path / "out.gif")
-
-
-def test_an_episode_becomes_a_gif(tmp_path):
-    path = tmp_path / "out.gif"
-    job = EpisodeJob("expert", "BabyAI-GoToRedBallNoDists-v0", 5)
-    episode = record_gif(job, BackendFactory()("expert"), AgentConfig(), path)
-    with Image.open(path) as gif:
-        assert 1 < gif.n_frames <= episode.env_steps + 1
-        assert gif.info["loop"] == 0
-
-
 def test_a_gif_must_be_called_one(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.gif"):
         record_gif(EpisodeJob("expert", "fake", 0), BackendFactory()("expert"), AgentConfig(), tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("name", [r"my$\nothing$.made:up", "erecap?pruner=/a/$b$/c", "$"])
+def test_a_name_with_dollar_signs_is_drawn_as_it_is(name):
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 1000], [1, 2], label=name)
+    axes.set_title(name)
+    axes.set_xscale("log")
+    legend = axes.legend()
+    assert png(figure).startswith(b"\x89PNG")
+    assert not axes.title.get_parse_math()
+    assert [text.get_text() for text in legend.get_texts()] == [name]
+    assert all(label.get_parse_math() for label in axes.get_xticklabels())
+
+
+def test_a_bar_in_a_name_does_not_split_its_cell():
+    assert pipes(["backend", "n"], [["a|b", "1"]]).splitlines()[-1] == r"| a\|b | 1 |"

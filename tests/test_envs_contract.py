@@ -1,5 +1,8 @@
 """What every environment owes: gymnasium's contract, determinism under a seed, pictures, and clear errors."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import gymnasium as gym
@@ -34,10 +37,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("env_id", ALL)
-def test_gymnasium_env_checker(env_id):
+def test_gymnasium_env_checker(env_id, monkeypatch):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
-        check_env(make_env(env_id), skip_render_check=True)
+        warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # minigrid's levels do not list ansi
+        warnings.filterwarnings("ignore", message=".*system font")  # minigrid's window
+        monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+        check_env(make_env(env_id))
 
 
 @pytest.mark.parametrize("env_id", ALL)
@@ -84,6 +90,24 @@ def test_pictures(env_id):
 
 
 @pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "GoTo"])
+def test_pictures_as_text(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = make_env(env_id, render_mode="ansi")
+    assert env.render_mode == "ansi"
+    observation, _ = env.reset(seed=0)
+    *grid, rooms, mission, held = env.render().splitlines()
+    base = env.unwrapped
+    assert len(grid) == base.height
+    assert {len(line) for line in grid} == {2 * base.width}
+    assert "".join(grid).count("WG") == sum(thing is not None and thing.type == "wall" for thing in base.grid.grid)
+    assert rooms.startswith("Rooms: ")
+    assert rooms.count(" / ") == base.num_rows - 1
+    assert mission == f"Mission: {observation['mission']}"
+    assert held == "Holding: nothing"
+
+
+@pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "GoTo"])
 def test_an_action_without_an_episode_is_an_error(env_id):
     env = make_env(env_id, max_steps=2)
     env.reset(seed=0)
@@ -102,12 +126,32 @@ def test_an_action_before_the_first_reset_is_an_error():
         make_env("ERecap/Household-v0").unwrapped.step(0)
 
 
-@pytest.mark.parametrize("action", [7, -1, "fly"])
-def test_an_unknown_action_is_an_error(action):
-    env = make_env("ERecap/Household-v0")
+@pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "GoTo"])
+@pytest.mark.parametrize("action", [7, -1, "fly", 2.0, None, [2]])
+def test_an_unknown_action_is_an_error_and_costs_no_step(env_id, action):
+    env = make_env(env_id)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="Unknown action"):
+    with pytest.raises(ValueError, match=r"Unknown action .*: choose from 0 left, 1 right, .*, 6 done"):
         env.step(action)
+    assert env.unwrapped.step_count == 0
+    env.step(np.array(2))
+
+
+@pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "GoTo"])
+def test_seeds_are_integers_of_any_type(env_id):
+    env = make_env(env_id)
+    assert same(env.reset(seed=np.uint8(3)), env.reset(seed=3))
+    for seed in (1.5, "1", -1, True, [1]):
+        with pytest.raises(ValueError, match=r"seed=.* must be an integer of at least 0, or None"):
+            env.reset(seed=seed)
+
+
+@pytest.mark.parametrize("env_id", ["ERecap/Household-v0", "GoTo"])
+def test_options_that_nobody_knows_are_an_error(env_id):
+    env = make_env(env_id)
+    env.reset(seed=0, options={})
+    with pytest.raises(ValueError, match=r"reset option 'rooms', 'size' is unknown: a .* takes none; give parameters to"):
+        env.reset(seed=0, options={"rooms": 3, "size": 5})
 
 
 @pytest.mark.parametrize("env_id", ["Nowhere", "ERecap/Household-v9", ""])
@@ -154,3 +198,22 @@ def test_what_a_level_prints_goes_to_the_log(capsys):
     assert capsys.readouterr().out == ""
     assert {(entry["event"], entry["log_level"]) for entry in logs} == {("level printed", "debug")}
     assert "Sampling rejected" in logs[0]["text"]
+
+
+BANNERS = """
+import importlib.metadata, warnings
+warnings.warn("old and tired", UserWarning, stacklevel=1)
+print("HELLO from a banner")
+notifications = {name: {importlib.metadata.version(name): f"NOTICE of {name}"} for name in ("gymnasium", "minigrid")}
+"""
+
+
+@pytest.mark.parametrize("package", ["envs", "agents"])
+def test_importing_prints_nothing(package, tmp_path):
+    """Gymnasium and minigrid print what ``farama_notifications`` says of their version; pygame prints a banner."""
+    (tmp_path / "farama_notifications.py").write_text(BANNERS)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    clean = {name: value for name, value in os.environ.items() if name != "PYGAME_HIDE_SUPPORT_PROMPT"}
+    code = f"import {package}, envs.quiet; assert 'NOTICE of minigrid' in envs.quiet.PRINTED; assert 'tired' in envs.quiet.PRINTED"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**clean, "PYTHONPATH": paths})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from envs import HOUSEHOLDS, DisturbanceRates, HouseholdConfig, HouseholdEnv, make_env
 from envs.household.containers import BOX_CLOSED, BOX_EMPTY, Container, content_code, decode_content
+from envs.household.foresight import gifts
 from envs.household.subgoals import KINDS, Subgoal
 from envs.household.tasks import tour
 from envs.observation.embodied import room_indices, view_cells
@@ -288,7 +289,7 @@ def test_subgoals_name_what_there_is_and_leave_keys_of_locked_doors_alone(parame
         assert goal.thing not in locks
         assert not goal.target or goal.target in env.things or goal.target in env.room_names
         assert goal.text == KINDS[goal.kind].template.format(thing=goal.thing, target=goal.target)
-    assert env.mission == "; ".join(goal.text for goal in env.subgoals)
+    assert env.mission == env.subgoals[0].text
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])
@@ -298,3 +299,63 @@ def test_a_tour_walks_from_room_to_room_and_comes_first(count):
     assert [goal.text for goal in env.subgoals[:count]] == [f"inspect {env.room_names[room]}" for room in rooms]
     assert rooms[0] == env.agent_room()
     assert len(set(rooms)) == count
+
+
+@pytest.mark.parametrize("env_id", HOUSEHOLDS)
+def test_no_subgoal_is_paid_for_without_an_act(env_id):
+    env = make_env(env_id).unwrapped
+    for seed in range(1_000_000, 1_000_012):
+        _, info = env.reset(seed=seed)
+        assert info["subgoals_done"] == 0
+        assert gifts(env, env.subgoals) == []
+
+
+@pytest.mark.parametrize(
+    ("env_id", "seed", "why"),
+    [
+        ("ERecap/HouseholdSmall-v0", 1_000_057, "side by side at the start"),
+        ("ERecap/HouseholdSmall-v0", 1_000_077, "the same two things, the other way round"),
+        ("ERecap/HouseholdRecall-v0", 1_000_000, "a room that the first view shows as a whole"),
+    ],
+)
+def test_a_subgoal_that_would_be_a_gift_is_drawn_again_and_the_others_stay(env_id, seed, why, monkeypatch):
+    env = make_env(env_id).unwrapped
+    env.reset(seed=seed)
+    after, seed_value = list(env.subgoals), env.seed_value
+    monkeypatch.setattr("envs.household.env.without_gifts", lambda house, goals, *rest: house.subgoals)
+    env.reset(seed=seed)
+    before = list(env.subgoals)
+    assert env.seed_value == seed_value, "the disturbances stay the same"
+    given = gifts(env, before)
+    assert given, why
+    kept = [goal for goal in before if goal not in given]
+    assert after[: len(kept)] == kept
+    assert len(after) == len(before) == len(set(after))
+
+
+def test_what_an_earlier_subgoal_undoes_is_no_gift(small_house):
+    house = small_house()
+    house.put("red ball", (1, 3))
+    away, back = Subgoal("bring", "red ball", house.there), Subgoal("bring", "red ball", house.here)
+    assert gifts(house.env, [away, back]) == []
+    assert gifts(house.env, [back, away]) == [back]
+    assert gifts(house.env, [away, back, back]) == [back]
+
+
+def test_side_by_side_is_a_gift_either_way_round_until_one_of_them_moves(small_house):
+    house = small_house()
+    for name, cell in {"red ball": (1, 3), "blue ball": (2, 3), "green ball": (3, 1)}.items():
+        house.put(name, cell)
+    one, other = Subgoal("next_to", "red ball", "blue ball"), Subgoal("next_to", "blue ball", "red ball")
+    apart = Subgoal("next_to", "red ball", "green ball")
+    assert gifts(house.env, [one, other]) == [one, other]
+    assert gifts(house.env, [apart, one, other]) == [other]
+
+
+def test_what_is_in_the_box_already_is_a_gift(small_house):
+    house = small_house()
+    house.put("blue box", (2, 2), inside="red ball")
+    inside, out = Subgoal("inside", "red ball", "blue box"), Subgoal("bring", "red ball", house.here)
+    assert gifts(house.env, [inside]) == [inside]
+    assert gifts(house.env, [out, inside]) == []
+    assert gifts(house.env, [out, inside, out, out]) == [out]

@@ -10,14 +10,19 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.expert import expert_plan
 from agents.gridworld.names import GridNames
+from agents.gridworld.persistence import PatientExpert
 from agents.gridworld.situation import report
 from agents.gridworld.skills import start_skill
 from agents.job import EpisodeJob
-from agents.world import Call, Outcome, Outcomes, Progress, Tick
+from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
 from envs import Verbosity, describe, task_text, verbosity_of
 from planner import SkillCall, parse_plan, system_text
+
+_GAP = 0.12  # cells between a name and a door
+_LEGEND = "red triangle: the agent; lighter: what it sees"
+GOAL_CHANGED = "goal changed"
+"""The disturbance that replaces the open subgoal. It interrupts the skill during which it happens, and no later one."""
 
 
 class GridWorld:
@@ -35,9 +40,9 @@ class GridWorld:
         self.env, self._verbosity = env, verbosity
         self._rooms: Any = env if hasattr(env, "room_names") else env.unwrapped
         unwrapped: Any = env.unwrapped
+        self._unwrapped = unwrapped
         self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
         self._planned_for = ""
-        self._goal_event = False
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -58,8 +63,10 @@ class GridWorld:
     def reset(self, seed: int) -> Progress:
         """Begin the episode of this seed."""
         observation, self.info = self.env.reset(seed=seed)
+        self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
         self.belief.update(observation)
+        self._expert = PatientExpert()
         return self._progress()
 
     def describe(self, outcomes: Outcomes) -> str:
@@ -82,16 +89,16 @@ class GridWorld:
         return replace(outcome, gave_up=call.name == "done")
 
     def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
-        self._goal_event = False
         skill = start_skill(self.belief, call)
         try:
             action = next(skill)
             while True:
                 held = self.belief.held
-                yield self._step(action)
+                tick = self._step(action)
+                yield tick
                 if held is not None and self.belief.held is None and action != Actions.drop:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
-                if self._goal_event and self._progress().goal != self._planned_for:
+                if GOAL_CHANGED in tick.disturbances and tick.progress.goal != self._planned_for:
                     return Outcome(False, "interrupted, the goal changed", goal_changed=True)
                 action = next(skill)
         except StopIteration as stop:
@@ -109,11 +116,17 @@ class GridWorld:
 
     def expert(self) -> str | None:
         """Plan from the belief for the subgoal that the last observation named."""
-        return expert_plan(self.belief, self._planned_for)
+        return self._expert.plan(self.belief, self._planned_for)
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the grid."""
         return np.asarray(self.env.render(), dtype=np.uint8)
+
+    def scene(self) -> Scene:
+        """Return the rooms, all subgoals, and what the agent holds."""
+        held = self._unwrapped.carrying
+        name = f"{held.color} {held.type}" if held is not None else ""
+        return Scene(tuple(_places(self._unwrapped, self._rooms.room_names)), tuple(self.info["subgoals"]), name, _LEGEND)
 
     def close(self) -> None:
         """Close the environment."""
@@ -123,9 +136,27 @@ class GridWorld:
         observation, reward, terminated, truncated, self.info = self.env.step(action)
         self.belief.update(observation, action)
         events = tuple(self.info["disturbances"])
-        self._goal_event = self._goal_event or "goal changed" in events
         return Tick(self._progress(), float(reward), self.info["success"], terminated, truncated, events)
 
     def _progress(self) -> Progress:
         info = self.info
         return Progress(task_text(info["subgoals"]), info["subgoal"], info["subgoals_done"], info["subgoals_total"])
+
+
+def _places(base: Any, room_names: Sequence[str]) -> list[Place]:
+    """Return where the name of each room is written: on the longest piece of the wall above it, so that no door is covered."""
+    pitch = base.room_size - 1
+    places = []
+    for index, name in enumerate(room_names):
+        x, y = index % base.num_cols * pitch, index // base.num_cols * pitch
+        doors = [i for i in range(x + 1, x + pitch) if not _is_wall(base, i, y)]
+        pieces = zip([x, *(door + 1 for door in doors)], [*doors, x + pitch], strict=True)
+        left, right = max(pieces, key=lambda piece: piece[1] - piece[0])
+        inner = max(left + _GAP, x + 1 - _GAP)  # on the corner the name would stand left of its room
+        places.append(Place(name, inner / base.width, (right - _GAP) / base.width, (y + 1) / base.height))
+    return places
+
+
+def _is_wall(base: Any, x: int, y: int) -> bool:
+    thing = base.grid.get(x, y)
+    return thing is not None and thing.type == "wall"

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.commands.model_options import load_with_pruner
 from benchmarks.micro.cost_calibration import CostCalibration, Workload, calibrate_cost
 from benchmarks.micro.timing import WARM_UP_ROUNDS
-from benchmarks.output.console import result_console
+from benchmarks.output.console import plain_console, result_console
 from benchmarks.reports.format import percent, seconds
 from benchmarks.runs.progress import StageProgress
 from erecap.calibration.cost_fit import relative_error
@@ -55,7 +54,7 @@ def run_cost_calibration(options: CostOptions, out: Path) -> None:
     """Measure a cost model, save it to ``out`` and print it."""
     workload = Workload(options.lengths, options.answer_tokens, options.rounds)
     loaded, scorer = load_with_pruner(options.selector, options.model, options.pruner, options.dtype, options.device)
-    with StageProgress(Console(stderr=True)) as progress:
+    with StageProgress(plain_console(stderr=True)) as progress:
         progress.begin("calibrate --cost", WARM_UP_ROUNDS + options.rounds)
         done = calibrate_cost(loaded, workload, options.selector, scorer, progress.advance)
     done.model.save(out)

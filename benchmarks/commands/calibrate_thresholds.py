@@ -9,10 +9,9 @@ from pathlib import Path
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.output.console import result_console
+from benchmarks.output.console import plain_console, result_console
 from benchmarks.recipes.thresholds import KeptShares, PromptChoice, ThresholdFitting, choose_prompts
 from benchmarks.runs.progress import StageProgress
 from erecap.calibration.thresholds import CALIBRATION_FILE, add_fits
@@ -60,7 +59,7 @@ def run_threshold_calibration(options: ThresholdOptions) -> None:
     schedules = [PruneSchedule.of_stages(options.stages, layers, keep) for keep in ratios]
     choice = PromptChoice(options.data, options.num_prompts, options.max_length)
     prompts = choose_prompts(choice, ChatTokenizer(loaded.tokenizer))
-    with StageProgress(Console(stderr=True)) as progress:
+    with StageProgress(plain_console(stderr=True)) as progress:
         fitting = ThresholdFitting(loaded, scorers, prompts, progress)
         fitted = [fitting.run(schedule) for schedule in schedules]
     add_fits(directory, [fit for fit, _ in fitted])

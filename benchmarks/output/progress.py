@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
+from benchmarks.output.console import plain_console, text_column
 from erecap.profiling.progress import LineProgress, describe
 from erecap.profiling.progress import Progress as MeasurementProgress
 
 
 def make_progress(console: Console | None = None) -> MeasurementProgress:
     """Make a bar on ``console``, by default stderr, where it is a terminal; else one line per point."""
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     return BarProgress(console) if console.is_terminal else LineProgress()
 
 
@@ -26,7 +27,13 @@ class BarProgress:
     """
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            text_column("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._bars = Progress(*columns, console=console, transient=True)
         self._task = self._bars.add_task("getting ready", total=None)
         self._bars.start()
@@ -41,7 +48,7 @@ class BarProgress:
 
     def add(self, point: Mapping[str, Any]) -> None:
         """See ``Progress`` of ``erecap.profiling``."""
-        self._bars.console.print(describe(point), highlight=False, markup=False, soft_wrap=True)
+        self._bars.console.print(describe(point), highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._bars.advance(self._task)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from agents.records import PlannerCall
@@ -47,7 +48,10 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         The files. A plot without points is left out.
     """
     by_number = {backend: [(c.replan + 1, c.replan_s * 1000) for c in made] for backend, made in calls.items()}
-    tokens = {backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made] for backend, made in calls.items()}
+    tokens = {
+        backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made if c.generation.prompt_tokens]
+        for backend, made in calls.items()
+    }
     written = [
         _plot(out / "replan_latency.png", by_number, per_value, "replan number", "latency (ms)", "Replan latency (closed loop)"),
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),
@@ -67,7 +71,7 @@ def _ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
     """Return (prompt tokens, TTFT in ms) of each replayed prompt, by backend."""
     backends = dict.fromkeys(backend for row in rows for backend in row.measured)
     return {
-        backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None]
+        backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None and m.ttft_s]
         for backend in backends
     }
 
@@ -114,8 +118,18 @@ def _plot(
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG."""
     picture = io.BytesIO()
+    _read_no_math(figure)
     figure.savefig(picture, format="png", dpi=144)
     return picture.getvalue()
+
+
+def _read_no_math(figure: Figure) -> None:
+    """Draw names of backends, paths and tokens as they are, with their dollar signs. Numbers at the axes keep their exponents."""
+    scales = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = {text for axis in scales for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
 
 
 def style(number: int, variant: int = 0) -> dict[str, Any]:

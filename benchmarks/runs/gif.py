@@ -1,43 +1,84 @@
-"""GIFs of episodes, with the current skill below each frame."""
+"""GIFs of episodes that explain themselves: see ``benchmarks.pictures`` for what they show."""
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
-from agents.records import EpisodeRecord
+from agents.protocols import Moment
+from agents.records import EpisodeRecord, Record
 from benchmarks.output.files import write_atomically
+from benchmarks.pictures.board import draw_board
+from benchmarks.pictures.story import Note, Story
 from planner import PlannerBackend
 
-MAX_WIDTH = 480
-CAPTION_HEIGHT = 26
 FRAME_MS = 120
-LAST_FRAME_MS = 1500
-_DARK, _LIGHT = (24, 24, 28), (240, 240, 240)
+"""Time of a picture in which nothing special happens, in milliseconds."""
+QUICK_MS = 50
+"""The same in an episode of more than ``LONG`` pictures."""
+LONG = 300
+HOLD_MS = {"replan": 1400, "disturbance": 700, "failure": 1100, "success": 2500}
+"""Least time of a picture with a note of each tone."""
+LAST_FRAME_MS = 3000
+_SAMPLES = 8  # pictures from which the colours are chosen
+_COLORS = 255  # one less than a GIF holds: the last one stands for "as before"
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """One picture, as a compressed PNG file: thousands of them must fit into memory."""
+
+    png: bytes
+    hold_ms: int
+
+    def image(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.png)).convert("RGB")
 
 
 class GifWriter:
-    """A ``FrameSink`` that collects the frames of an episode and saves them as a GIF with 256 colours."""
+    """A ``FrameSink`` and ``MomentSink`` that draws an episode and saves it as a GIF. ``take`` is its sink for records.
 
-    def __init__(self) -> None:
-        self._frames: list[Image.Image] = []
+    Parameters
+    ----------
+    job : EpisodeJob
+        The episode.
+    """
+
+    def __init__(self, job: EpisodeJob) -> None:
+        self._story = Story(job)
+        self._shots: list[_Shot] = []
+        self._frame: NDArray[np.uint8] | None = None
+        self._size: tuple[int, int] | None = None
+
+    def see(self, moment: Moment) -> None:
+        """Take a moment. The picture of the step before is drawn only now: what a replan says of that step belongs into it."""
+        before = self._story.moment
+        if before is not None and moment.env_step != before.env_step:
+            self._draw()
+        self._story.see(moment)
+
+    def take(self, record: Record) -> None:
+        """Take a record of the episode."""
+        self._story.take(record)
 
     def __call__(self, frame: NDArray[np.uint8], caption: str) -> None:
-        """Add one frame.
+        """Take the picture of the latest moment.
 
         Parameters
         ----------
         frame : uint8 array of shape (height, width, 3)
             RGB.
         caption : str
-            Text below the frame.
+            Not used: the moment says more.
         """
-        self._frames.append(captioned(frame, caption).quantize(256))
+        self._frame = frame
 
     def save(self, path: Path) -> None:
         """Write the GIF.
@@ -52,37 +93,43 @@ class GifWriter:
         ValueError
             Where there are no frames.
         """
-        if not self._frames:
+        self._draw()
+        if not self._shots:
             raise ValueError(f"no frames to write to {path}: the environment's render() must return one picture per step")
-        first, *rest = self._frames
-        durations = [*[FRAME_MS] * len(rest), LAST_FRAME_MS]
+        pictures = self._quantized()
+        usual = FRAME_MS if len(self._shots) <= LONG else QUICK_MS
+        durations = [max(usual, shot.hold_ms) for shot in self._shots]
+        durations[-1] = max(LAST_FRAME_MS, durations[-1])
         data = io.BytesIO()
-        first.save(data, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+        next(pictures).save(data, format="GIF", save_all=True, append_images=pictures, duration=durations, loop=0)
         write_atomically(path, data.getvalue())
 
+    def _draw(self) -> None:
+        """Draw the latest moment."""
+        if self._frame is None:
+            return
+        data, board = io.BytesIO(), draw_board(self._frame, self._story)
+        self._size = self._size or board.size  # a world may change the size of its frames, a GIF may not
+        board.crop((0, 0, *self._size)).save(data, format="PNG", compress_level=1)
+        self._shots.append(_Shot(data.getvalue(), hold_ms(self._story.notes)))
+        self._frame = None
 
-def captioned(frame: NDArray[np.uint8], caption: str) -> Image.Image:
-    """Draw a frame with a caption in a bar below it.
+    def _quantized(self) -> Iterator[Image.Image]:
+        """Reduce the pictures to one palette: then only what has changed is written."""
+        step = max(1, len(self._shots) // _SAMPLES)
+        samples = [shot.image() for shot in (*self._shots[::step], self._shots[-1])]
+        width, height = samples[0].size
+        mosaic = Image.new("RGB", (width, height * len(samples)))
+        for row, sample in enumerate(samples):
+            mosaic.paste(sample, (0, row * height))
+        palette = mosaic.quantize(_COLORS)
+        for shot in self._shots:
+            yield shot.image().quantize(palette=palette, dither=Image.Dither.NONE)
 
-    Parameters
-    ----------
-    frame : uint8 array of shape (height, width, 3)
-        RGB; shrunk where it is wider or higher than ``MAX_WIDTH`` pixels.
-    caption : str
-        Text, drawn on one line.
 
-    Returns
-    -------
-    PIL.Image.Image
-        The picture.
-    """
-    picture = Image.fromarray(frame)
-    picture.thumbnail((MAX_WIDTH, MAX_WIDTH))
-    out = Image.new("RGB", (picture.width, picture.height + CAPTION_HEIGHT), _DARK)
-    out.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(out)
-    draw.text((8, picture.height + CAPTION_HEIGHT // 2), caption, fill=_LIGHT, font=ImageFont.load_default(14), anchor="lm")
-    return out
+def hold_ms(notes: list[Note]) -> int:
+    """Return how long a picture with these notes stands at least, in milliseconds."""
+    return max((HOLD_MS[note.tone] for note in notes), default=0)
 
 
 def check_gif(job: EpisodeJob, path: Path) -> None:
@@ -117,7 +164,7 @@ def record_gif(job: EpisodeJob, backend: PlannerBackend, config: AgentConfig, pa
         Unless ``path`` ends in ``.gif``, and for an environment that cannot be drawn.
     """
     check_gif(job, path)
-    writer = GifWriter()
-    episode = run_episode(job, backend, config, lambda record: None, frames=writer)
+    writer = GifWriter(job)
+    episode = run_episode(job, backend, config, writer.take, frames=writer)
     writer.save(path)
     return episode

@@ -5,10 +5,11 @@ from typing import Self
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from agents.records import EpisodeRecord
+from benchmarks.output.console import plain_console, text_column
 from benchmarks.runs.closed_loop import ClosedLoop
 
 log = structlog.get_logger(__name__)
@@ -26,8 +27,14 @@ class ComparisonProgress:
     """
 
     def __init__(self, loop: ClosedLoop, console: Console | None = None) -> None:
-        console = console or Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = console or plain_console(stderr=True)
+        columns = (
+            text_column("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
         self._backends = {spec: self._bars.add_task(spec, total=loop.episodes) for spec in loop.all_backends}
         self._replay: TaskID | None = None
@@ -64,11 +71,11 @@ class StageProgress:
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            text_column("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            text_column("{task.fields[note]}"),
         )
         self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
         self._quiet = not console.is_terminal

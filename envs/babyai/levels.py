@@ -25,6 +25,8 @@ from minigrid.envs.babyai.core.verifier import (
     SeqInstr,
 )
 
+from envs.observation.ansi import MODE, draw_text, with_ansi
+from envs.observation.arguments import check_action, check_seed, refuse_options
 from envs.observation.embodied import Observation, embodied, embodied_space
 from envs.observation.episode import EpisodeOverError, goal_info
 from envs.observation.names import room_name
@@ -116,7 +118,7 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
     Parameters
     ----------
     env
-        The level, as ``gymnasium.make`` returns it.
+        The level, as ``gymnasium.make`` returns it. With its render mode ``ansi``, ``render`` gives a text (see ``draw_text``).
 
     Raises
     ------
@@ -137,7 +139,12 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.room_names = tuple(room_name(i) for i in range(base.num_rows * base.num_cols))
         assert isinstance(env.observation_space, gym.spaces.Dict)
         self.observation_space = embodied_space(env.observation_space, base.agent_view_size, base.width, base.height)
+        self.metadata = with_ansi(env.metadata)
         self.over = True
+
+    def render(self) -> Any:
+        """Draw the level in its render mode."""
+        return draw_text(self.base, self.room_names) if self.render_mode == MODE else self.env.render()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode.
@@ -147,15 +154,21 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         seed
             Decides the level; ``None`` draws on from the level's own generator.
         options
-            Passed on to the level.
+            Must be empty: minigrid's levels have none.
 
         Returns
         -------
         tuple
             The first observation and ``info`` (see ``goal_info``).
+
+        Raises
+        ------
+        ValueError
+            For a seed that is no integer of at least 0, and for any option.
         """
+        refuse_options(options, "a level")
         with _quiet():
-            observation, info = self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=check_seed(seed))
         self.over = False
         return embodied(self.base, observation), {**info, **goal_info(self._goals(False), False, [])}
 
@@ -176,9 +189,12 @@ class EmbodiedLevel(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         ------
         EpisodeOverError
             Before the first ``reset`` and after the end of an episode.
+        ValueError
+            For an unknown action.
         """
         if self.over:
             raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
+        action = check_action(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.over = terminated or truncated
         success = bool(terminated and float(reward) > 0)

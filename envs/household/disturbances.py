@@ -1,7 +1,8 @@
 """Disturbances: changes to the household that the agent does not cause.
 
-Seed and step alone decide which disturbances strike: two backends that act the same meet the same ones, however fast they are. A
-new disturbance is one function here and one line in ``DISTURBANCES``.
+Seed and step alone decide which disturbances strike: two backends that act the same meet the same ones, however fast they are. No
+disturbance does the agent's work: one that would reach a subgoal does not strike. A new disturbance is one function here and one
+line in ``DISTURBANCES``.
 """
 
 from collections.abc import Callable
@@ -57,8 +58,12 @@ def move_object(house: House, rng: np.random.Generator) -> str | None:
     cell = house.free_cell(rooms[int(rng.integers(len(rooms)))], rng)
     if cell is None:
         return None
+    gifts, before = house.gifts(), (int(thing.cur_pos[0]), int(thing.cur_pos[1]))
     house.relocate(thing, cell)
-    return f"{thing.color} {thing.type} moved"
+    if house.gifts() <= gifts:
+        return f"{thing.color} {thing.type} moved"
+    house.relocate(thing, before)
+    return None
 
 
 def knock_item(house: House, rng: np.random.Generator) -> str | None:
@@ -67,9 +72,12 @@ def knock_item(house: House, rng: np.random.Generator) -> str | None:
     cell = None if item is None else house.free_cell(house.agent_room(), rng)
     if item is None or cell is None:
         return None
-    house.carrying = None
-    house.put_obj(item, *cell)
-    return f"{item.color} {item.type} knocked away"
+    gifts = house.gifts()
+    house.drop_at(cell)
+    if house.gifts() <= gifts:
+        return f"{item.color} {item.type} knocked away"
+    house.take(item)
+    return None
 
 
 def change_goal(house: House, rng: np.random.Generator) -> str | None:

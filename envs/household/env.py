@@ -10,9 +10,12 @@ from minigrid.envs.babyai.core.roomgrid_level import BabyAIMissionSpace
 from envs.household import disturbances, layout
 from envs.household.config import HouseholdConfig
 from envs.household.containers import Container
+from envs.household.foresight import gifts
 from envs.household.house import House
 from envs.household.subgoals import KINDS, Subgoal
-from envs.household.tasks import TaskWriter, tour
+from envs.household.tasks import TaskWriter, tour, without_gifts
+from envs.observation.ansi import MODE, draw_text, with_ansi
+from envs.observation.arguments import check_action, check_seed, refuse_options
 from envs.observation.embodied import Observation, embodied, embodied_space, view_cells
 from envs.observation.episode import EpisodeOverError, goal_info
 
@@ -22,7 +25,8 @@ class HouseholdEnv(House):
 
     ## Mission
 
-    The texts of the subgoals in the order in which they are due, joined by "; ". A disturbance may change the open one.
+    The text of the open subgoal, such as "bring red ball to kitchen"; empty when all are done. ``info["subgoals"]`` lists all of
+    them in the order in which they are due. A disturbance may change the open one.
 
     ## Actions
 
@@ -36,7 +40,8 @@ class HouseholdEnv(House):
 
     ## Rewards
 
-    1 / number of subgoals for each subgoal, when it is reached.
+    1 / number of subgoals for each subgoal, when it is reached. No subgoal is reached without an act of the agent's: none holds
+    when the episode begins, and no disturbance fulfils one.
 
     ## Termination
 
@@ -45,7 +50,7 @@ class HouseholdEnv(House):
     Parameters
     ----------
     render_mode
-        ``rgb_array``, ``human`` or ``None``.
+        ``rgb_array``, ``human``, ``ansi`` (a text) or ``None``.
     **parameters
         Fields of ``HouseholdConfig``.
     """
@@ -53,6 +58,7 @@ class HouseholdEnv(House):
     unique_names = True
     """No two things of a household share type and colour."""
     observation_space: spaces.Dict
+    metadata = with_ansi(House.metadata)
 
     def __init__(self, render_mode: str | None = None, **parameters: Any) -> None:
         self.config = HouseholdConfig(**parameters)
@@ -82,20 +88,27 @@ class HouseholdEnv(House):
         seed
             Decides the house, the task and the disturbances; ``None`` draws on from the environment's own generator.
         options
-            Not used.
+            Must be empty: a household has none.
 
         Returns
         -------
         tuple
             The first observation and ``info`` (see ``goal_info``).
+
+        Raises
+        ------
+        ValueError
+            For a seed that is no integer of at least 0, and for any option.
         """
+        seed = check_seed(seed)
+        refuse_options(options, "a household")
         self.done_count = self.goal_changes = 0
         self.over = False
         self.seen = np.zeros((self.width, self.height), dtype=bool)
         self.subgoals = []
-        _, info = super().reset(seed=seed, options=options)
+        _, info = super().reset(seed=seed)
+        self._redraw_gifts()
         self.seed_value = int(self.np_random.integers(2**31))
-        self._advance()
         return self.gen_obs(), {**info, **self._info([])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -120,6 +133,7 @@ class HouseholdEnv(House):
         """
         if self.over:
             raise EpisodeOverError(f"action {action} while no episode is under way: call reset() first")
+        action = check_action(action)
         slipped = self._slips(action)
         carried = None if slipped else self._use_container(action)
         inert = slipped or carried is not None
@@ -128,12 +142,17 @@ class HouseholdEnv(House):
         events += ["skill failed"] if slipped else []
         before = self.done_count
         self._advance()
-        if events or inert:
+        if events or inert or self.done_count > before:
+            self._write_mission()
             observation = self.gen_obs()
         success = self.done_count == len(self.subgoals)
         self.over = success or truncated
         reward = (self.done_count - before) / len(self.subgoals)
         return observation, reward, success, truncated and not success, {**info, **self._info(events)}
+
+    def render(self) -> Any:
+        """Draw the house in the environment's render mode; ``ansi`` gives a text (see ``draw_text``)."""
+        return draw_text(self, self.room_names) if self.render_mode == MODE else super().render()
 
     def gen_obs(self) -> Observation:
         """Return the observation of the present state, and count the cells in view as seen."""
@@ -147,15 +166,22 @@ class HouseholdEnv(House):
     def _gen_grid(self, width: int, height: int) -> None:
         super()._gen_grid(width, height)
         layout.build(self, self.config, self.np_random)
-        walk = tour(self, self.config.tour)
-        self.subgoals = walk + TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
-        if not self.subgoals:
-            kinds = ", ".join(dict.fromkeys(self.config.kinds))
-            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
+        self.subgoals = tour(self, self.config.tour)
+        self.subgoals += TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
+        self._write_mission()
+
+    def _redraw_gifts(self) -> None:
+        """Replace the subgoals that the first view or the layout fulfils; the generator of all other draws stays as it is."""
+        count, own = len(self.subgoals), self.np_random.spawn(1)[0]
+        goals = tour(self, self.config.tour) + self.subgoals[self.config.tour :]
+        self.subgoals = without_gifts(self, goals, count, self.config.kinds, own)
         self._write_mission()
 
     def _write_mission(self) -> None:
-        self.mission = "; ".join(goal.text for goal in self.subgoals)
+        if not self.subgoals:
+            kinds = ", ".join(dict.fromkeys(self.config.kinds))
+            raise ValueError(f"this household offers no subgoal of the kinds {kinds}: add kinds, objects, boxes or locked doors")
+        self.mission = self.subgoals[self.done_count].text if self.done_count < len(self.subgoals) else ""
 
     def _info(self, events: list[str]) -> dict[str, Any]:
         goals = [(goal.text, index < self.done_count) for index, goal in enumerate(self.subgoals)]
@@ -169,6 +195,10 @@ class HouseholdEnv(House):
                 break
             self.done_count += 1
 
+    def gifts(self) -> set[str]:
+        """Return the texts of the open subgoals that hold without an act of the agent's, or because of an earlier act."""
+        return {goal.text for goal in gifts(self, self.subgoals[self.done_count :])}
+
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
         """Put another subgoal in the place of the open one; return whether one was found.
 
@@ -180,7 +210,8 @@ class HouseholdEnv(House):
         if open_goal is None or open_goal.kind == "inspect":
             return False
         fresh = [g for g in TaskWriter(self, rng).write(("bring", "next_to"), 2) if g not in self.subgoals]
-        fresh = [g for g in fresh if not KINDS[g.kind].reached(self, g)]
+        rest, held = self.subgoals[self.done_count + 1 :], self.gifts()
+        fresh = [g for g in fresh if {gift.text for gift in gifts(self, [g, *rest])} <= held]
         if fresh:
             self.subgoals[self.done_count] = fresh[0]
             self.goal_changes += 1

@@ -142,6 +142,16 @@ class House(RoomGrid):
         self.grid.set(*map(int, thing.cur_pos), None)
         self.put_obj(thing, *cell)
 
+    def drop_at(self, cell: Cell) -> None:
+        """Lay the held thing on a free cell."""
+        item, self.carrying = self.carrying, None
+        self.put_obj(item, *cell)
+
+    def take(self, thing: WorldObj) -> None:
+        """Take a loose thing from the floor into the agent's hand."""
+        self.grid.set(*map(int, thing.cur_pos), None)
+        self.carrying, thing.cur_pos = thing, np.array([-1, -1])
+
     def free_cell(self, room: int, rng: np.random.Generator) -> Cell | None:
         """Draw a free cell of the room where a thing blocks neither a doorway nor the way to anything else.
 
@@ -168,6 +178,10 @@ class House(RoomGrid):
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
         """Put another subgoal in the place of the open one; a house without a task has none and returns False."""
         return False
+
+    def gifts(self) -> set[str]:
+        """Return the texts of the subgoals that are reached without an act of the agent's; a house without a task has none."""
+        return set()
 
     def _at_doorway(self, cell: Cell) -> bool:
         return any(self.room_at(*near) < 0 and not self._is_wall(near) for near in self.neighbors(cell))

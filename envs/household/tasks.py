@@ -2,8 +2,12 @@
 
 import numpy as np
 
+from envs.household.foresight import gifts
 from envs.household.house import House
 from envs.household.subgoals import Subgoal
+
+ATTEMPTS = 50
+"""How many subgoals are drawn at most for each one that is wanted."""
 
 
 class TaskWriter:
@@ -40,13 +44,29 @@ class TaskWriter:
             The subgoals in the order in which they are due; fewer than ``count`` where the house offers no more.
         """
         goals: list[Subgoal] = []
-        for _ in range(50 * count):
+        for _ in range(ATTEMPTS * count):
             if len(goals) == count:
                 break
-            goal = self._one(kinds[int(self.rng.integers(len(kinds)))])
+            goal = self.one_more(kinds)
             if goal is not None and goal not in goals:
                 goals.append(goal)
         return goals
+
+    def follow(self, goals: list[Subgoal]) -> None:
+        """Note where these subgoals leave the things, as if this writer had drawn them."""
+        for goal in goals:
+            if goal.thing not in self.room_of:
+                self.touched.add(goal.thing)
+            elif goal.kind == "bring":
+                self._leave(goal.thing, self.house.room_names.index(goal.target))
+            elif goal.kind == "next_to":
+                self._leave_beside(goal.thing, goal.target)
+            else:
+                self._leave_inside(goal.thing, goal.target)
+
+    def one_more(self, kinds: tuple[str, ...]) -> Subgoal | None:
+        """Draw one subgoal, or ``None`` where the house offers none of the kind that was drawn."""
+        return self._one(kinds[int(self.rng.integers(len(kinds)))])
 
     def _one(self, kind: str) -> Subgoal | None:
         writer = getattr(self, f"_{kind}")
@@ -71,7 +91,7 @@ class TaskWriter:
         target = self._pick(others)
         if thing is None or target is None:
             return None
-        self._leave(thing, self.room_of.get(target, self.house.room_of_thing(target)))
+        self._leave_beside(thing, target)
         return Subgoal("next_to", thing, target)
 
     def _inside(self) -> Subgoal | None:
@@ -79,9 +99,7 @@ class TaskWriter:
         box = self._pick([name for name in self.house.box_names() if name not in self.full])
         if thing is None or box is None:
             return None
-        self._leave(thing, self.house.room_of_thing(box))
-        self.full.add(box)
-        self.in_box.add(thing)
+        self._leave_inside(thing, box)
         return Subgoal("inside", thing, box)
 
     def _open(self) -> Subgoal | None:
@@ -115,7 +133,55 @@ class TaskWriter:
         self.room_of[thing] = room
         self.touched.add(thing)
 
+    def _leave_beside(self, thing: str, target: str) -> None:
+        self._leave(thing, self.room_of.get(target, self.house.room_of_thing(target)))
+
+    def _leave_inside(self, thing: str, box: str) -> None:
+        self._leave(thing, self.house.room_of_thing(box))
+        self.full.add(box)
+        self.in_box.add(thing)
+
 
 def tour(house: House, count: int) -> list[Subgoal]:
-    """Return subgoals to inspect ``count`` rooms, in the order in which a walk from the agent's room comes to them."""
-    return [Subgoal("inspect", house.room_names[room]) for room in house.rooms_by_walk()[:count]]
+    """Return subgoals to inspect up to ``count`` rooms, in the order in which a walk from the agent's room comes to them.
+
+    A room that has been in view as a whole needs no visit and is left out.
+    """
+    rooms = [room for room in house.rooms_by_walk() if not house.is_inspected(room)]
+    return [Subgoal("inspect", house.room_names[room]) for room in rooms[:count]]
+
+
+def without_gifts(
+    house: House, goals: list[Subgoal], count: int, kinds: tuple[str, ...], rng: np.random.Generator
+) -> list[Subgoal]:
+    """Draw again the subgoals that the agent would be paid for without an act.
+
+    Parameters
+    ----------
+    house
+        The house as the agent finds it.
+    goals
+        The subgoals. Those that are no gifts stay, in their order; new ones come last.
+    count
+        Number of subgoals wanted.
+    kinds
+        Kinds to draw from.
+    rng
+        Source of the draws. Nothing is drawn where there is no gift.
+
+    Returns
+    -------
+    list of Subgoal
+        The task; fewer than ``count`` subgoals where the house offers no more.
+    """
+    while given := gifts(house, goals):
+        goals = [goal for goal in goals if goal not in given]
+    for _ in range(ATTEMPTS * (count - len(goals))):
+        if len(goals) == count:
+            break
+        writer = TaskWriter(house, rng)
+        writer.follow(goals)
+        goal = writer.one_more(kinds)
+        if goal is not None and goal not in goals and not gifts(house, [*goals, goal]):
+            goals = [*goals, goal]
+    return goals

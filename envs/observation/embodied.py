@@ -10,6 +10,8 @@ from gymnasium import spaces
 from minigrid.core.constants import DIR_TO_VEC
 from numpy.typing import NDArray
 
+from envs.observation.mission import MissionText
+
 Cell = tuple[int, int]
 """Column and row of a cell."""
 Observation = dict[str, Any]
@@ -69,11 +71,13 @@ def embodied_space(space: spaces.Dict, view: int, width: int, height: int) -> sp
     Returns
     -------
     spaces.Dict
-        ``space`` with ``pose`` (column, row; shape (2,), int16) and ``rooms`` (shape (view, view), int8).
+        ``space`` with ``pose`` (column, row; shape (2,), int16) and ``rooms`` (shape (view, view), int8). ``mission`` becomes a
+        ``Text`` space, which gymnasium's wrappers know, unlike minigrid's own.
     """
     return spaces.Dict(
         {
             **space.spaces,
+            "mission": MissionText(),
             "pose": spaces.Box(0, max(width, height), (2,), np.int16),
             "rooms": spaces.Box(-1, 127, (view, view), np.int8),
         }

@@ -1,0 +1,76 @@
+"""What each backend is, what its options mean, and how it is written: the content of ``erecap backends``.
+
+It imports no model, so that the list appears at once. Tests compare it with what the backends accept.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One backend, as a user chooses it.
+
+    Attributes
+    ----------
+    summary : str
+        What it is.
+    example : str
+        A spec string that shows its form.
+    options : mapping of str to str
+        What each option means, by name.
+    """
+
+    summary: str
+    example: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+MODEL_OPTIONS = {
+    "model": "directory or hub id of a Qwen2 model; by default the bundled planner",
+    "dtype": "float32, bfloat16 or float16; by default the device's usual one",
+    "device": "cpu, cuda, cuda:1; by default the GPU where there is one",
+    "device_map": "several GPUs: auto, balanced, or a JSON file of module and device",
+    "offload_folder": "with device_map: directory for weights that stay on disk",
+    "max_memory": "with device_map: memory per device, such as 0:20GiB+cpu:60GiB",
+    "last": "keep the newest K observations of the prompt only, such as last=8",
+    "mask": "blank all observations of the prompt but the newest K, such as mask=8",
+}
+"""Options of every backend that runs a model in this process."""
+PRUNE_OPTIONS = {
+    "keep": "share of the tokens kept at each stage, above 0 and at most 1; 0.7 by default",
+    "stages": "layers after which tokens are dropped, such as 0-5 or 0+2+4; chosen for the model by default",
+    "selector": "what scores tokens: learned (default), learned-steps, random, recency, key-norm, attention, gradient",
+    "pruner": "directory of a trained pruner; by default the bundled planner's",
+    "seed": "seed of selector=random; 0 by default",
+    "rule": "who survives a stage: top_k (default), chunk_top_k, threshold",
+    "budget_ms": "milliseconds that a replan may take; stages and ratios are then chosen for each prompt",
+    "cost": "with budget_ms: file of `erecap calibrate --cost`; runs/cost.json by default",
+}
+"""Options of the pruned engine."""
+INFO: dict[str, BackendInfo] = {
+    "expert": BackendInfo("the environment's own expert: plans from what the agent has seen, without a model", "expert"),
+    "openai": BackendInfo(
+        "a model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, or a hosted one; the key is OPENAI_API_KEY",
+        "openai?base_url=http://localhost:8000/v1&model=NAME",
+        {
+            "base_url": "address of the endpoint; by default the client's own",
+            "model": "name of the model there; required",
+            "timeout_s": "seconds to wait for the server; 120 by default",
+        },
+    ),
+    "baseline": BackendInfo(
+        "this engine without pruning: what pruned backends are compared with", "baseline?model=DIR", MODEL_OPTIONS
+    ),
+    "erecap": BackendInfo(
+        "this engine with pruning: drops unimportant prompt tokens layer by layer",
+        "erecap?keep=0.7",
+        {**MODEL_OPTIONS, **PRUNE_OPTIONS},
+    ),
+    "hf-generate": BackendInfo(
+        "stock transformers generate on the same model", "hf-generate?model=DIR&dtype=bfloat16", MODEL_OPTIONS
+    ),
+}
+"""The backends by name."""
+OWN = BackendInfo("a backend of your own: a function of your package that returns it", "my_package.module:factory?key=value")
+"""Backends by import path."""
