@@ -46,6 +46,7 @@ _PLAN_WORD = re.compile(
 _HEADING = re.compile(
     r"(?:(?:the|my|next|final|best|new|revised|updated|action)\s+)*(?:plan|answer|actions?|steps?|skills?|output|response|solution)"
 )
+_CONSENT = re.compile(r"sure(?: thing)?|okay|ok|certainly|of course|alright|great|got it|understood|absolutely|yes")
 _PLAN_KEY = re.compile(r"(?:final_?)?(?:plan|actions?|steps?|skills?|answer|output|response)", re.IGNORECASE)
 _MOST_SHOWN = 160
 """Characters of a line that an error shows: the planner reads it."""
@@ -173,15 +174,19 @@ def _without_remarks(steps: list[Step], is_step: Callable[[str], bool]) -> list[
             kept.append((number, line))
         elif _REMARK.match(line):
             within_remark = True
-        elif not (within_remark and at < last_label) and not _is_introduction(line):
+        elif not (within_remark and at < last_label) and not _is_introduction(line, not kept):
             kept.append((number, line))
     return [step for step in kept if plan_line(step[1])]
 
 
-def _is_introduction(line: str) -> bool:
-    """Tell whether a line that is no step is a heading (``## Plan``) or introduces the plan (``Here is the plan:``)."""
-    introduces = line.rstrip(" \t*_").endswith((":", "\uff1a")) and _PLAN_WORD.search(line) is not None
-    return introduces or _HEADING.fullmatch(plan_line(line)) is not None
+def _is_introduction(line: str, first: bool) -> bool:
+    """Tell whether a line that is no step is a heading (``## Plan``) or introduces the plan (``Here is the plan:``).
+
+    Before the first step, any line with a colon at its end introduces it, and a word such as ``Sure!`` may stand alone.
+    """
+    announces = line.rstrip(" \t*_").endswith((":", "\uff1a")) and (first or _PLAN_WORD.search(line) is not None)
+    words = plan_line(line)
+    return announces or _HEADING.fullmatch(words) is not None or (first and _CONSENT.fullmatch(words) is not None)
 
 
 def _json_steps(lines: list[Step]) -> list[Step] | None:

@@ -11,7 +11,7 @@ _BULLET = re.compile(
     | \#{1,6}\s                             # headings
     | \[[ x✓]?\](?=\s)                      # boxes to tick
     | \(?\d+\s*[.):、\]] | \[\d+\] | [\u2460-\u2473] | \d\ufe0f?\u20e3 | \d+\s+-\s  # numbers
-    | step\s+\d+(?:\s*[:.)-]|\s|$)
+    | step\s+(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)(?:\s*[:.)-]|\s|$)
     )\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -20,6 +20,7 @@ _LABEL = re.compile(
     r"""^\s*(?:
       (?:(?:the|my|next|final|best|new|revised|updated|action)\s+)*
       (?:plan|answer|actions?|steps?|skills?|output|response|command|solution|assistant|robot)\s?\d{0,3}\s?[*_]*
+    | (?:first|second|third|then|next|finally|lastly)\s?[*_]*
     | (?:(?:sure|okay|ok|certainly|of\ course|alright|great)[,.!]*\s+)?
       (?:here(?:['\u2019]s|\ is|\ are)|below\ is|this\ is)\b[^:\uff1a]*
     )[:\uff1a][*_]*\s*""",
