@@ -28,27 +28,33 @@ _END = re.compile(
 )
 _END_FIRST = re.compile(rf"\s*(?:{_END.pattern})", re.IGNORECASE)
 _REASONS = r"think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis"
-_OPENED = re.compile(rf"<(?P<tag>{_REASONS})>.*?</(?P=tag)>|\[THINK\].*?\[/THINK\]|◁think▷.*?◁/think▷", re.DOTALL | re.IGNORECASE)
-_CLOSED = re.compile(rf"^.*(?:</(?:{_REASONS})>|\[/THINK\]|◁/think▷)", re.DOTALL | re.IGNORECASE)
-_UNCLOSED = re.compile(rf"<(?:{_REASONS})>|\[THINK\]|◁think▷", re.IGNORECASE)
-_BOXED = re.compile(r"\$*\\boxed\s*\{(?:\\text\s*\{)?([^{}]*)\}+\$*")
+_THOUGHT = re.compile(rf"<(?P<end>/?)(?:{_REASONS})>|\[(?P<end2>/?)THINK\]|◁(?P<end3>/?)think▷", re.IGNORECASE)
+_BOXED = re.compile(r"\$?\$?\\boxed\s*\{(?:\\text\s*\{)?([^{}]*)\}{1,3}\$?\$?")
 _BLOCK_TAG = re.compile(
     r"</?(?:plan|answer|actions?|steps?|output|response|skills?|final(?:_answer)?|result|solution|li|ol|ul|p|pre|br)\s*/?>",
     re.IGNORECASE,
 )
 _INLINE_TAG = re.compile(r"</?(?:b|i|u|em|strong|code)>", re.IGNORECASE)
 _REMARK = re.compile(
-    r"^\W*(?:thoughts?|thinking|reason(?:ing)?|rationale|explanation|notes?|analysis|comments?|justification)\s*\d*\s*\W*[:\uff1a]",
+    r"^\W{0,20}(?:thoughts?|thinking|reason(?:ing)?|rationale|explanation|notes?|analysis|comments?)\s?\d{0,3}\W{0,6}[:\uff1a]",
     re.IGNORECASE,
 )
-_NEXT_TURN = re.compile(r"^\W*(?:observations?\s*\d*|user|human|system|environment)\s*\W*[:\uff1a]", re.IGNORECASE)
+_NEXT_TURN = re.compile(r"^\W{0,20}(?:observations?\s?\d{0,3}|user|human|system|environment)\W{0,6}[:\uff1a]", re.IGNORECASE)
 _PLAN_WORD = re.compile(
     r"\b(?:plan|steps?|actions?|skills?|answer|sequence|solution|follow(?:s|ing)|response|output|here)\b", re.IGNORECASE
 )
 _HEADING = re.compile(
     r"(?:(?:the|my|next|final|best|new|revised|updated|action)\s+)*(?:plan|answer|actions?|steps?|skills?|output|response|solution)"
 )
+_CONSENT = re.compile(r"sure(?: thing)?|okay|ok|certainly|of course|alright|great|got it|understood|absolutely|yes")
 _PLAN_KEY = re.compile(r"(?:final_?)?(?:plan|actions?|steps?|skills?|answer|output|response)", re.IGNORECASE)
+_MOST_SHOWN = 160
+"""Characters of a line that an error shows: the planner reads it."""
+
+
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
+    """Return a text, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class PlanParseError(ValueError):
@@ -67,8 +73,8 @@ class PlanParseError(ValueError):
     """
 
     def __init__(self, line: int, text: str, reason: str, remedy: str = "write one skill per line, such as 'goto kitchen'") -> None:
-        self.line, self.text, self.reason = line, text, reason
-        super().__init__(f"line {line} {text!r}: {reason}; {remedy}")
+        self.line, self.text, self.reason = line, text, shortened(reason, 2 * _MOST_SHOWN)
+        super().__init__(f"line {line} {shortened(text)!r}: {self.reason}; {remedy}")
 
 
 def answer_steps(answer: str, is_step: Callable[[str], bool]) -> list[Step]:
@@ -109,17 +115,34 @@ def _spoken(answer: str) -> str:
         text = _line_breaks(start) + text[start.end() :]
     end = _END.search(text)
     text = text if end is None else text[: end.start()]
-    text = _CLOSED.sub(_line_breaks, _OPENED.sub(_line_breaks, text))
-    if _UNCLOSED.search(text):
-        raise PlanParseError(
-            1, answer[:80], "the answer ends within its reasoning", "answer with the plan alone, one step per line"
-        )
-    return _BOXED.sub(r"\1", text)
+    spoken = _without_reasoning(text)
+    if spoken is None:
+        remedy = "answer with the plan alone, one step per line"
+        raise PlanParseError(1, answer[:80], "the answer ends within its reasoning", remedy)
+    return _BOXED.sub(r"\1", spoken)
+
+
+def _without_reasoning(text: str) -> str | None:
+    """Leave out reasoning; ``None`` where its end is missing. Where its beginning is missing, all before its end is reasoning."""
+    kept: list[str] = []
+    after, opened = 0, None
+    for tag in _THOUGHT.finditer(text):
+        if not (tag["end"] or tag["end2"] or tag["end3"]):
+            opened = tag.start() if opened is None else opened
+            continue
+        begin = after if opened is None else opened
+        kept += [text[after:begin], _breaks(text[begin : tag.end()])]
+        after, opened = tag.end(), None
+    return None if opened is not None else "".join([*kept, text[after:]])
 
 
 def _line_breaks(found: re.Match[str]) -> str:
     """Return as many line breaks as were found."""
-    return "\n" * (len(f"{found[0]}.".splitlines()) - 1)
+    return _breaks(found[0])
+
+
+def _breaks(text: str) -> str:
+    return "\n" * (len(f"{text}.".splitlines()) - 1)
 
 
 def _fenced(lines: list[Step], is_step: Callable[[str], bool]) -> list[Step]:
@@ -151,15 +174,19 @@ def _without_remarks(steps: list[Step], is_step: Callable[[str], bool]) -> list[
             kept.append((number, line))
         elif _REMARK.match(line):
             within_remark = True
-        elif not (within_remark and at < last_label) and not _is_introduction(line):
+        elif not (within_remark and at < last_label) and not _is_introduction(line, not kept):
             kept.append((number, line))
     return [step for step in kept if plan_line(step[1])]
 
 
-def _is_introduction(line: str) -> bool:
-    """Tell whether a line that is no step is a heading (``## Plan``) or introduces the plan (``Here is the plan:``)."""
-    introduces = line.rstrip(" \t*_").endswith((":", "\uff1a")) and _PLAN_WORD.search(line) is not None
-    return introduces or _HEADING.fullmatch(plan_line(line)) is not None
+def _is_introduction(line: str, first: bool) -> bool:
+    """Tell whether a line that is no step is a heading (``## Plan``) or introduces the plan (``Here is the plan:``).
+
+    Before the first step, any line with a colon at its end introduces it, and a word such as ``Sure!`` may stand alone.
+    """
+    announces = line.rstrip(" \t*_").endswith((":", "\uff1a")) and (first or _PLAN_WORD.search(line) is not None)
+    words = plan_line(line)
+    return announces or _HEADING.fullmatch(words) is not None or (first and _CONSENT.fullmatch(words) is not None)
 
 
 def _json_steps(lines: list[Step]) -> list[Step] | None:

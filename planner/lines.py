@@ -11,7 +11,7 @@ _BULLET = re.compile(
     | \#{1,6}\s                             # headings
     | \[[ x✓]?\](?=\s)                      # boxes to tick
     | \(?\d+\s*[.):、\]] | \[\d+\] | [\u2460-\u2473] | \d\ufe0f?\u20e3 | \d+\s+-\s  # numbers
-    | step\s+\d+(?:\s*[:.)-]|\s|$)
+    | step\s+(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)(?:\s*[:.)-]|\s|$)
     )\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -19,7 +19,8 @@ _LETTER = re.compile(r"^\s*(?:\([a-z]\)|[a-z][.)]|\(?[ivx]{1,4}[.)])\s+(?=\S)", 
 _LABEL = re.compile(
     r"""^\s*(?:
       (?:(?:the|my|next|final|best|new|revised|updated|action)\s+)*
-      (?:plan|answer|actions?|steps?|skills?|output|response|command|solution|assistant|robot)\s*\d*\s*[*_]*
+      (?:plan|answer|actions?|steps?|skills?|output|response|command|solution|assistant|robot)\s?\d{0,3}\s?[*_]*
+    | (?:first|second|third|then|next|finally|lastly)\s?[*_]*
     | (?:(?:sure|okay|ok|certainly|of\ course|alright|great)[,.!]*\s+)?
       (?:here(?:['\u2019]s|\ is|\ are)|below\ is|this\ is)\b[^:\uff1a]*
     )[:\uff1a][*_]*\s*""",
@@ -33,6 +34,8 @@ _AROUND = " \"'`*.,;!\u2026\u3002\u2018\u2019\u201c\u201d"
 """Straight and curly quotes, marks of emphasis, and closing punctuation."""
 _PAIRS = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
 """Opening and closing quotes that may stand around a whole line."""
+_MOST_MARKERS = 20
+"""Rounds of markers in front of a step, more than any model writes."""
 _SAME = str.maketrans("\uff1a\uff08\uff09\uff0e\uff0c\uff1b\uff01", ":().,;!", "\u200b\u200c\u200d\u2060\ufeff")
 """Wide punctuation as its narrow form, and characters without width left out."""
 
@@ -86,10 +89,11 @@ def _unlettered(line: str) -> str:
 
 
 def _without(line: str, *patterns: re.Pattern[str]) -> str:
-    while True:
+    for _ in range(_MOST_MARKERS):
         shorter = line
         for pattern in patterns:
             shorter = pattern.sub("", shorter)
         if shorter == line:
             return line
         line = shorter
+    return line

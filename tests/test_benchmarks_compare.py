@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import typer
 
 from agents.episode_log import read_records
 from agents.loop import AgentConfig
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
 from benchmarks.backends.registry import BackendFactory, choose_reference
+from benchmarks.commands.results import print_results
 from benchmarks.comparison import run as comparisons
 from benchmarks.comparison.run import Comparison, run_comparison, sample_prompts
 from benchmarks.comparison.schema import Summary
@@ -328,14 +332,27 @@ def test_a_deleted_directory_stops_the_run(fakes, tmp_path, when):
     assert not (tmp_path / "run").exists()
 
 
-def test_lost_episodes_are_counted_and_named(fakes, tmp_path):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    what = comparison(tmp_path / "run", executor=LocalExecutor(2), replay_prompts=0)
-    dying = fakes.Dying(marks, seed=1_000_001, times=2)
-    results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), dying)
+class Losing(LocalExecutor):
+    """An executor whose workers die in the second episode of the expert."""
+
+    @contextmanager
+    def open(self):
+        yield SimpleNamespace(
+            remote=False,
+            call=lambda function: function(),
+            play=lambda jobs, play: (play(job) for job in jobs if (job.backend, job.seed) != ("expert", 1_000_001)),
+        )
+
+
+def test_lost_episodes_are_counted_and_named(fakes, tmp_path, capsys):
+    what = comparison(tmp_path, executor=Losing(), replay_prompts=0)
+    results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), fakes.fake_episode)
     assert [str(job) for job in results.lost] == ["the episode of expert in fake, seed 1000001"]
     assert (results.missing, results.stopped, results.summary.complete) == (1, None, False)
+    with pytest.raises(typer.Exit) as ended:
+        print_results(results)
+    assert ended.value.exit_code == 1
+    assert "1 episodes were lost" in capsys.readouterr().out
 
 
 def test_the_order_of_episodes_changes_nothing(fakes, tmp_path):

@@ -246,6 +246,7 @@ def test_an_episode_that_kills_two_workers_is_an_error_after_the_others(fakes, t
     assert len(list(marks.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_workers_that_die_one_after_the_other_end_the_run(fakes, tmp_path):
     with pytest.raises(ValueError, match=r"8 worker processes died in a row, .*exit code 7.*fewer workers"):
         play(fakes, tmp_path, count=40, workers=2, episode=fakes.dying_episode)
@@ -268,7 +269,7 @@ with EpisodeLog(Path("steps.jsonl")) as log:
 """
 
 
-@pytest.mark.parametrize("how", ["file", "stdin"])
+@pytest.mark.parametrize("how", ["file", pytest.param("stdin", marks=pytest.mark.slow)])
 def test_a_script_without_a_main_guard_is_told_so(tmp_path, how):
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'fakes'}"}

@@ -65,3 +65,23 @@ def test_without_names_any_name_is_taken_but_not_a_second_skill():
     assert parse_skill("goto cellar").text == "goto cellar"
     with pytest.raises(PlanParseError, match="more than one skill"):
         parse_skill("goto cellar then drop")
+
+
+def test_the_plan_before_nested_reasoning_stays():
+    assert parse_plan("drop\n<think>a <think> b</think> c\n</think>\nexplore", NAMES).text == "drop\nexplore"
+
+
+def test_an_error_shows_the_beginning_of_a_long_line():
+    line = "The robot should go to the kitchen. " * 300
+    with pytest.raises(PlanParseError) as caught:
+        parse_plan(line, NAMES)
+    assert caught.value.text == line
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "piece", ["<think>", "</think>", "$", "- ", "1. ", "note ", "(", "goto [", "put a in ", "<|im_start|>", "```\n"]
+)
+def test_a_long_answer_of_one_piece_is_read_in_one_pass(piece):
+    with pytest.raises(PlanParseError):  # which takes hours where the time grows with the square of the length
+        parse_plan(piece * 50_000, NAMES)

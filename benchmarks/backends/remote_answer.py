@@ -35,7 +35,7 @@ class RemoteAnswer:
     answered: bool = False
     finish: str | None = None
     complete: bool = False
-    last: str = ""
+    last: Any = None
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     first_line: float | None = None
@@ -69,7 +69,7 @@ class RemoteAnswer:
             raise RemoteBackendError(f"the server reported an error in its stream: {said}", body)
         if isinstance(chunk, (str, bytes, int, float, list)) or (choices is not None and not isinstance(choices, (list, tuple))):
             raise RemoteBackendError(f"the server sent what is no chunk of an answer: {words_of(str(chunk))}")
-        self.last = words_of(str(chunk))
+        self.last = chunk
 
     def _add(self, content: str) -> None:
         if content:
@@ -88,12 +88,14 @@ class RemoteAnswer:
         """
         end = time.perf_counter()
         if not self.answered:
-            raise RemoteBackendError(f"the server sent no chunk of an answer{f', only {self.last}' if self.last else ''}")
+            raise RemoteBackendError(
+                f"the server sent no chunk of an answer{'' if self.last is None else f', only {words_of(str(self.last))}'}"
+            )
         if self.finish is None and not self.complete:
             said = f"its last text is {self.text[-80:]!r}" if self.raw else "it had no text"
             raise RemoteBackendError(f"the stream was cut: it ended without a finish_reason after {self.pieces} pieces, {said}")
         if self.finish == "error":
-            raise RemoteBackendError(f"the server ended its answer with an error: {self.last}")
+            raise RemoteBackendError(f"the server ended its answer with an error: {words_of(str(self.last))}")
         self._report_lines(self.text.split("\n"))
         first = self.first or end
         return Generation(

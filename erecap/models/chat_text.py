@@ -124,7 +124,9 @@ class ChatText:
         if self._plain.token_to_id(name) is None:
             sides = {} if like is None else {"lstrip": like.lstrip, "rstrip": like.rstrip, "single_word": like.single_word}
             self._plain.add_tokens([AddedToken(name, normalized=False, special=False, **sides)])
-            self._stand_ins[self._plain.token_to_id(name)] = int(self._tokenizer.convert_tokens_to_ids(control))
+            number = self._plain.token_to_id(name)
+            assert number is not None, "the name has just been added"
+            self._stand_ins[number] = int(self._tokenizer.convert_tokens_to_ids(control))
         return name
 
     @cached_property
