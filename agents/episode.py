@@ -9,6 +9,7 @@ from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.protocols import AgentConfig, FrameSink, Moment, MomentSink, Sink, WorldBackend
 from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
+from agents.repeats import Repeats
 from agents.world import Call, Outcome, Scene, SceneWorld, Tick, failed
 from planner import (
     Generation,
@@ -57,6 +58,10 @@ class Episode:
     """Lines carried out since the last observation, with their outcomes."""
     disturbances: list[str] = field(default_factory=list)
     """Disturbances since the last line was recorded."""
+    observed: str = ""
+    """The last observation."""
+    repeats: Repeats = field(default_factory=Repeats)
+    """Which observation has led to which plan."""
     planned_for: str = ""
     """The open subgoal at the last observation."""
     caption: str = "start"
@@ -118,7 +123,11 @@ class Episode:
             self._take(self.world.idle())
 
     def _observe(self) -> None:
-        self._append("observation", self.world.describe(self.outcomes))
+        self.observed = self.world.describe(self.outcomes)
+        advice = self.repeats.advice(self.observed)
+        if advice is not None:  # before the observation, which stays the newest entry
+            self._append("feedback", advice)
+        self._append("observation", self.observed)
         self.outcomes, self.failed, self.planned_for = [], False, self.progress.goal
 
     def _ask(self, request: _Request) -> list[Call]:
@@ -131,6 +140,7 @@ class Episode:
         calls: list[Call] = []
         try:
             calls = list(self.world.parse(generation.complete_text))
+            self.repeats.note(self.observed, "; ".join(call.text for call in calls))
         except PlanParseError as caught:
             error = caught
             self.parse_errors += 1
@@ -207,7 +217,8 @@ class Episode:
     @property
     def key(self) -> dict[str, Any]:
         """The fields that every record of the episode begins with."""
-        return {"backend": self.job.backend, "env_id": self.job.env_id, "seed": self.job.seed}
+        backend, env_id, seed = self.job.key
+        return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
         self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
@@ -265,7 +276,7 @@ class Episode:
     def _append(self, kind: EntryKind, text: str) -> None:
         index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=text))
+        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
 
     def _show(self, disturbances: tuple[str, ...] = ()) -> None:
         frame = self.world.frame() if self.frames is not None else None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.redaction import redact
+
 EpisodeKey = tuple[str, str, int]
 """Backend spec string, environment id and seed. They identify an episode within a run."""
 
@@ -33,8 +35,11 @@ class EpisodeJob:
 
     @property
     def key(self) -> EpisodeKey:
-        """What identifies the episode within a run."""
-        return self.backend, self.env_id, self.seed
+        """What identifies the episode within a run. Secrets in the spec string are hidden."""
+        return redact(self.backend), self.env_id, self.seed
 
     def __str__(self) -> str:
-        return f"the episode of {self.backend} in {self.env_id}, seed {self.seed}"
+        return f"the episode of {self.key[0]} in {self.env_id}, seed {self.seed}"
+
+    def __repr__(self) -> str:
+        return f"EpisodeJob({self.key[0]!r}, {self.env_id!r}, {self.seed}, {self.verbosity!r}, {self.max_steps})"

@@ -3,8 +3,11 @@
 The prompt of a replan is the episode's system text and the first ``history_entries`` entries of its transcript.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from agents.records import EpisodeRecord, PlannerCall
 from planner import Entry, History, Prompt, build_prompt
@@ -37,10 +40,16 @@ class RecordedPrompt:
     prompt: Prompt
     answer: str = ""
 
+    @cached_property
+    def digest(self) -> str:
+        """First 32 hex digits of the SHA-256 of what the prompt says and protects."""
+        said = [(segment.role, segment.text, segment.protected) for segment in self.prompt.segments]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
     @property
-    def key(self) -> tuple[str, int, int]:
-        """Environment, seed and replan. They identify the prompt within the records of one backend."""
-        return self.env_id, self.seed, self.replan
+    def key(self) -> tuple[str, int, int, str]:
+        """Environment, seed, replan and digest. Backends that play the same episode come to different prompts."""
+        return self.env_id, self.seed, self.replan, self.digest
 
 
 def rebuild_prompts(

@@ -47,7 +47,7 @@ class TranscriptRecord(Record):
     index: int
     """Place in the history, from 0."""
     entry: EntryKind
-    """What it is: the task, an observation, a plan, or feedback on a plan that could not be read."""
+    """What it is: the task, an observation, a plan, or feedback on the plans."""
     text: str
     """What the planner reads, or wrote."""
 
@@ -100,7 +100,7 @@ class StepRecord(_Upgraded):
     place: str | None
     """Where the agent was at its end; ``None`` where the world has no places."""
     disturbances: list[str]
-    """What happened during these steps without the agent's doing."""
+    """What happened without the agent's doing in these steps, and before them while no plan could be read."""
     subgoals_done: int
     """Subgoals reached at its end."""
     subgoals_total: int
@@ -135,6 +135,8 @@ class EpisodeRecord(Record):
     """Seconds that the episode took."""
     system: str | None = None
     """System text of its prompts; ``None`` in records of the first form, whose text was ``planner.system_text()``."""
+    digest: str | None = None
+    """Digest of the episode's records, by which a changed file is known; ``None`` in older records."""
 
 
 AnyRecord = Annotated[TranscriptRecord | PlannerCall | StepRecord | EpisodeRecord, Field(discriminator="kind")]

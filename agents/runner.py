@@ -18,6 +18,25 @@ from planner import PlannerBackend
 
 MakeBackend = Callable[[str], PlannerBackend]
 """Makes a backend from its spec string."""
+_NAMED = 5  # episodes that an error names
+
+
+class LostEpisodesError(ValueError):
+    """The error for episodes that were not finished because the workers that played them died.
+
+    Attributes
+    ----------
+    jobs : list of EpisodeJob
+        The episodes.
+    """
+
+    def __init__(self, jobs: Sequence[EpisodeJob]) -> None:
+        self.jobs = list(jobs)
+        named = "; ".join(map(str, self.jobs[:_NAMED])) + (f"; and {len(jobs) - _NAMED} more" if len(jobs) > _NAMED else "")
+        super().__init__(
+            f"{len(jobs)} episodes were lost, because their workers died twice: {named}. Give each worker more memory (fewer "
+            "workers), or play these in one process to see what ends it; the others are kept, and starting again plays only these"
+        )
 
 
 class EpisodeFunction(Protocol):
@@ -120,12 +139,14 @@ def run_jobs(
     Returns
     -------
     list of EpisodeRecord
-        The episodes in the order of the jobs. An episode whose worker died twice is missing.
+        The episodes in the order of the jobs.
 
     Raises
     ------
+    LostEpisodesError
+        Where workers died twice in the same episode; all others have then been played and are in ``log``.
     ValueError
-        For a malformed ``log``. What an episode raises is raised too.
+        Where ``log`` cannot be written, or workers cannot start. What an episode raises is raised too.
     """
     report = on_episode or (lambda episode: None)
     done = log.episodes
@@ -136,4 +157,7 @@ def run_jobs(
     with closing((pool or LocalPool()).play(todo, Player(make_backend, config, episode))) as played:
         for lines in played:
             report(log.append(lines))
-    return [done[job.key] for job in jobs if job.key in done]
+    lost = [job for job in dict.fromkeys(jobs) if job.key not in done]
+    if lost:
+        raise LostEpisodesError(lost)
+    return [done[job.key] for job in jobs]

@@ -5,8 +5,12 @@ A pool of ``concurrent.futures`` would stop as a whole, without naming the episo
 """
 
 import contextlib
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +29,7 @@ Play = Callable[[EpisodeJob], list[str]]
 """Plays one episode and returns its records as JSON lines."""
 Initializer = Callable[[], None] | None
 ATTEMPTS_PER_EPISODE = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE_S = 5.0  # seconds that a process has to leave before it is terminated
 
 log = structlog.get_logger(__name__)
@@ -90,11 +95,15 @@ class Attempt:
         log.error(
             "a worker died; its episode is played once more" if left else "a worker died again; its episode is left out",
             **died,
-            backend=job.backend,
+            backend=job.key[0],
             env_id=job.env_id,
             seed=job.seed,
         )
         return Attempt(job, self.number + 1) if left else None
+
+
+class Ready:
+    """The first message of a worker: it can play."""
 
 
 class _Worker:
@@ -102,10 +111,12 @@ class _Worker:
 
     def __init__(self, context: SpawnContext, play: Play, initializer: Initializer) -> None:
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, play, initializer), daemon=True)
+        by_kernel = threading.current_thread() is threading.main_thread()
+        self._process = context.Process(target=_serve, args=(theirs, play, initializer, by_kernel), daemon=True)
         self._process.start()
         theirs.close()  # while a copy is open here, the pipe does not end with the process
         self.playing: Attempt | None = None
+        self.ready = False
 
     def begin(self, attempt: Attempt) -> None:
         self.playing = attempt
@@ -114,10 +125,10 @@ class _Worker:
         except BrokenPipeError:
             log.debug("a worker died before it got an episode")  # the parent notices at the end of its pipe
 
-    def result(self) -> list[str] | Failed | None:
+    def result(self) -> list[str] | Failed | Ready | None:
         """Return what the process sent, or ``None`` where it died."""
         try:
-            received: list[str] | Failed = self.pipe.recv()
+            received: list[str] | Failed | Ready = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return None
         return received
@@ -127,6 +138,8 @@ class _Worker:
         self.pipe.close()
         self._process.join(grace_s)
         self._process.terminate()
+        self._process.join(GRACE_S)
+        self._process.kill()
         self._process.join()
         return self._process.exitcode
 
@@ -153,20 +166,22 @@ def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initia
     Raises
     ------
     ValueError
-        Where an episode raised one; with the same message.
+        Where an episode raised one; with the same message. Also where a worker ends before it can play, and where one after the
+        other dies.
     RuntimeError
         Where an episode raised anything else; with the traceback of the worker.
     """
     context = multiprocessing.get_context("spawn")
     waiting = deque(Attempt(job) for job in jobs)
     pool: dict[Connection, _Worker] = {}
+    deaths = _Deaths(ATTEMPTS_PER_EPISODE * (workers + 2))
     try:
         while waiting or pool:
             while waiting and len(pool) < workers:
                 _start_worker(context, play, initializer, pool).begin(waiting.popleft())
             for pipe in wait(list(pool)):
                 assert isinstance(pipe, Connection)
-                yield from _collect(pool, pipe, waiting)
+                yield from _collect(pool, pipe, waiting, deaths)
     finally:
         for worker in pool.values():
             worker.stop()
@@ -178,16 +193,20 @@ def _start_worker(context: SpawnContext, play: Play, initializer: Initializer, p
     return worker
 
 
-def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[Attempt]) -> Iterator[list[str]]:
+def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[Attempt], deaths: "_Deaths") -> Iterator[list[str]]:
     """Yield the result of one worker, then give the worker its next episode or stop it."""
     worker = pool[pipe]
     assert worker.playing is not None
     result = worker.result()
+    if isinstance(result, Ready):
+        worker.ready = True
+        return
     if isinstance(result, Failed):
         raise result.exception(str(worker.playing.job))
     if result is None:
-        _handle_death(pool.pop(pipe), worker.playing, waiting)
+        _handle_death(pool.pop(pipe), worker.playing, waiting, deaths)
         return
+    deaths.in_a_row = 0
     yield result  # before anything else can fail, so that the episode is written
     if waiting:
         worker.begin(waiting.popleft())
@@ -195,21 +214,76 @@ def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[A
         pool.pop(pipe).stop(GRACE_S)
 
 
-def _handle_death(worker: _Worker, attempt: Attempt, waiting: deque[Attempt]) -> None:
-    """Log the death of a worker, and queue its episode again where it has attempts left."""
-    again = attempt.again(exit_code=worker.stop(GRACE_S))
+@dataclass
+class _Deaths:
+    """Deaths of workers since the last episode that was finished."""
+
+    most: int
+    """Number after which to give up: the next workers would die too."""
+    in_a_row: int = 0
+
+
+def _handle_death(worker: _Worker, attempt: Attempt, waiting: deque[Attempt], deaths: _Deaths) -> None:
+    """Log the death of a worker, and queue its episode again where it has attempts left.
+
+    A worker that ended by itself before it could play was not killed by its episode, and the next one would end in the same way.
+    """
+    code = worker.stop(GRACE_S)
+    if not worker.ready and (code is None or code >= 0):
+        raise ValueError(_NEVER_PLAYED.format(code=code))
+    deaths.in_a_row += 1
+    again = attempt.again(exit_code=code)
     if again is not None:
         waiting.append(again)
+    if deaths.in_a_row >= deaths.most:
+        raise ValueError(
+            f"{deaths.in_a_row} worker processes died in a row, the last with exit code {code}, at {attempt.job}: give each more "
+            "memory (fewer workers); finished episodes are kept, and starting again continues the run"
+        )
 
 
-def _serve(pipe: Connection, play: Play, initializer: Initializer) -> None:
+_NEVER_PLAYED = (
+    "a worker process ended with exit code {code} before it could play; what it said is above. Workers import the script that "
+    'starts them: keep everything that should happen only once, such as run_jobs, below `if __name__ == "__main__":`, and run '
+    "the script from a file, not from stdin. Or play in this process, with 1 worker"
+)
+
+
+def _serve(pipe: Connection, play: Play, initializer: Initializer, by_kernel: bool) -> None:
     """Play the episodes that come through the pipe, until the parent closes it. This is a worker's main function."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers itself
+    end_with_parent(by_kernel)
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach all processes of a terminal; the parent ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
     if initializer is not None:
         initializer()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed the pipe
+        pipe.send(Ready())
         while True:
             pipe.send(call_safely(play, pipe.recv()))
+
+
+def end_with_parent(by_kernel: bool = True) -> None:
+    """Let this process, which ``multiprocessing`` has spawned, end when its parent does, in whatever way.
+
+    Parameters
+    ----------
+    by_kernel : bool
+        Whether Linux may send the signal, which it does at the end of the thread that started this process. A thread of this
+        process watches its parent as well.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if by_kernel and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it ended before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_watch, args=(parent.sentinel,), name="end-with-parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    wait([parent])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def call_safely(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Failed:

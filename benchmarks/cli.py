@@ -1,14 +1,17 @@
 """The ``erecap`` command. Its subcommands are the functions and groups that ``benchmarks/commands`` lists."""
 
 import sys
+from contextlib import nullcontext
+from errno import EDQUOT, EFBIG, ENOSPC
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from benchmarks.commands import COMMANDS, SETTINGS
-from benchmarks.commands.ranks import check_command
+from benchmarks.commands.ranks import check_command, launched
 from benchmarks.output.logs import configure_logging
+from benchmarks.output.signals import stop_on_signals
 
 USER_ERROR = 2  # exit code
 
@@ -42,7 +45,8 @@ def main() -> None:
     A user error (a ``ValueError``, a path that cannot be read or written, a full disk) ends it with one message and exit code 2.
     """
     try:
-        app()
+        with nullcontext() if launched() else stop_on_signals():  # torchrun ends its processes itself
+            app()
     except ValueError as error:
         _refuse(str(error))
     except MemoryError as error:
@@ -53,7 +57,8 @@ def main() -> None:
 
 def _describe(error: OSError) -> str:
     if error.filename is not None:
-        return f"{error.filename!r}: {error.strerror}. Name a path that can be read or written"
+        remedy = "Free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "Name a path that can be read or written"
+        return f"{error.filename!r}: {error.strerror}. {remedy}"
     return f"the system refused to read or write ({error.strerror or error}): free some space, and see that the path can be written"
 
 

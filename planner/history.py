@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.surrogates import join_surrogates
+
 EntryKind = Literal["task", "observation", "plan", "feedback"]
-"""The task, an observation, the planner's answer, or feedback on an answer that could not be read."""
+"""The task, an observation, the planner's answer, or feedback on an answer that could not be read or on plans that lead nowhere."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class History:
         Returns
         -------
         History
-            The entries of this history, then the new one.
+            The entries of this history, then the new one. Halves of characters (surrogates) in its text are joined or replaced.
 
         Raises
         ------
@@ -48,7 +50,7 @@ class History:
             raise ValueError(f"the text of a {kind} entry is empty: every entry of the history must say something")
         if (kind == "task") != (not self.entries):
             raise ValueError(f"entry {len(self.entries)} is of kind {kind!r}: the task comes first (as entry 0), and once")
-        return History((*self.entries, Entry(kind, text)))
+        return History((*self.entries, Entry(kind, join_surrogates(text))))
 
     @property
     def latest_observation(self) -> int:

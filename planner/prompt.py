@@ -9,6 +9,7 @@ from typing import Literal
 
 from planner.history import History
 from planner.skills import SKILLS
+from planner.surrogates import join_surrogates
 
 Role = Literal["system", "user", "assistant"]
 """Who speaks in a chat message."""
@@ -38,8 +39,8 @@ class Prompt:
             raise ValueError("a prompt of 0 segments has nothing to answer: give at least one message")
 
     def messages(self) -> list[dict[str, str]]:
-        """Return the messages as ``role`` and ``content``, as transformers' ``apply_chat_template`` takes them."""
-        return [{"role": s.role, "content": s.text} for s in self.segments]
+        """Return the messages as ``role`` and ``content``, as endpoints take them; what cannot be encoded is replaced."""
+        return [{"role": s.role, "content": join_surrogates(s.text)} for s in self.segments]
 
 
 def system_text() -> str:

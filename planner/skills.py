@@ -15,15 +15,26 @@ class SkillSpec:
     """Number of arguments: 0, 1 or 2."""
     joints: tuple[str, ...] = ()
     """Words that may stand between two arguments."""
+    other_names: tuple[str, ...] = ()
+    """Other words that models write for the name."""
+    other_joints: tuple[tuple[str, str], ...] = ()
+    """Other words that models write between two arguments, each with the joint that it means."""
 
 
 SKILLS: dict[str, SkillSpec] = {
     spec.name: spec
     for spec in (
-        SkillSpec("goto", "goto X", 1),
-        SkillSpec("pickup", "pickup X", 1),
+        SkillSpec("goto", "goto X", 1, other_names=("go to", "go-to", "navigate to", "walk to", "move to", "head to")),
+        SkillSpec("pickup", "pickup X", 1, other_names=("pick up", "pick-up")),
         SkillSpec("drop", "drop", 0),
-        SkillSpec("put", "put X next to Y\nput X in Y", 2, ("next to", "in")),
+        SkillSpec(
+            "put",
+            "put X next to Y\nput X in Y",
+            2,
+            joints=("next to", "in"),
+            other_names=("place",),
+            other_joints=(("into", "in"), ("inside of", "in"), ("inside", "in"), ("beside", "next to"), ("adjacent to", "next to")),
+        ),
         SkillSpec("open", "open X", 1),
         SkillSpec("unlock", "unlock X", 1),
         SkillSpec("explore", "explore", 0),

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from planner.redaction import HIDDEN, is_secret_name, redact
+
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend by name, with its parameters."""
+    """A backend by name, with its parameters. As text (``str`` and ``repr``) it hides secrets, such as passwords and keys."""
 
     name: str
     """Name of the backend, such as ``erecap``."""
@@ -33,15 +35,15 @@ class BackendSpec:
         """
         name, _, query = text.strip().partition("?")
         if not name:
-            raise ValueError(f"backend spec {text!r} has no name: write NAME or NAME?key=value, such as erecap?keep=0.7")
+            raise ValueError(f"backend spec {redact(text)!r} has no name: write NAME or NAME?key=value, such as erecap?keep=0.7")
         parts = [part.partition("=") for part in query.split("&")] if query else []
         if not all(key and equals for key, equals, _ in parts):
-            raise ValueError(f"backend spec {text!r}: every parameter of {query!r} must be key=value; join them by &")
+            raise ValueError(f"backend spec {redact(text)!r}: every parameter must be key=value; join them by &")
         params = tuple((key, value) for key, _, value in parts)
         keys = [key for key, _ in params]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise ValueError(f"backend spec {text!r} gives {', '.join(twice)} twice: give each parameter once")
+            raise ValueError(f"backend spec {redact(text)!r} gives {', '.join(twice)} twice: give each parameter once")
         return cls(name, params)
 
     @property
@@ -50,5 +52,9 @@ class BackendSpec:
         return dict(self.params)
 
     def __str__(self) -> str:
-        query = "&".join(f"{key}={value}" for key, value in self.params)
-        return f"{self.name}?{query}" if query else self.name
+        query = "&".join(f"{key}={HIDDEN if is_secret_name(key) else redact(value)}" for key, value in self.params)
+        name = redact(self.name)
+        return f"{name}?{query}" if query else name
+
+    def __repr__(self) -> str:
+        return f"BackendSpec.parse({str(self)!r})"

@@ -32,6 +32,11 @@ def test_200_seeds_of_each_environment(players, env_id):
     assert success_rate(players, env_id, range(200)) >= TARGETS.get(env_id, 0.95)
 
 
+def test_a_crowded_house(players, household):
+    crowd = {"rows": 1, "cols": 2, "room_size": 5, "objects": 8, "boxes": 1, "doors": 1, "locked_doors": 0, "subgoals": 4}
+    assert success_rate(players, household(kinds=("bring", "next_to"), **crowd), (1, 6, 7, 8)) == 1.0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("disturbed", [False, True])
 def test_every_kind_of_subgoal_is_reached(players, household, kind, disturbed):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -151,6 +152,47 @@ def test_a_goal_that_changes_interrupts_the_skill(players, household):
     assert run.observations[0].partition("Goal: ")[2] != run.observations[1].partition("Goal: ")[2]
 
 
+@pytest.mark.parametrize(
+    ("plans", "config", "expected"),
+    [
+        (["fly", "jump", "explore"], {}, ["start", "parse_error", "failure"]),
+        (["fly", "jump", "explore"], {"policy": ReplanPolicy(on_failure=False)}, ["start", "parse_error", "plan_end"]),
+        (["drop", "explore"], {}, ["start", "failure"]),
+        (["drop\ngoto kitchen", "explore"], {"policy": ReplanPolicy(on_failure=False)}, ["start", "goal_changed"]),
+    ],
+)
+def test_a_goal_that_changes_while_the_agent_stands_idle_interrupts_no_later_skill(
+    players, household, monkeypatch, plans, config, expected
+):
+    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1)
+    env_id = household(disturbances=rates(goal_changes=1.0))
+    run = players.play(env_id, players.Script(*plans), max_replans=len(expected), **config)
+    assert reasons(run) == expected
+    assert (run.steps[-1].skill, run.steps[-1].outcome, run.steps[-1].succeeded) == ("explore", "ok", True)
+    assert [event for step in run.steps for event in step.disturbances] == ["goal changed"]
+
+
+class Announcer(gym.Wrapper):
+    """Says "goal changed" in each step in which the open subgoal stays as it is: a later one may have changed."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        self.goal = info["subgoal"]
+        return observation, info
+
+    def step(self, action):
+        *result, info = super().step(action)
+        before, self.goal = self.goal, info["subgoal"]
+        return (*result, {**info, "disturbances": ["goal changed"] if before == self.goal else []})
+
+
+def test_an_event_that_left_the_open_subgoal_alone_does_not_interrupt_the_skill_that_reaches_it(players, monkeypatch):
+    monkeypatch.setattr("agents.families.make_env", lambda *args, **kwargs: Announcer(make_env(QUIET)))
+    run = players.play("Announced", seed=3)
+    assert run.end.success
+    assert {step.outcome for step in run.steps} == {"ok"}
+
+
 def test_a_thing_that_is_knocked_away_interrupts_the_skill(players, household):
     env_id = household(disturbances=rates(item_knocked=0.2))
     run = next(run for seed in range(9) if (run := players.play(env_id, seed=seed, max_replans=12)) and _interrupted(run))
@@ -170,6 +212,26 @@ def test_what_disturbed_is_recorded_once(players, household, monkeypatch):
     events = [event for step in run.steps for event in step.disturbances]
     assert events
     assert events == [event for *_, info in tape.results for event in info["disturbances"]]
+
+
+# ---- plans that lead nowhere ---------------------------------------------------------------------------------------------------
+
+
+def test_a_planner_that_goes_round_in_circles_is_told(players):
+    backend = players.Script(*["drop"] * 6)
+    run = players.play(QUIET, backend, max_replans=8)
+    said = [(r.index, r.text) for r in run.transcript if r.entry == "feedback"]
+    told = "Nothing has changed: {} times this plan led back to the same observation: drop. Plan something else."
+    assert [text for _, text in said] == [told.format(times) for times in (3, 4, 5)]
+    assert {run.transcript[index + 1].entry for index, _ in said} == {"observation"}
+    for shorter, longer in pairwise(backend.prompts):
+        assert [s.text for s in longer.segments[: len(shorter.segments)]] == [s.text for s in shorter.segments]
+
+
+def test_a_planner_that_gets_on_is_told_nothing(players):
+    run = players.play(QUIET, seed=1)
+    assert run.end.success
+    assert not any(r.entry == "feedback" for r in run.transcript)
 
 
 # ---- plans that cannot be read -------------------------------------------------------------------------------------------------

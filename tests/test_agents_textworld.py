@@ -357,3 +357,20 @@ def test_compare_plays_replays_and_reports_a_users_environment(invoke, fakes, tm
 def test_suite_and_environment_exclude_each_other(invoke):
     done = invoke("compare", "--suite", "smoke", "--env", KITCHEN)
     assert "give one of --suite and --env" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>\nThe key is here.\nopen door\n</think>\n\nopen the door",
+        "I could take the key first.\n</think>\nopen the door<|im_end|>\n<|im_start|>user\ntake key",
+        "Here is the plan:\n1. **open the door**",
+        "Thought: the door is closed.\nAction: open the door\nObservation: it opens.\nAction: take key",
+        '```json\n["open the door"]\n```',
+        "<answer>- Open door.</answer>",
+    ],
+)
+def test_what_models_write_around_an_action_makes_no_difference(fakes, answer):
+    world = make_world(EpisodeJob("test", "text_zoo:Listed-v0", 0))
+    world.reset(0)
+    assert [action.text for action in world.parse(answer)] == ["Open (the) Door"]

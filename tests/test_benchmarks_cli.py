@@ -1,6 +1,7 @@
 """The command line, with the expert, which needs no model."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from agents import episode_log
 from benchmarks import cli
 from benchmarks.backends.registry import BackendFactory
-from benchmarks.commands import COMMANDS
+from benchmarks.commands import COMMANDS, results
+from benchmarks.output.signals import stop_on_signals
 from erecap.models.loading import bundled_pruner_dir
 from erecap.models.pruner import TokenPruner
 
@@ -107,6 +109,61 @@ def test_ctrl_c_prints_what_is_there_and_the_same_command_goes_on(invoke, monkey
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["complete"], last["backends"]["expert"]["episodes"]) == (False, 1)
     assert invoke(*command).exit_code == 0
+
+
+def test_a_grid_that_is_stopped_while_the_models_of_its_second_suite_load(invoke, monkeypatch, tmp_path):
+    made = results.run_comparison
+
+    def interrupted(comparison, *rest, **options):
+        if comparison.loop.suite.name == "smoke":
+            raise KeyboardInterrupt
+        return made(comparison, *rest, **options)
+
+    monkeypatch.setattr(results, "run_comparison", interrupted)
+    grid = ["ablate", "--backends", "baseline", "--episodes", "1", "--replay-prompts", "0", "--out", tmp_path]
+    done = invoke(*grid, "--suites", "household-small,smoke")
+    assert done.exit_code == 130, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["complete"] is False
+    assert "household-small" in (tmp_path / "ablation.md").read_text()
+    assert invoke(*grid, "--suites", "smoke").exit_code == 130
+    assert not (tmp_path / "smoke").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_that_ask_to_end_give_the_summary(monkeypatch, capsys, tmp_path, number, code):
+    append = episode_log.EpisodeLog.append
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(log, lines):
+        if (tmp_path / "steps.jsonl").stat().st_size:
+            signal.raise_signal(number)
+        return append(log, lines)
+
+    monkeypatch.setattr(episode_log.EpisodeLog, "append", interrupted)
+    monkeypatch.setattr(sys, "argv", ["erecap", *EXPERT, "--out", str(tmp_path)])
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        left = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert stopped.value.code == code
+    assert set(left.values()) == {signal.SIG_DFL}
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["complete"], last["backends"]["expert"]["episodes"]) == (False, 1)
+    assert json.loads((tmp_path / "summary.json").read_text())["complete"] is False
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_both_stages_of_the_pruner_from_texts(invoke, model_dir, tmp_path):

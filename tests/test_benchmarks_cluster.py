@@ -10,7 +10,7 @@ import pytest
 from agents.episode_log import EpisodeLog, read_episodes
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
-from agents.runner import run_jobs
+from agents.runner import LostEpisodesError, run_jobs
 from benchmarks.cluster.executor import RayExecutor, choose_gpus, count_workers
 from benchmarks.cluster.pool import ClusterPool
 from benchmarks.cluster.protocol import ClusterError, Node, Share
@@ -84,9 +84,11 @@ def test_the_episode_of_a_lost_worker_is_played_once_more(fakes, fake_cluster, p
     assert len(pool.cluster.workers) == 3
 
 
-def test_an_episode_that_loses_two_workers_is_left_out_and_named(fakes, fake_cluster, pool_of, tmp_path, capsys):
+def test_an_episode_that_loses_two_workers_is_an_error_after_the_others(fakes, fake_cluster, pool_of, tmp_path, capsys):
     pool = pool_of(2, dies=fake_cluster.DiesAt(seed=1, times=9))
-    assert [e.seed for e in play(fakes, tmp_path, pool, jobs(4))] == [0, 2, 3]
+    with pytest.raises(LostEpisodesError, match="the episode of baseline in fake, seed 1"):
+        play(fakes, tmp_path, pool, jobs(4))
+    assert {seed for _, _, seed in read_episodes(tmp_path / "steps.jsonl")} == {0, 2, 3}
     again, left_out = (line for line in capsys.readouterr().err.splitlines() if "died" in line)
     assert "played once more" in again
     assert all(part in left_out for part in ("left out", "its process died", "backend=baseline", "env_id=fake", "seed=1"))

@@ -1,20 +1,23 @@
 """A whole comparison with backends that cost nothing: what is played, written, resumed and summed up."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from agents.episode_log import read_records
 from agents.loop import AgentConfig
-from agents.records import EpisodeRecord
+from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
 from benchmarks.backends.registry import BackendFactory, choose_reference
+from benchmarks.comparison import run as comparisons
 from benchmarks.comparison.run import Comparison, run_comparison, sample_prompts
 from benchmarks.comparison.schema import Summary
 from benchmarks.comparison.summary import summarize
 from benchmarks.reports.write import write_report
 from benchmarks.runs import records
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
+from benchmarks.runs.executors import LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
 from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case, Suite
@@ -76,7 +79,7 @@ def test_replans_within_their_budget_are_counted(fakes, tmp_path):
 def first_form(line):
     """A record as it was written before planner calls held their generation, and before there were budgets."""
     if line["kind"] != "planner_call":
-        return {name: value for name, value in line.items() if name != "system"}
+        return {name: value for name, value in line.items() if name not in ("system", "digest")}
     made = line["generation"]
     rest = {name: value for name, value in line.items() if name != "generation"}
     copied = ("prompt_tokens", "new_tokens", "stage_tokens", "layer_tokens", "reused_tokens", "ttft_s", "decode_s", "first_skill_s")
@@ -201,6 +204,181 @@ def test_ctrl_c_before_the_first_episode_is_over(run, tmp_path):
 
     summary = run(comparison(tmp_path), interrupted)
     assert (summary.backends, summary.paired, summary.complete) == ({}, {}, False)
+
+
+def test_ctrl_c_before_a_new_backend_has_an_episode(run, tmp_path):
+    """Its prompts are to be replayed, it has none, and there are rows of an earlier replay."""
+    run(comparison(tmp_path))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    more = comparison(tmp_path, ["baseline?dtype=float32", "erecap?keep=0.7", PRUNED])
+    assert more.loop.reference == "baseline?dtype=float32"
+    summary = run(more, interrupted)
+    assert (list(summary.backends), summary.complete) == (["expert", PRUNED], False)
+
+
+def test_ctrl_c_while_models_are_loaded(run, fakes, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparisons, "describe_models", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(comparison(tmp_path / "new"))
+        assert not (tmp_path / "new").exists()
+    run(comparison(tmp_path / "old"))
+    with monkeypatch.context() as patch:
+        patch.setattr(comparisons, "describe_models", interrupted)
+        assert run(comparison(tmp_path / "old")).backends["baseline"].episodes == 4
+
+
+def test_a_replay_without_prompts_is_left_out(run, fakes, tmp_path):
+    """The reference's first prompt did not fit into its context."""
+
+    def too_long(job, backend, config, sink, frames=None):
+        if job.backend != "baseline":
+            return fakes.fake_episode(job, backend, config, sink)
+        end = fakes.fake_end({"backend": job.backend, "env_id": job.env_id, "seed": job.seed}, success=False)
+        sink(end := end.model_copy(update={"end": "context_limit", "replans": 0, "skills": 0}))
+        return end
+
+    summary = run(comparison(tmp_path), too_long)
+    assert summary.complete
+    assert summary.paired[PRUNED].prompts == 0
+
+
+def test_one_process_writes_a_run_from_its_first_file_to_its_last(run, fakes, tmp_path):
+    """The lock covers the playing, the replay and the report, and a second start changes nothing."""
+    what = comparison(tmp_path)
+    run(what)
+    (tmp_path / "replay.jsonl").unlink()
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    refused = []
+
+    def make(spec):  # in the replay: all episodes are there
+        with pytest.raises(ValueError, match=r"being written by another run \(process \d+ on .*wait for it"):
+            run(what)
+        refused.append(spec)
+        return fakes.fake_backend(spec)
+
+    def report(results):
+        with pytest.raises(ValueError, match="being written by another run"):
+            run(what)
+        refused.append("report")
+
+    results = run_comparison(what, make, ComparisonProgress(what.loop), fakes.fake_episode, report=report)
+    assert refused[-3:] == ["baseline", PRUNED, "report"]
+    assert len((tmp_path / "replay.jsonl").read_text().splitlines()) == len(results.rows) == 8
+    kept = ("steps.jsonl", "config.json")
+    assert [(tmp_path / name).read_bytes() for name in kept] == [written[name] for name in kept]
+
+
+def test_rows_measured_on_other_backends_prompts_do_not_count(run, fakes, tmp_path):
+    """The reference was baseline; without it, it is another backend, whose prompts are others at the same replan."""
+
+    def own_words(job, backend, config, sink, frames=None):
+        def told(record):
+            is_plan = isinstance(record, TranscriptRecord) and record.entry == "plan"
+            sink(record.model_copy(update={"text": f"explore {job.backend}"}) if is_plan else record)
+
+        return fakes.fake_episode(job, backend, config, told)
+
+    other = "erecap?keep=0.7"
+    run(comparison(tmp_path, ["baseline", other, PRUNED]), own_words)
+    what = comparison(tmp_path, [other, PRUNED])
+    results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), own_words)
+    prompts = sample_prompts(what, RunRecords.read(tmp_path / "steps.jsonl"))
+    assert {row.key for row in results.rows} == {prompt.key for prompt in prompts}
+    first = [row for row in results.rows if row.replan == 0]
+    assert all(set(row.measured) == {"baseline", other, PRUNED} for row in first), (
+        "their prompts hold no plan yet: they are the same"
+    )
+    assert all(set(row.measured) == {other, PRUNED} for row in results.rows if row.replan == 1)
+
+
+def test_rows_that_do_not_name_their_prompt_are_measured_again(run, tmp_path):
+    run(comparison(tmp_path))
+    path = tmp_path / "replay.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k not in ("prompt", "digest")}) + "\n" for row in rows))
+    old = path.read_text()
+    assert run(comparison(tmp_path)).paired[PRUNED].prompts == len(rows)
+    assert path.read_text().startswith(old)
+    assert len(path.read_text().splitlines()) == 2 * len(rows)
+
+
+@pytest.mark.parametrize("when", ["playing", "replay"])
+def test_a_deleted_directory_stops_the_run(fakes, tmp_path, when):
+    what = comparison(tmp_path / "run")
+
+    def delete(job, *rest):
+        if when == "playing" and job.backend == "baseline":
+            shutil.rmtree(tmp_path / "run")
+        return fakes.fake_episode(job, *rest)
+
+    def make(spec):
+        if when == "replay":
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return fakes.fake_backend(spec)
+
+    with pytest.raises(ValueError, match="was deleted, moved or replaced"):
+        run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), delete, make_here=make)
+    assert not (tmp_path / "run").exists()
+
+
+def test_lost_episodes_are_counted_and_named(fakes, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    what = comparison(tmp_path / "run", executor=LocalExecutor(2), replay_prompts=0)
+    dying = fakes.Dying(marks, seed=1_000_001, times=2)
+    results = run_comparison(what, fakes.fake_backend, ComparisonProgress(what.loop), dying)
+    assert [str(job) for job in results.lost] == ["the episode of expert in fake, seed 1000001"]
+    assert (results.missing, results.stopped, results.summary.complete) == (1, None, False)
+
+
+def test_the_order_of_episodes_changes_nothing(fakes, tmp_path):
+    seeds = range(1_000_000, 1_000_012)
+
+    def played(backend, cost, order):
+        keys = {seed: {"backend": backend, "env_id": "fake", "seed": seed} for seed in seeds}
+        ends = {seed: fakes.fake_end(key, success=seed % 3 > 0, steps=20 + cost * (seed % 100)) for seed, key in keys.items()}
+        calls = [fakes.fake_call(keys[seed], 0, 90 + seed % 7, replan_s=0.1 * (seed % 100)) for seed in order]
+        return BackendRecords({Case("fake", seed): ends[seed] for seed in order}, calls)
+
+    def summary(order):
+        records = {backend: played(backend, cost, order) for backend, cost in (("expert", 0), ("baseline", 1), (PRUNED, 3))}
+        return summarize(comparison(tmp_path, episodes=12).loop, records, [], complete=True)
+
+    mixed = [1_000_000 + i for i in (5, 1, 0, 11, 2, 7, 3, 10, 4, 9, 8, 6)]
+    assert summary(seeds) == summary(seeds[::-1]) == summary(mixed)
+    assert summary(seeds).paired["expert"].spl_diff != 0
+
+
+def test_figures_that_do_not_exist_are_null(run, fakes, tmp_path):
+    """No plan could be read: there is no replan latency. The expert reads no prompt. A remote model has no layers and no cache."""
+
+    def unread(job, backend, config, sink, frames=None):
+        def told(record):
+            if isinstance(record, PlannerCall):
+                sizes = {"prompt_tokens": 0} if job.backend == "expert" else {}
+                made = replace(record.generation, layer_tokens=(), stage_tokens=(), kv_bytes=0, **sizes)
+                record = record.model_copy(update={"parse_error": "bad", "generation": made})
+            sink(record)
+
+        return fakes.fake_episode(job, backend, config, told)
+
+    summary = run(comparison(tmp_path, ["baseline"]), unread)
+    remote, expert = summary.backends["baseline"], summary.backends["expert"]
+    for one in (remote, expert):
+        assert (one.replan_s.p50, one.replan_s.p95, one.kept_share) == (None, None, None)
+        assert (one.dropped_tokens.p50, one.dropped_tokens.max, one.kv_bytes.p50, one.kv_bytes.max) == (None,) * 4
+    assert (expert.prompt_tokens.p50, expert.prompt_tokens.max) == (None, None)
+    assert (remote.prompt_tokens.max, remote.ttft_s.p50) == (200, 0.2)
+    rows = (tmp_path / "table.md").read_text()
+    assert "| expert | 4 | 100% [51, 100] | 1.00 | 2.0 | - | - | - | 200 ms | - / - | - | - | - |" in rows
+    assert "| 150 (max 200) | - | - | 200 ms | - / - | - | - | - |" in rows
 
 
 def test_the_step_limit_follows_the_expert(run, fakes, tmp_path):

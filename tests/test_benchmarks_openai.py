@@ -15,8 +15,8 @@ ASK = Prompt((Segment("system", "Plan."), Segment("user", "Where is the ball?"))
 PIECES = ["goto ", "kitchen\n", "pickup ball", "\n"]
 
 
-def chunk(content=None, usage=None):
-    choices = [] if content is None else [SimpleNamespace(delta=SimpleNamespace(content=content))]
+def chunk(content=None, usage=None, finish=None):
+    choices = [] if content is None else [SimpleNamespace(delta=SimpleNamespace(content=content), finish_reason=finish)]
     return SimpleNamespace(choices=choices, usage=usage)
 
 
@@ -46,14 +46,14 @@ def test_an_answer_is_streamed_line_by_line():
 
 def test_the_last_line_needs_no_newline_and_usage_is_optional():
     lines = []
-    client = StubClient([chunk("explore\n\n"), chunk(""), chunk("done")])
+    client = StubClient([chunk("explore\n\n"), chunk(""), chunk("done", finish="stop")])
     answer = OpenAIBackend(client, "m").generate(ASK, Sampling(), lines.append)
     assert lines == ["explore", "done"]
     assert (answer.prompt_tokens, answer.new_tokens) == (0, 2)
 
 
 def test_an_empty_answer_is_an_answer():
-    answer = OpenAIBackend(StubClient([]), "m").generate(ASK, Sampling())
+    answer = OpenAIBackend(StubClient([chunk("", finish="stop")]), "m").generate(ASK, Sampling())
     assert (answer.text, answer.new_tokens, answer.decode_s) == ("", 0, 0.0)
 
 
@@ -70,6 +70,18 @@ def test_a_fixed_number_of_tokens_cannot_be_asked_for():
         ("openai?model=m&base=x", "unknown parameters base"),
         ("openai?model=m&timeout_s=soon", "no number"),
         ("openai?model=m&timeout_s=0", "must be positive"),
+        ("openai?model=m&timeout_s=inf", "must be positive and finite"),
+        ("openai?model=m&limit_s=nan", "must be positive and finite"),
+        ("openai?model=m&temperature=warm", "temperature='warm' is no number"),
+        ("openai?model=m&temperature=-1", "temperature='-1' is no number"),
+        ("openai?model=m&seed=7", "the only value is none"),
+        ("openai?model=m&stream_options=x", "the only value is none"),
+        ("openai?model=m&extra=top_k", "no JSON object"),
+        ('openai?model=m&extra={"messages":[]}', "extra gives messages"),
+        ("openai?model=m&base_url=localhost:8000", "base_url must be http"),
+        ("openai?model=m&base_url=http://[::1", "base_url must be http"),
+        ("openai?model=m&base_url=http://h:99999/v1", "base_url must be http"),
+        ("openai?model=m&api_key=clé", "api_key has white space"),
         ("openai?model=m", "OPENAI_API_KEY"),
     ],
 )

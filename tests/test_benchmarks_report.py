@@ -133,13 +133,13 @@ def test_an_empty_summary_is_a_table_too():
     assert paired_differences(empty) == []
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0, "-"), (0.00082, "0.82 ms"), (0.1234, "123 ms"), (2.5, "2.50 s")])
 def test_times_for_people(value, shown):
     assert seconds(value) == shown
 
 
 def test_sizes_for_people():
-    assert (mebibytes(0), mebibytes(1.5 * 2**20)) == ("-", "1.5 MiB")
+    assert (mebibytes(None), mebibytes(0), mebibytes(1.5 * 2**20)) == ("-", "-", "1.5 MiB")
 
 
 def test_plots_are_written_for_what_there_is(fakes, tmp_path):

@@ -11,6 +11,7 @@ from erecap.profiling.cli import main
 from erecap.profiling.frontend import Frontend, Subcommand
 from erecap.profiling.progress import LineProgress
 from erecap.profiling.results import ResultFile, read_result
+from erecap.profiling.trace_profile import summarise, summary_rows
 
 
 def run(*words: str) -> int:
@@ -32,6 +33,17 @@ def test_a_generate_profile_compares_decoders(tmp_path):
     ]
     assert all(point["tokens_like_first_decoder"] == 6 for point in measured)
     assert all(0 < point["prefill_share"] < 1 and point["mean_tpot_ms"] > 0 for point in measured)
+
+
+def test_figures_that_do_not_exist_are_null(tmp_path):
+    """A profiler that recorded no kernel; a number that is none."""
+    found = summarise([], torch.device("cuda"))
+    assert (found["device_ms"], set(found["parts_ms"].values()), set(found["parts_share"].values())) == (None, {None}, {None})
+    file = ResultFile(tmp_path / "trace.json", kind="trace", machine={})
+    file.add({"prompt_tokens": 8, "keep": 1.0, "status": "ok", "spread": float("nan"), "rates": [1.0, float("inf")], **found})
+    point = json.loads((tmp_path / "trace.json").read_text())["points"][0]
+    assert (point["device_ms"], point["spread"], point["rates"]) == (None, None, [1.0, None])
+    assert {row["keep 1.0 share"] for row in summary_rows([point])} == {"-"}
 
 
 def test_a_trace_puts_the_time_where_it_belongs(tmp_path, capsys):

@@ -7,9 +7,11 @@ every table.
 
 from collections.abc import Callable
 
-from agents.gridworld.belief import Belief, Thing
-from agents.gridworld.situation import BEYOND, assess
-from envs.observation.names import DOOR, KEY, LOCKED, thing_name
+from agents.gridworld.belief import Belief, Thing, matches
+from agents.gridworld.navigation import neighbors
+from agents.gridworld.situation import BEYOND, assess, has_key, things_named
+from agents.gridworld.skills.spots import room_to_drop, with_taken
+from envs.observation.names import BOX, DOOR, KEY, LOCKED, thing_name
 
 Lines = list[str]
 """A plan, or a part of one: one skill per line."""
@@ -18,14 +20,16 @@ Lines = list[str]
 class _Planner:
     """The planning of one plan, from the belief and the situation."""
 
-    def __init__(self, belief: Belief) -> None:
-        self.belief, self.situation = belief, assess(belief)
+    def __init__(self, belief: Belief, subgoal: str) -> None:
+        self.belief, self.situation = belief, assess(belief, subgoal)
+        self._subgoal = subgoal
         self._unlocking: set[str] = set()
 
     # ---- subgoals --------------------------------------------------------------------------------------------------------------
 
-    def plan(self, subgoal: str) -> Lines:
-        """Plan for a subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
+    def plan(self) -> Lines:
+        """Plan for the subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
+        subgoal = self._subgoal
         for prefix, planner in _SUBGOALS:
             if subgoal.startswith(prefix):
                 return planner(self, subgoal.removeprefix(prefix))[:6] or ["explore"]
@@ -125,7 +129,14 @@ class _Planner:
             return self._find()
         if obstacle.thing.kind == DOOR:
             return self._unlock(obstacle.thing)
-        return [*self._free_hand(), f"pickup {obstacle.thing.name} in {self.belief.place_of(obstacle.thing)}", "drop"]
+        return self._put_aside(obstacle.thing)
+
+    def _put_aside(self, thing: Thing) -> Lines:
+        """Plan to take a thing away and to drop it where it blocks nothing."""
+        return [*self._free_hand(), self._pickup(thing), *self._drop(with_taken(self.belief, thing))]
+
+    def _pickup(self, thing: Thing) -> str:
+        return f"pickup {thing.name} in {self.belief.place_of(thing)}"
 
     def _empty(self, box: Thing) -> Lines:
         """Plan to take out what fills a box."""
@@ -139,14 +150,35 @@ class _Planner:
             return ["explore"]
         if not looking_for_key:
             for door in situation.locked:
-                key = thing_name(KEY, door.thing.color)
-                if self._holds(key) or self._known(key) is not None:
+                if has_key(self.belief, door.thing):
                     return self._unlock(door.thing)
         if situation.unopened:
-            box = situation.unopened[0]
+            named = things_named(self._subgoal)  # a level's box vanishes when it is opened: one that the goal needs comes last
+            box = min(situation.unopened, key=lambda t: not self.belief.unique_names and any(matches(t, name) for name in named))
             return [f"open {box.name} in {self.belief.place_of(box)}"]
         loose = [goal for goal, obstacle in situation.blocked.items() if obstacle is not None and obstacle.thing.kind != DOOR]
         return self._clear(BEYOND if BEYOND in loose else loose[0]) if loose else ["explore"]
+
+    def alternatives(self) -> list[Lines]:
+        """List what else to try where the plan leads nowhere: clear a way, unlock, open, look around elsewhere, carry off."""
+        belief, situation = self.belief, self.situation
+        blocking = [obstacle.thing for obstacle in situation.blocked.values() if obstacle is not None]
+        loose = [thing for thing in self._loose_things() if any(near in situation.reach for near in neighbors(thing.cell))]
+        rooms = sorted({int(belief.room[cell]) for cell in situation.reach} - {-1, belief.here})
+        gotos = [f"goto {belief.room_names[room]}" for room in rooms]
+        return [
+            *(self._put_aside(thing) for thing in loose if thing in blocking),
+            *(self._unlock(door.thing) for door in situation.locked if has_key(belief, door.thing)),
+            *([f"open {box.name} in {belief.place_of(box)}"] for box in situation.unopened),
+            *([goto, "explore"] for goto in gotos),
+            *([*self._free_hand(), self._pickup(thing), goto, "drop"] for thing in loose for goto in gotos),
+            ["explore"],
+        ]
+
+    def _loose_things(self) -> list[Thing]:
+        """List the things that can be carried; boxes can where they are no furniture."""
+        fixed = {DOOR, BOX} if self.belief.unique_names else {DOOR}
+        return [thing for thing in self.belief.things.values() if thing.kind not in fixed]
 
     # ---- facts -----------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +199,12 @@ class _Planner:
         return known[0] if known else self.belief.place_of(door)
 
     def _free_hand(self) -> Lines:
-        return ["drop"] if self.belief.held else []
+        return self._drop(self.belief) if self.belief.held else []
+
+    def _drop(self, belief: Belief) -> Lines:
+        """Plan to drop the held thing where it is in nobody's way: in this room if possible."""
+        room = room_to_drop(belief)
+        return ["drop"] if room == belief.here else [f"goto {belief.room_names[room]}", "drop"]
 
     def _picks_up(self, lines: Lines, name: str) -> bool:
         return lines[-1].startswith(f"pickup {name} in ")
@@ -184,9 +221,31 @@ _SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
 )
 
 
-def expert_plan(belief: Belief, subgoal: str) -> str:
-    """Plan for the open subgoal, one skill per line; ``done`` where no subgoal is open.
+def expert_plan(belief: Belief, subgoal: str, attempt: int = 0) -> str:
+    """Plan for the open subgoal.
 
-    Raises ``ValueError`` for a subgoal of an unknown form.
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    subgoal
+        Text of the open subgoal; empty where none is open.
+    attempt
+        0 for the plan itself; from 1 on another thing to try, since the plan has led back to the same state.
+
+    Returns
+    -------
+    str
+        One skill per line; ``done`` where no subgoal is open.
+
+    Raises
+    ------
+    ValueError
+        For a subgoal of an unknown form.
     """
-    return "\n".join(_Planner(belief).plan(subgoal)) if subgoal else "done"
+    if not subgoal:
+        return "done"
+    planner = _Planner(belief, subgoal)
+    plan = planner.plan()
+    others = [lines for lines in planner.alternatives() if lines != plan] if attempt else []
+    return "\n".join(others[(attempt - 1) % len(others)] if others else plan)

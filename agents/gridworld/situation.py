@@ -6,15 +6,17 @@ The text of an observation reports it and the expert plans with it. Beyond the t
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from agents.gridworld.belief import MARGIN, Belief, Thing
+from agents.gridworld.belief import MARGIN, Belief, Thing, matches
 from agents.gridworld.navigation import is_frontier, neighbors, search
-from agents.gridworld.skills.base import Obstacle, first_obstacle
+from agents.gridworld.skills.base import Obstacle, entrance_obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
 from envs.observation.describe import Mention, Report
 from envs.observation.embodied import Cell
-from envs.observation.names import BOX, CLOSED, DOOR, LOCKED, OPEN, THINGS, thing_name
+from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
+_VERBS = ("pick up ", "go to ", "open ", "put ")
+"""How the subgoals of levels begin."""
 BEYOND = "beyond"
 """A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
@@ -34,14 +36,14 @@ class Situation:
     blocked: dict[str, Obstacle | None]
     """What it cannot reach (a known room, a thing, or ``BEYOND``) with what blocks the way; ``None`` where no way is known."""
     unopened: tuple[Thing, ...]
-    """Closed boxes that it can walk up to."""
+    """Closed boxes that it can walk up to. A box that vanishes when it is opened counts only where nothing else is left to try."""
 
 
-def assess(belief: Belief) -> Situation:
-    """Work out the agent's situation from its belief."""
+def assess(belief: Belief, subgoal: str = "") -> Situation:
+    """Work out the agent's situation from its belief and the open subgoal."""
     reach = search(belief)
     at_hand = [t for t in belief.things.values() if any(near in reach for near in neighbors(t.cell))]
-    unopened = tuple(t for t in at_hand if belief.unique_names and t.kind == BOX and t.state == BOX_CLOSED)
+    boxes = tuple(t for t in at_hand if t.kind == BOX and t.state == BOX_CLOSED)
     locked = tuple(Obstacle(t, side_of(belief, t, reach)) for t in at_hand if t.kind == DOOR and t.state == LOCKED)
     blocked = {**_blocked_rooms(belief, set(reach)), **_blocked_things(belief, set(reach))}
     unexplored = any(is_frontier(belief, cell) for cell in reach)
@@ -49,7 +51,37 @@ def assess(belief: Belief) -> Situation:
         obstacle = _hidden_behind(belief, set(reach))
         if obstacle is not None:
             blocked[BEYOND] = obstacle
-    return Situation(frozenset(reach), unexplored, locked, blocked, unopened)
+    situation = Situation(frozenset(reach), unexplored, locked, blocked, boxes)
+    if belief.unique_names or (boxes and _only_boxes_are_left(belief, situation, subgoal)):
+        return situation
+    return replace(situation, unopened=())
+
+
+def things_named(subgoal: str) -> list[str]:
+    """List the descriptions of the things that a subgoal of a level names."""
+    verb = next((verb for verb in _VERBS if subgoal.startswith(verb)), None)
+    return subgoal.removeprefix(verb).split(" next to ") if verb else []
+
+
+def has_key(belief: Belief, door: Thing) -> bool:
+    """Tell whether the agent holds the door's key or knows where one is."""
+    return belief.held == (KEY, door.color) or bool(belief.find(key := thing_name(KEY, door.color)) or belief.boxed(key))
+
+
+def _only_boxes_are_left(belief: Belief, situation: Situation, subgoal: str) -> bool:
+    """Tell whether what the agent lacks for the subgoal can only be in a box: all else is explored, unlocked and cleared."""
+    loose = any(obstacle is not None and obstacle.thing.kind != DOOR for obstacle in situation.blocked.values())
+    if situation.unexplored or loose or any(has_key(belief, door.thing) for door in situation.locked):
+        return False
+    held = () if belief.held is None else (Thing(*belief.held, 0, belief.cell, belief.held_tags),)
+    return any(not _is_at_hand(belief, situation, name, held) for name in things_named(subgoal))
+
+
+def _is_at_hand(belief: Belief, situation: Situation, name: str, held: tuple[Thing, ...]) -> bool:
+    """Tell whether the agent holds or can walk up to a thing of this description, other than a locked door."""
+    found = (t for t in belief.find(name) if not (t.kind == DOOR and t.state == LOCKED))
+    near = any(cell in situation.reach for t in found for cell in neighbors(t.cell))
+    return near or any(matches(thing, name) for thing in held)
 
 
 def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
@@ -61,9 +93,8 @@ def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:
 def _blocked_rooms(belief: Belief, reach: set[Cell]) -> dict[str, Obstacle | None]:
     blocked: dict[str, Obstacle | None] = {}
     for room in belief.known_rooms():
-        cells = belief.cells_of(room)
-        if room != belief.here and not cells & reach:
-            blocked[belief.room_names[room]] = first_obstacle(belief, {cell for cell in cells if belief.passable(cell)})
+        if room != belief.here and not belief.cells_of(room) & reach:
+            blocked[belief.room_names[room]] = entrance_obstacle(belief, room)
     return blocked
 
 
@@ -133,7 +164,7 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
     Report
         What ``envs.describe`` writes as text.
     """
-    situation = assess(belief)
+    situation = assess(belief, subgoal)
     return Report(
         outcomes=tuple(outcomes),
         fresh=tuple(mention(belief, thing) for thing in belief.fresh.values()),

@@ -10,7 +10,8 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.expert import expert_plan
+from agents.gridworld.names import GridNames
+from agents.gridworld.persistence import PatientExpert
 from agents.gridworld.situation import report
 from agents.gridworld.skills import start_skill
 from agents.job import EpisodeJob
@@ -20,6 +21,8 @@ from planner import SkillCall, parse_plan, system_text
 
 _GAP = 0.12  # cells between a name and a door
 _LEGEND = "red triangle: the agent; lighter: what it sees"
+GOAL_CHANGED = "goal changed"
+"""The disturbance that replaces the open subgoal. It interrupts the skill during which it happens, and no later one."""
 
 
 class GridWorld:
@@ -40,7 +43,6 @@ class GridWorld:
         self._unwrapped = unwrapped
         self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
         self._planned_for = ""
-        self._goal_event = False
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -64,6 +66,7 @@ class GridWorld:
         self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
         self.belief.update(observation)
+        self._expert = PatientExpert()
         return self._progress()
 
     def describe(self, outcomes: Outcomes) -> str:
@@ -76,8 +79,8 @@ class GridWorld:
         return describe(seen, self._verbosity)
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
-        """Read one skill per line."""
-        return parse_plan(answer).skills
+        """Read one skill per line. The arguments are names that something in this world could have."""
+        return parse_plan(answer, GridNames(self.belief.room_names)).skills
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Carry out one skill until it ends or is interrupted."""
@@ -86,16 +89,16 @@ class GridWorld:
         return replace(outcome, gave_up=call.name == "done")
 
     def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
-        self._goal_event = False
         skill = start_skill(self.belief, call)
         try:
             action = next(skill)
             while True:
                 held = self.belief.held
-                yield self._step(action)
+                tick = self._step(action)
+                yield tick
                 if held is not None and self.belief.held is None and action != Actions.drop:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
-                if self._goal_event and self._progress().goal != self._planned_for:
+                if GOAL_CHANGED in tick.disturbances and tick.progress.goal != self._planned_for:
                     return Outcome(False, "interrupted, the goal changed", goal_changed=True)
                 action = next(skill)
         except StopIteration as stop:
@@ -113,7 +116,7 @@ class GridWorld:
 
     def expert(self) -> str | None:
         """Plan from the belief for the subgoal that the last observation named."""
-        return expert_plan(self.belief, self._planned_for)
+        return self._expert.plan(self.belief, self._planned_for)
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the grid."""
@@ -133,7 +136,6 @@ class GridWorld:
         observation, reward, terminated, truncated, self.info = self.env.step(action)
         self.belief.update(observation, action)
         events = tuple(self.info["disturbances"])
-        self._goal_event = self._goal_event or "goal changed" in events
         return Tick(self._progress(), float(reward), self.info["success"], terminated, truncated, events)
 
     def _progress(self) -> Progress:

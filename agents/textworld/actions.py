@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from planner.plan import plan_line, without_articles
+from planner.lines import plan_line, without_articles
 
 
 class ActionList:
@@ -33,7 +33,7 @@ class ActionList:
         Parameters
         ----------
         line
-            A line of a plan, as the planner wrote it or as ``planner.plan.plan_line`` cleaned it.
+            A line of a plan, as the planner wrote it or as ``planner.lines.plan_line`` cleaned it.
 
         Returns
         -------

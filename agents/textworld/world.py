@@ -24,7 +24,8 @@ from agents.textworld.info import read_actions, read_disturbances, read_progress
 from agents.world import OK, Call, Outcome, Outcomes, Progress, Tick, failed
 from envs.observation.text_space import text_key
 from planner import PlanParseError
-from planner.plan import plan_line, spelled_line
+from planner.answer import answer_steps
+from planner.lines import plan_line, spelled_line
 
 SYSTEM = (
     "You act in a text world. Answer with a plan: one action per line, written as the world lists it. "
@@ -98,8 +99,13 @@ class TextWorld:
         return "\n".join(lines)
 
     def parse(self, answer: str) -> Sequence[Action]:
-        """Read one action per line. Numbering, bullets, quotes and case make no difference where the world lists its actions."""
-        found = [Action(text) for text in map(self._text_of, answer.splitlines()) if text]
+        """Read one action per line.
+
+        What models write around a plan makes no difference (``answer_steps``); quotes and case make none where the world lists its
+        actions.
+        """
+        steps = answer_steps(answer, lambda line: self.actions.find(line) is not None)
+        found = [Action(text) for text in (self._text_of(line) for _, line in steps) if text]
         if not found:
             raise PlanParseError(1, answer[:80], "there is no action in the answer", "write one action per line")
         return found

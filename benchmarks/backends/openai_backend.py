@@ -4,18 +4,22 @@ Times are measured in this process, so they include the network. The server repo
 these fields of the ``Generation`` keep their defaults.
 """
 
-import time
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+from benchmarks.backends.openai_options import Request, make_client, read_options
+from benchmarks.backends.remote_answer import RemoteAnswer
+from benchmarks.backends.remote_errors import RemoteBackendError, body_of, causes_of, codes_in, is_too_long, message_in, words_of
+from benchmarks.backends.time_limit import within
 from planner import BackendSpec, Generation, LineCallback, Prompt, PromptTooLongError, Sampling
+from planner.redaction import redact
 
-_OPTIONS = ("base_url", "model", "timeout_s")
+__all__ = ["OpenAIBackend", "RemoteBackendError"]
 
-
-class RemoteBackendError(ValueError):
-    """An error for an endpoint that could not be reached, or that refused the request."""
+T = TypeVar("T")
+_EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,33 @@ class OpenAIBackend:
         The client, or any object with its ``chat.completions.create``.
     model : str
         Name of the model at the endpoint.
+    name : str
+        The spec that the backend was made from, without secrets.
+    request : Request
+        How requests are written.
+    limit_s : float
+        Most seconds of a whole answer, retries included.
+    secrets : tuple of str
+        What must stand in no answer and no message.
     """
 
-    client: Any
+    client: Any = field(repr=False)
     model: str
+    name: str = "openai"
+    request: Request = field(default_factory=Request)
+    limit_s: float = 600.0
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_spec(cls, spec: BackendSpec) -> "OpenAIBackend":
-        """Make the backend; the client reads the key from OPENAI_API_KEY.
+        """Make the backend.
 
         Parameters
         ----------
         spec : BackendSpec
-            Its parameters: ``base_url``, ``model`` and ``timeout_s`` (seconds, default 120).
+            Its parameters: ``base_url``, ``model``; ``api_key`` (by default OPENAI_API_KEY); ``timeout_s``, most seconds of silence
+            (120), and ``limit_s``, most seconds of an answer (600); for servers that refuse a parameter ``max_tokens_name``,
+            ``temperature``, ``seed=none``, ``stream_options=none`` and ``extra`` (a JSON object).
 
         Returns
         -------
@@ -52,13 +70,8 @@ class OpenAIBackend:
         ValueError
             For missing or unknown parameters, for a missing key, and where the ``openai`` extra is not installed.
         """
-        options = spec.options
-        unknown = sorted(set(options) - set(_OPTIONS))
-        if unknown:
-            raise ValueError(f"backend {str(spec)!r}: unknown parameters {', '.join(unknown)}: choose from {', '.join(_OPTIONS)}")
-        if not options.get("model"):
-            raise ValueError(f"backend {str(spec)!r} names no model: write openai?base_url=http://localhost:8000/v1&model=NAME")
-        return cls(_client(options.get("base_url"), _seconds(options.get("timeout_s", "120"))), options["model"])
+        options = read_options(spec)
+        return cls(make_client(options), options.model, str(spec), options.request, options.limit_s, options.secrets)
 
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Ask for one chat completion.
@@ -84,100 +97,76 @@ class OpenAIBackend:
         PromptTooLongError
             Where the prompt does not fit into the model's context.
         RemoteBackendError
-            If the endpoint cannot be reached or refuses the request.
+            If the endpoint cannot be reached, refuses the request, or sends no whole answer.
         """
         if sampling.ignore_eos:
             raise ValueError("ignore_eos=True: an OpenAI endpoint ends its answers itself; compare timings on local backends")
-        answer = _Answer(on_line)
-        for chunk in self._stream(prompt, sampling):
-            answer.take(chunk)
-        return answer.finish()
+        answer = RemoteAnswer(on_line, self.secrets)
+        for chunk in self._chunks(prompt, sampling):
+            self._explained(answer.take, chunk)
+        return self._explained(answer.finished)
+
+    def _explained(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Call ``read``; where what the server sent is no answer, say which backend it was."""
+        try:
+            return read(*arguments)
+        except RemoteBackendError as error:
+            self._translate(error)
+
+    def _chunks(self, prompt: Prompt, sampling: Sampling) -> Iterator[Any]:
+        """Pass on the chunks of an answer. Whatever the client raises becomes an error of this backend."""
+        arriving = within(self.limit_s, lambda: self._stream(prompt, sampling))
+        while True:
+            try:
+                chunk = next(arriving)
+            except StopIteration:
+                return
+            except Exception as error:  # the client and its transport raise anything, for each fault of a server something else
+                self._translate(error)
+            yield chunk
 
     def _stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Any]:
-        import openai  # an optional extra
+        messages = prompt.messages()
+        stream = self.client.chat.completions.create(model=self.model, messages=messages, **self.request.parameters(sampling))
+        _refuse_other_content(getattr(stream, "response", None))
+        yield from stream
 
-        try:
-            yield from self.client.chat.completions.create(
-                model=self.model,
-                messages=prompt.messages(),
-                max_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                seed=sampling.seed,
-                stream=True,
-                stream_options={"include_usage": True},
-            )
-        except openai.OpenAIError as error:
-            if isinstance(error, openai.BadRequestError) and "context" in f"{error.code} {error}".lower():
-                raise PromptTooLongError(f"model {self.model!r}: {error}") from error
-            raise RemoteBackendError(f"model {self.model!r}: {error}; check base_url, model and that the server runs") from error
-
-
-@dataclass
-class _Answer:
-    """The part of an answer that has arrived, with the times of arrival."""
-
-    on_line: LineCallback | None
-    text: str = ""
-    lines: int = 0
-    usage: Any = None
-    chunks: int = 0
-    truncated: bool = False
-    started: float = field(default_factory=time.perf_counter)
-    first: float | None = None
-    first_line: float | None = None
-
-    def take(self, chunk: Any) -> None:
-        self.usage = getattr(chunk, "usage", None) or self.usage
-        self.truncated = self.truncated or bool(chunk.choices and getattr(chunk.choices[0], "finish_reason", None) == "length")
-        content = chunk.choices[0].delta.content if chunk.choices else None
-        if not content:
-            return
-        self.first = self.first or time.perf_counter()
-        self.chunks += 1
-        self.text += content
-        self._report_lines(self.text.split("\n")[:-1])
-
-    def finish(self) -> Generation:
-        end = time.perf_counter()
-        self._report_lines(self.text.split("\n"))
-        first = self.first or end
-        return Generation(
-            text=self.text,
-            prompt_tokens=self.usage.prompt_tokens if self.usage else 0,
-            new_tokens=self.usage.completion_tokens if self.usage else self.chunks,
-            ttft_s=first - self.started,
-            first_skill_s=(self.first_line or end) - self.started,
-            decode_s=end - first,
-            total_s=end - self.started,
-            truncated=self.truncated,
+    def _translate(self, error: Exception) -> NoReturn:
+        """Raise the error of this backend that an error of the client, or of reading an answer, stands for."""
+        body, status = getattr(error, "body", None), getattr(error, "status_code", None)
+        if isinstance(error, RemoteBackendError):
+            self._raise(codes_in(body), words_of(message_in(body)), None, str(error))
+        if isinstance(error, json.JSONDecodeError):
+            self._refuse(f"the server sent what is no JSON: {words_of(error.doc) or '(nothing)'}")
+        response = getattr(error, "response", None)
+        words = words_of(
+            message_in(body) or (response.text if status is not None and response is not None else "") or causes_of(error)
         )
+        codes = [*codes_in(body), str(getattr(error, "code", None) or "").lower()]
+        self._raise(codes, words, status, words if status is None else f"HTTP {status}: {words}")
 
-    def _report_lines(self, complete: list[str]) -> None:
-        """Call ``on_line`` with the lines that have been completed since the last call."""
-        for line in complete[self.lines :]:
-            if line.strip():
-                self.first_line = self.first_line or time.perf_counter()
-                if self.on_line is not None:
-                    self.on_line(line)
-        self.lines = len(complete)
+    def _raise(self, codes: list[str], words: str, status: int | None, otherwise: str) -> NoReturn:
+        """Raise ``PromptTooLongError`` where codes and words of the server mean that; else refuse with the other message."""
+        if is_too_long(codes, words, status):
+            raise PromptTooLongError(redact(f"backend {self.name!r}, model {self.model!r}: {words}", self.secrets)) from None
+        self._refuse(otherwise)
 
-
-def _client(base_url: str | None, timeout_s: float) -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise ValueError("backend openai needs the client: pip install 'erecap[openai]'") from error
-    try:
-        return openai.OpenAI(base_url=base_url, timeout=timeout_s)
-    except openai.OpenAIError as error:
-        raise ValueError(f"backend openai: {error} (a local server takes any key: OPENAI_API_KEY=none)") from error
+    def _refuse(self, words: str) -> NoReturn:
+        raise RemoteBackendError(
+            redact(
+                f"backend {self.name!r}, model {self.model!r}: {words}; check base_url, model and that the server runs; for a "
+                "parameter that it rejects see max_tokens_name, temperature=none, seed=none and extra",
+                self.secrets,
+            )
+        ) from None
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError as error:
-        raise ValueError(f"timeout_s={text!r} is no number: give seconds, such as timeout_s=120") from error
-    if seconds <= 0:
-        raise ValueError(f"timeout_s={text} must be positive: give seconds, such as timeout_s=120")
-    return seconds
+def _refuse_other_content(response: Any) -> None:
+    """Refuse a response that is no stream of events, with what it says."""
+    kind = str(response.headers.get("content-type", "")) if response is not None else _EVENTS
+    if kind.lower().startswith(_EVENTS):
+        return
+    text = response.read().decode("utf-8", "replace")
+    if not any(line.startswith("data:") for line in text.splitlines()):
+        said = f"sent {kind or 'no content type'} instead of a stream of events ({_EVENTS}): {words_of(text) or '(nothing)'}"
+        raise RemoteBackendError(f"the server {said}", body_of(text))

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from agents.runner import MakeBackend
+from benchmarks.backends.hidden_specs import with_secrets
 from benchmarks.backends.models import HasModel
 from erecap.distributed.ranks import Ranks
 from planner import Generation, LineCallback, PlannerBackend, Prompt, PromptTooLongError, Sampling
@@ -29,7 +30,7 @@ class _Make:
     """
 
     number: int
-    spec: str
+    spec: str = field(repr=False)  # with its secrets
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Leader:
         """Make a backend on all ranks. One that runs no model is used on rank 0 only."""
         number = next(self._numbers)
         with self.ranks.step():
-            self._send(_Make(number, spec))
+            self._send(_Make(number, with_secrets(spec)))
             backend = self.make(spec)
         if not isinstance(backend, HasModel):
             self._dropped.append(number)

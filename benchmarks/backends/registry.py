@@ -1,12 +1,14 @@
 """Backends by spec string: the expert, OpenAI endpoints, the engine's own, and those of a user's package."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents.expert_backend import ExpertBackend
+from benchmarks.backends.hidden_specs import keep_secrets, specs_with_secrets
 from benchmarks.backends.openai_backend import OpenAIBackend
 from benchmarks.backends.user_backends import find_factory, is_import_path, make_user_backend
 from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
+from planner.redaction import redact
 
 EXPERT = "expert"
 _BASELINE = "baseline"
@@ -56,22 +58,34 @@ def parse_specs(text: str) -> list[str]:
     Returns
     -------
     list of str
-        The spec strings.
+        The spec strings, with secrets hidden: they name the backends in all files and messages. ``BackendFactory`` knows the rest.
 
     Raises
     ------
     ValueError
         Where there is none, one is malformed or unknown, or one is given twice.
     """
-    specs = [part.strip() for part in text.split(",") if part.strip()]
+    specs = [keep_secrets(part) for part in _split(text) if part.strip()]
     if not specs:
-        raise ValueError(f"backends {text!r} name none: write some, separated by commas, such as baseline,erecap?keep=0.7")
+        raise ValueError(f"backends {redact(text)!r} name none: write some, separated by commas, such as baseline,erecap?keep=0.7")
     for spec in specs:
         _check_known(BackendSpec.parse(spec))
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
     if twice:
-        raise ValueError(f"backends {text!r} name {', '.join(twice)} twice: give each once")
+        raise ValueError(f"backends {redact(text)!r} name {', '.join(twice)} twice: give each once")
     return specs
+
+
+def _split(text: str) -> list[str]:
+    """Split a list of specs at commas, but not at those inside the brackets of a JSON value."""
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(0, depth + (character in "{[") - (character in "}]"))
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def is_user_backend(spec: str) -> bool:
@@ -115,9 +129,12 @@ class BackendFactory:
     ----------
     threads : int or None
         CPU threads that a model of the engine may use; ``None`` leaves the choice to torch.
+    secrets : dict of str to str
+        Spec strings with their passwords and keys, by the spec string that hides them.
     """
 
     threads: int | None = None
+    secrets: dict[str, str] = field(default_factory=specs_with_secrets, repr=False, hash=False)
 
     def __call__(self, text: str) -> PlannerBackend:
         """Make a backend.
@@ -137,7 +154,7 @@ class BackendFactory:
         ValueError
             For an unknown name and for bad parameters.
         """
-        spec = BackendSpec.parse(text)
+        spec = BackendSpec.parse(self.secrets.get(text, text))
         _check_known(spec)
         if is_import_path(spec.name):
             return make_user_backend(spec)
@@ -155,5 +172,6 @@ def _check_known(spec: BackendSpec) -> None:
         find_factory(spec.name)
     elif spec.name not in MODEL_FREE and spec.name not in _engine_names():
         raise ValueError(
-            f"backend {spec.name!r} is unknown: choose from {', '.join(backend_names())}, or write my_package.module:factory"
+            f"backend {redact(spec.name)!r} is unknown: choose from {', '.join(backend_names())}, "
+            "or write my_package.module:factory"
         )

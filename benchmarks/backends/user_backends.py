@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from planner import BackendSpec, PlannerBackend
+from planner.redaction import redact
 
 _FORM = "write my_package.module:factory?key=value"
 
@@ -37,7 +38,7 @@ def find_factory(name: str) -> Callable[[BackendSpec], Any]:
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ValueError(f"backend {name!r} is no import path: {_FORM}")
+        raise ValueError(f"backend {redact(name)!r} is no import path: {_FORM}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -6,16 +6,18 @@ from typing import Any
 import structlog
 import typer
 
+from agents.runner import LostEpisodesError
 from benchmarks.backends.makers import backend_maker
 from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_comparison
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
+from benchmarks.output.signals import exit_code
 from benchmarks.reports.table import environments_table, paired_differences, summary_table
 from benchmarks.reports.write import TABLE_FILE, write_report
 from benchmarks.runs.progress import ComparisonProgress
 
-INTERRUPTED = 130
-"""Exit code of a command whose results are incomplete."""
+INCOMPLETE = 1
+"""Exit code of a command that was not interrupted and has no complete results: episodes were lost."""
 log = structlog.get_logger(__name__)
 
 
@@ -38,9 +40,7 @@ def make_results(comparison: Comparison) -> Results:
         Where the run directory holds another run. Errors of backends and episodes are passed on.
     """
     factory = backend_maker(comparison.executor.threads)
-    results = run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker())
-    write_report(results)
-    return results
+    return run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker(), report=write_report)
 
 
 def print_results(results: Results) -> None:
@@ -54,17 +54,24 @@ def print_results(results: Results) -> None:
     Raises
     ------
     typer.Exit
-        With exit code 130 if the results are incomplete, after Ctrl-C or because worker processes died.
+        If the results are incomplete: with exit code 130 after Ctrl-C (143 after SIGTERM), 1 where worker processes died.
     """
     summary = results.summary
     _print_tables(summary)
-    if results.missing:
+    if results.lost:
+        log.error(str(LostEpisodesError(results.lost)), out=str(results.out))
+    elif results.missing:
         log.warning("episodes are missing; the same command continues the run", missing=results.missing, out=str(results.out))
     elif not summary.complete:
         log.warning("the replay is unfinished; the same command continues the run", out=str(results.out))
     typer.echo(json.dumps(_headline(results)))
     if not summary.complete:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(code_of(results.stopped))
+
+
+def code_of(stopped: KeyboardInterrupt | None) -> int:
+    """Return the exit code for incomplete results, from what ended the command early."""
+    return INCOMPLETE if stopped is None else exit_code(stopped)
 
 
 def _print_tables(summary: Summary) -> None:

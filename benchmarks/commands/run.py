@@ -50,10 +50,14 @@ def run(
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds)
     if len(loop.backends) != 1:
-        raise ValueError(f"backend {backend!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several")
+        raise ValueError(
+            f"backend {','.join(loop.backends)!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several"
+        )
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
-    directory = out or Path("runs") / f"run-{slug(chosen.name)}-{slug(backend)}-{'training-' if training_seeds else ''}{seed}"
+    directory = (
+        out or Path("runs") / f"run-{slug(chosen.name)}-{slug(loop.backends[0])}-{'training-' if training_seeds else ''}{seed}"
+    )
     results = make_results(Comparison("run", loop, directory, where, replay_prompts=0))
     print_results(results)
     if gif is not None:

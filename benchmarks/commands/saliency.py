@@ -8,6 +8,7 @@ import typer
 
 from benchmarks.commands.saliency_show import show
 from benchmarks.output.console import plain_console
+from benchmarks.output.lock import OutputLock
 from benchmarks.runs.progress import StageProgress
 
 DATA_HELP = (
@@ -68,7 +69,7 @@ def collect(
     warn_of_late_stages(loaded, layers)
     settings = SaliencySettings(layers, replans, credit=credit, horizon=horizon)
     sequences = choose_sequences(SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad), loaded.tokenizer)
-    with StageProgress(plain_console(stderr=True)) as progress:
+    with OutputLock.of_file(out), StageProgress(plain_console(stderr=True)) as progress:
         progress.begin("saliency", len(sequences))
 
         def on_part(done: int, of: int) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.output.console import plain_console
+from benchmarks.output.lock import OutputLock
 from benchmarks.recipes.planner.config import Recipe
 from benchmarks.runs.progress import StageProgress
 
@@ -33,6 +34,6 @@ def train_planner_command(
     fields: dict[str, Any] = json.loads(recipe.read_text()) if recipe is not None else {}
     chosen = Recipe(**fields)
     episodes = chosen.held_out_episodes if evaluate is None else evaluate
-    with StageProgress(plain_console(stderr=True)) as progress:
+    with OutputLock(out), StageProgress(plain_console(stderr=True)) as progress:
         result = run_recipe(chosen, out, workers, episodes, install, progress)
     typer.echo(json.dumps(result))

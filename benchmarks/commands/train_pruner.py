@@ -9,6 +9,7 @@ import typer
 
 from benchmarks.commands.saliency import DATA_HELP
 from benchmarks.output.console import plain_console
+from benchmarks.output.lock import OutputLock
 from benchmarks.runs.progress import StageProgress
 
 SHOWN = ("lm", "mse", "rank", "order", "kept_share")
@@ -77,7 +78,7 @@ def train_pruner_command(
         patience=patience,
     )
     events = tensorboard_hook(out / "tensorboard") if tensorboard else None
-    with StageProgress(plain_console(stderr=True)) as progress:
+    with OutputLock(out), StageProgress(plain_console(stderr=True)) as progress:
         progress.begin("train-pruner", steps)
 
         def on_step(record: dict[str, Any]) -> None:

@@ -76,17 +76,17 @@ def spl(success: bool, expert_steps: int, steps: int) -> float:
     return 1.0 if steps <= expert_steps else expert_steps / steps
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """Compute a quantile, ``q`` from 0 to 1, linear between neighbours; 0 where there are no values."""
-    return float(np.quantile(np.asarray(values, dtype=np.float64), q)) if len(values) else 0.0
+def quantile(values: Sequence[float], q: float) -> float | None:
+    """Compute a quantile, ``q`` from 0 to 1, linear between neighbours; ``None`` where there are no values."""
+    return float(np.quantile(np.asarray(values, dtype=np.float64), q)) if len(values) else None
 
 
-def mean(values: Sequence[float]) -> float:
-    """Compute the mean; 0 where there are no values."""
-    return float(np.mean(values)) if len(values) else 0.0
+def mean(values: Sequence[float]) -> float | None:
+    """Compute the mean; ``None`` where there are no values."""
+    return float(np.mean(values)) if len(values) else None
 
 
-def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
     """Compute Spearman's rank correlation; ties get the mean of their ranks.
 
     Parameters
@@ -96,12 +96,12 @@ def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) 
 
     Returns
     -------
-    float
-        From -1 to 1; 0 where a sample has fewer than two values or only equal ones.
+    float or None
+        From -1 to 1; ``None`` where a sample has fewer than two values or only equal ones.
     """
     ranks = [_ranks(values) for values in (first, second)]
     if any(len(row) < 2 or row.min() == row.max() for row in ranks):
-        return 0.0
+        return None
     first_ranks, second_ranks = ((row - row.mean()) / row.std() for row in ranks)
     return float((first_ranks * second_ranks).mean())
 

@@ -17,12 +17,15 @@ import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agents.append_only import AppendOnlyFile
+from agents.json_lines import Line, digest_of, read_lines
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import MakeBackend
 from benchmarks.backends.models import ceiling_of
 from planner import Generation, PlannerBackend, Sampling
 
 REPLAY_FILE = "replay.jsonl"
+_START = b'{"env_id":"'  # of every row
 OnPrompt = Callable[[], None]
 log = structlog.get_logger(__name__)
 
@@ -61,13 +64,17 @@ class ReplayRow(BaseModel):
     """Seed of the episode."""
     replan: int
     """Number of the replan within its episode, from 0."""
+    prompt: str = ""
+    """Digest of the prompt; empty in older rows, which do not say whose prompt they measured and are measured again."""
     measured: dict[str, Measured]
     """Measurements by spec string."""
+    digest: str = ""
+    """Digest of the row, by which a changed file is known; empty in older rows."""
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """The key of the prompt, (env_id, seed, replan), as in ``RecordedPrompt.key``."""
-        return self.env_id, self.seed, self.replan
+    def key(self) -> tuple[str, int, int, str]:
+        """The key of the prompt, as in ``RecordedPrompt.key``."""
+        return self.env_id, self.seed, self.replan, self.prompt
 
 
 def spread_over_lengths(prompts: Sequence[RecordedPrompt], limit: int) -> list[RecordedPrompt]:
@@ -128,8 +135,7 @@ def replay(
     ValueError
         For a malformed file. Errors of the backends are passed on.
     """
-    wanted = {p.key for p in prompts}
-    rows = [row for row in read_rows(path) if row.key in wanted and set(backends) <= set(row.measured)]
+    rows = rows_of(prompts, [row for row in read_rows(path) if set(backends) <= set(row.measured)])
     measured = {row.key for row in rows}
     todo = [p for p in prompts if p.key not in measured]
     for _ in rows:
@@ -137,18 +143,26 @@ def replay(
     if not todo:
         return rows
     sampling = Sampling(max_new_tokens=decoded_tokens, ignore_eos=True)
-    made = {spec: make_backend(spec) for spec in backends}
-    for backend in made.values():
-        backend.generate(max(todo, key=lambda p: p.prompt_tokens).prompt, sampling)  # warm-up, not timed
-    for prompt in todo:
-        rows.append(_measure(prompt, made, sampling))
-        _append(path, rows[-1])
-        on_prompt()
+    with AppendOnlyFile(path) as file:
+        _close_last_line(path, file)
+        made = {spec: make_backend(spec) for spec in backends}
+        for backend in made.values():
+            backend.generate(max(todo, key=lambda p: p.prompt_tokens).prompt, sampling)  # warm-up, not timed
+        for prompt in todo:
+            rows.append(_measure(prompt, made, sampling))
+            file.append(rows[-1].model_dump_json().encode() + b"\n")
+            on_prompt()
     return rows
 
 
+def rows_of(prompts: Sequence[RecordedPrompt], rows: Sequence[ReplayRow]) -> list[ReplayRow]:
+    """Return the rows that measured one of ``prompts``, and not another prompt of the same episode and replan."""
+    wanted = {prompt.key for prompt in prompts}
+    return [row for row in rows if row.key in wanted]
+
+
 def read_rows(path: Path) -> list[ReplayRow]:
-    """Read a ``replay.jsonl``. A last line that a kill left incomplete is removed from the file.
+    """Read a ``replay.jsonl``. A last line that a kill left incomplete is left out.
 
     Parameters
     ----------
@@ -163,28 +177,43 @@ def read_rows(path: Path) -> list[ReplayRow]:
     Raises
     ------
     ValueError
-        For a malformed line; the message names it.
+        For a malformed or changed line; the message names it.
     """
-    if not path.exists():
-        return []
-    whole, newline, torn = path.read_text().rpartition("\n")
-    if torn:
-        log.warning("removed a line that was cut short", path=str(path))
-        path.write_text(whole + newline)
-    rows = (_parse(line, number, path) for number, line in enumerate(whole.splitlines(), 1))
+    rows = [_parse(line, path) for line in read_lines(path) if not _is_torn(line)]
     return list({row.key: row for row in rows}.values())
 
 
-def _parse(line: str, number: int, path: Path) -> ReplayRow:
+def _parse(line: Line, path: Path) -> ReplayRow:
     try:
-        return ReplayRow.model_validate_json(line)
-    except ValidationError as error:
-        raise ValueError(f"{path}, line {number}: {error.errors()[0]['msg']}; remove the line or the file") from error
+        row = ReplayRow.model_validate_json(line.text)
+        if row.digest and row.digest != digest_of([line.text]):
+            raise ValueError("the row was changed after it was written")
+    except ValueError as error:  # pydantic's is one too
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise ValueError(
+            f"{path}, line {line.number}: {problem}. Nothing was changed. Choose another directory; or keep a copy of the file and "
+            "remove this line, if it is a row of a replay: the same command then measures its prompt again"
+        ) from error
+    return row
 
 
-def _append(path: Path, row: ReplayRow) -> None:
-    with path.open("a") as file:
-        file.write(row.model_dump_json() + "\n")
+def _is_torn(line: Line) -> bool:
+    if line.whole or not line.is_torn(_START):
+        return False
+    try:
+        ReplayRow.model_validate_json(line.text)
+    except ValidationError:
+        return True
+    return False
+
+
+def _close_last_line(path: Path, file: AppendOnlyFile) -> None:
+    """Make the file end with a whole line; what a kill left of a row is moved aside."""
+    last = next(iter(read_lines(path)[-1:]), None)
+    if last is not None and _is_torn(last):
+        log.warning("moved a row that was cut short aside", path=str(path), to=str(file.move_tail_aside(last.begin)))
+    elif last is not None and not last.whole:
+        file.append(b"\n")
 
 
 def _measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling) -> ReplayRow:
@@ -193,7 +222,8 @@ def _measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sam
         backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # builds the kernels for its shapes; not timed
         answer = backend.generate(prompt.prompt, sampling)
         measured[spec] = _measured(answer, ceiling_of(backend, answer))
-    return ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, measured=measured)
+    row = ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, prompt=prompt.digest, measured=measured)
+    return row.model_copy(update={"digest": digest_of([row.model_dump_json()])})
 
 
 def _measured(answer: Generation, ceiling: float | None) -> Measured:

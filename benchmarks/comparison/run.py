@@ -1,12 +1,14 @@
 """A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` skips the replay."""
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agents.episode_log import EpisodeLog
+from agents.job import EpisodeJob
 from agents.loop import run_episode
 from agents.pool import Pool
 from agents.recorded_prompts import RecordedPrompt
@@ -18,14 +20,18 @@ from benchmarks.comparison.replay import REPLAY_FILE, ReplayRow
 from benchmarks.comparison.schema import Summary
 from benchmarks.comparison.summary import summarize
 from benchmarks.output.files import write_atomically
+from benchmarks.output.lock import OutputLock
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, OnEpisode, play
 from benchmarks.runs.executors import Executor, LocalExecutor
 from benchmarks.runs.progress import ComparisonProgress
-from benchmarks.runs.provenance import describe_run, open_run
+from benchmarks.runs.provenance import RUN_CONFIG_FILE, describe_run, open_run, read_config
 from benchmarks.runs.records import BackendRecords, RunRecords
 from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
+TABLE_FILE = "table.md"
+REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png")
+"""Files that ``benchmarks.reports`` writes into a run directory."""
 _MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
 """Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
 
@@ -106,6 +112,10 @@ class Results:
         Rows of the replayed prompts.
     missing : int
         Number of episodes that are not finished.
+    lost : list of EpisodeJob
+        Those of them whose workers died.
+    stopped : KeyboardInterrupt or None
+        What ended the comparison early: Ctrl-C, or a signal that asked it to end.
     """
 
     out: Path
@@ -113,6 +123,8 @@ class Results:
     played: dict[str, BackendRecords]
     rows: list[ReplayRow]
     missing: int
+    lost: list[EpisodeJob] = field(default_factory=list)
+    stopped: KeyboardInterrupt | None = None
 
 
 def run_comparison(
@@ -121,10 +133,12 @@ def run_comparison(
     progress: ComparisonProgress,
     episode: EpisodeFunction = run_episode,
     make_here: MakeBackend | None = None,
+    report: Callable[[Results], object] = lambda results: None,
 ) -> Results:
     """Play and replay what is missing in the run directory, and write its ``summary.json``.
 
-    Ctrl-C ends the comparison early. The results then cover the finished part.
+    Ctrl-C ends the comparison early. The results then cover the finished part. The directory is locked from before the first file
+    is written until after the last.
 
     Parameters
     ----------
@@ -138,6 +152,8 @@ def run_comparison(
         Plays one episode.
     make_here : MakeBackend, optional
         Makes a backend for the replay, which runs alone in this process and may use all cores; ``make_backend`` by default.
+    report : callable, optional
+        Writes more files about the results, while the directory is locked.
 
     Returns
     -------
@@ -147,48 +163,79 @@ def run_comparison(
     Raises
     ------
     ValueError
-        Where the directory holds another run. Errors of backends and episodes are passed on.
+        Where the directory holds another run, is in use, was deleted meanwhile, or cannot be written. Errors of backends and
+        episodes are passed on.
+    KeyboardInterrupt
+        Where Ctrl-C came in a new directory before anything was written.
     """
     make_here = make_here or make_backend
-    _refuse_second_run(comparison.out / STEPS_FILE)
-    with progress:
-        comparison, finished = _play(comparison, make_backend, make_here, progress.on_episode, episode)
-        records = RunRecords.read(comparison.out / STEPS_FILE)
-        finished = finished and _replay(comparison, records, make_here, progress)
-    results = _collect(comparison, records, interrupted=not finished)
-    write_atomically(comparison.out / SUMMARY_FILE, results.summary.model_dump_json(indent=2) + "\n")
+    _ = comparison.loop.cases  # an error for numbers out of range, before anything is started
+    with OutputLock(comparison.out) as lock:
+        _check_files(comparison.out)
+        with progress:
+            comparison, lost, stopped = _play(comparison, make_backend, make_here, progress.on_episode, episode)
+            records = RunRecords.read(comparison.out / STEPS_FILE)
+            stopped = stopped or _replay(comparison, records, make_here, progress)
+        results = _collect(comparison, records, lost, stopped)
+        lock.check()
+        write_atomically(comparison.out / SUMMARY_FILE, results.summary.model_dump_json(indent=2) + "\n")
+        report(results)
     return results
 
 
 def _play(
     comparison: Comparison, make_backend: MakeBackend, make_here: MakeBackend, on_episode: OnEpisode, episode: EpisodeFunction
-) -> tuple[Comparison, bool]:
+) -> tuple[Comparison, list[EpisodeJob], KeyboardInterrupt | None]:
     """Write ``config.json`` and play the closed loop. The workers end with it: they would disturb the times of the replay.
 
-    Return the comparison, which now knows the user's backends with a model, and whether the loop is finished; Ctrl-C ends it early.
+    Return the comparison, which now knows the user's backends with a model, the lost episodes, and what ended the loop early.
     """
-    seeds = {case.seed for case in comparison.loop.cases}  # an error for numbers out of range, before anything is started
-    with comparison.executor.open() as pool:
-        models = _describe(comparison.loop, pool, make_backend, make_here)
-        comparison = comparison.with_models(models)
-        if pool.remote:
-            check_alike(models, describe_models(comparison.replayed, make_here))
-            make_backend = AlikeFactory(make_backend, models)
-        config = describe_run(comparison.command, comparison.arguments(), seeds, models)
-        with EpisodeLog(comparison.out / STEPS_FILE) as log:
-            open_run(comparison.out, config, _MAY_DIFFER)
-            try:
-                play(comparison.loop, make_backend, log, pool, on_episode, episode)
-            except KeyboardInterrupt:
-                return comparison, False
-    return comparison, True
+    try:
+        with comparison.executor.open() as pool:
+            models = _describe(comparison.loop, pool, make_backend, make_here)
+            comparison = comparison.with_models(models)
+            if pool.remote:
+                check_alike(models, describe_models(comparison.replayed, make_here))
+                make_backend = AlikeFactory(make_backend, models)
+            seeds = {case.seed for case in comparison.loop.cases}
+            config = describe_run(comparison.command, comparison.arguments(), seeds, models)
+            with EpisodeLog(comparison.out / STEPS_FILE) as log:
+                open_run(comparison.out, config, _MAY_DIFFER)
+                return comparison, play(comparison.loop, make_backend, log, pool, on_episode, episode), None
+    except KeyboardInterrupt as stopped:
+        if not (comparison.out / RUN_CONFIG_FILE).exists():
+            raise
+        return comparison, [], stopped
 
 
-def _refuse_second_run(steps: Path) -> None:
-    """Raise ``ValueError`` where another process writes the records, before models are loaded and workers are started."""
-    if steps.exists():
-        with EpisodeLog(steps):
+def _check_files(out: Path) -> None:
+    """Raise ``ValueError`` for files of other programs and for damaged ones, before anything is started."""
+    reports = [name for name in REPORT_FILES if (out / name).exists()]
+    if (out / RUN_CONFIG_FILE).exists():
+        read_config(out / RUN_CONFIG_FILE)
+    elif reports:
+        raise ValueError(f"{out} holds {reports[0]}, but no {RUN_CONFIG_FILE} of a run: choose another directory, or move it away")
+    _check_summary(out / SUMMARY_FILE)
+    if (out / STEPS_FILE).exists():
+        with EpisodeLog(out / STEPS_FILE):  # also refuses where a program without this lock writes it
             pass
+    paired.read_rows(out / REPLAY_FILE)
+
+
+def _check_summary(path: Path) -> None:
+    """Raise ``ValueError`` where ``path``, which is to be replaced, is no summary."""
+    try:
+        fields = json.loads(path.read_bytes()) if path.exists() else {"suite": "", "backends": {}}
+    except ValueError as error:
+        raise ValueError(_NO_SUMMARY.format(path=path, problem=error)) from error
+    if not isinstance(fields, dict) or not {"suite", "backends"} <= set(fields):
+        raise ValueError(_NO_SUMMARY.format(path=path, problem="it has no suite and no backends"))
+
+
+_NO_SUMMARY = (
+    "{path} is no summary of a run ({problem}). Nothing was changed. Choose another directory; or move this file away, and the "
+    "same command computes the summary anew from the records"
+)
 
 
 def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here: MakeBackend) -> Mapping[str, dict[str, str]]:
@@ -198,19 +245,21 @@ def _describe(loop: ClosedLoop, pool: Pool, make_backend: MakeBackend, make_here
     return {spec: facts for spec, facts in described.items() if facts}
 
 
-def _replay(comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress) -> bool:
-    """Replay what is missing. Return whether the replay is finished; Ctrl-C ends it early."""
+def _replay(
+    comparison: Comparison, records: RunRecords, make_backend: MakeBackend, progress: ComparisonProgress
+) -> KeyboardInterrupt | None:
+    """Replay what is missing. Return what ended the replay early."""
     specs = comparison.replayed
     if not specs:
-        return True
+        return None
     path = comparison.out / REPLAY_FILE
     try:
         prompts = sample_prompts(comparison, records)
         progress.begin_replay(len(prompts))
         paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
-    except KeyboardInterrupt:
-        return False
-    return True
+    except KeyboardInterrupt as stopped:
+        return stopped
+    return None
 
 
 def sample_prompts(comparison: Comparison, records: RunRecords) -> list[RecordedPrompt]:
@@ -226,29 +275,24 @@ def sample_prompts(comparison: Comparison, records: RunRecords) -> list[Recorded
     Returns
     -------
     list of RecordedPrompt
-        Prompts of the reference backend's episodes, spread over their lengths.
-
-    Raises
-    ------
-    ValueError
-        Where the reference has no replan.
+        Prompts of the reference backend's episodes, spread over their lengths; empty while it has none.
     """
     cases = set(comparison.loop.cases)
-    prompts = records.prompts(choose_reference(comparison.replayed, comparison.loop.user_models))
+    reference = records.backends.get(choose_reference(comparison.replayed, comparison.loop.user_models))
+    prompts = reference.prompts if reference is not None else []
     return paired.spread_over_lengths([p for p in prompts if Case(p.env_id, p.seed) in cases], comparison.replay_prompts)
 
 
-def _collect(comparison: Comparison, records: RunRecords, interrupted: bool) -> Results:
+def _collect(comparison: Comparison, records: RunRecords, lost: list[EpisodeJob], stopped: KeyboardInterrupt | None) -> Results:
     loop = comparison.loop
     played = records.select(loop.all_backends, loop.cases)
     rows = _sampled_rows(comparison, records) if comparison.replayed else []
     missing = len(loop.all_backends) * len(loop.cases) - sum(len(done.episodes) for done in played.values())
-    summary = summarize(loop, played, rows, complete=not interrupted and not missing)
-    return Results(comparison.out, summary, played, rows, missing)
+    summary = summarize(loop, played, rows, complete=stopped is None and not missing)
+    return Results(comparison.out, summary, played, rows, missing, lost, stopped)
 
 
 def _sampled_rows(comparison: Comparison, records: RunRecords) -> list[ReplayRow]:
     """Return the rows of the sampled prompts. The file may also hold rows of other episodes or of another sample."""
     rows = paired.read_rows(comparison.out / REPLAY_FILE)
-    wanted = {prompt.key for prompt in sample_prompts(comparison, records)} if rows else set()
-    return [row for row in rows if row.key in wanted]
+    return paired.rows_of(sample_prompts(comparison, records), rows) if rows else []

@@ -1,4 +1,8 @@
-"""The content of ``summary.json``. Times are in seconds and sizes in bytes; ``null`` stands for a missing figure."""
+"""The content of ``summary.json``. Times are in seconds and sizes in bytes; ``null`` stands for a figure that does not exist.
+
+A time is missing where no replan has one, such as the replan latency where no plan could be read. The expert reads no prompt; a
+remote model has no layers and no cache that could be measured from here.
+"""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,29 +16,29 @@ class _Part(BaseModel):
 class TokenSpread(_Part):
     """Quantiles of a token count over replans."""
 
-    p50: float
+    p50: float | None
     """Median, in tokens."""
-    p95: float
+    p95: float | None
     """95th percentile, in tokens."""
-    max: int
+    max: int | None
     """Maximum, in tokens."""
 
 
 class TimeSpread(_Part):
     """Quantiles of a time over replans."""
 
-    p50: float
+    p50: float | None
     """Median, in seconds."""
-    p95: float
+    p95: float | None
     """95th percentile, in seconds."""
 
 
 class ByteSpread(_Part):
     """Quantiles of a size over replans."""
 
-    p50: float
+    p50: float | None
     """Median, in bytes."""
-    max: int
+    max: int | None
     """Maximum, in bytes."""
 
 
@@ -73,8 +77,8 @@ class BackendSummary(_Part):
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
     """Length of the prompt, in tokens."""
-    kept_share: float
-    """Share of the prompt's tokens that enter a layer, mean over layers and replans, 0 to 1."""
+    kept_share: float | None
+    """Share of the prompt's tokens that enter a layer, mean over layers and replans, 0 to 1; ``None`` without layers."""
     dropped_tokens: TokenSpread
     """Number of prompt tokens that do not reach the last layer."""
     ttft_s: TimeSpread

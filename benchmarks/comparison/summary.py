@@ -45,6 +45,7 @@ def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequ
     Summary
         All figures.
     """
+    played = {backend: _sorted(records) for backend, records in played.items()}
     expert = played.get(EXPERT, BackendRecords())
     spls = {backend: _spls(p, expert) for backend, p in played.items()}
     reference = loop.reference
@@ -64,6 +65,11 @@ def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequ
     )
 
 
+def _sorted(records: BackendRecords) -> BackendRecords:
+    """Sort the episodes. Sums and resampling depend on the order, and workers finish episodes in any order."""
+    return records.of_cases(sorted(records.episodes, key=lambda case: (case.seed, case.env_id)))
+
+
 def _spls(played: BackendRecords, expert: BackendRecords) -> dict[Case, float]:
     return {
         case: metrics.spl(episode.success, expert.episodes[case].env_steps, episode.env_steps)
@@ -74,21 +80,22 @@ def _spls(played: BackendRecords, expert: BackendRecords) -> dict[Case, float]:
 
 def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSummary:
     episodes, calls = list(played.episodes.values()), played.calls
+    layered = [call.generation for call in calls if call.generation.layer_tokens]
     successes = sum(e.success for e in episodes)
     return BackendSummary(
         episodes=len(episodes),
         success_rate=successes / len(episodes),
         success_ci95=metrics.wilson_interval(successes, len(episodes)),
-        subgoal_progress=metrics.mean([_progress(e) for e in episodes]),
-        spl=metrics.mean(list(spls.values())) if spls else None,
-        replans_mean=metrics.mean([e.replans for e in episodes]),
-        prompt_tokens=_tokens(call.generation.prompt_tokens for call in calls),
-        kept_share=metrics.mean([call.generation.kept_share for call in calls]),
-        dropped_tokens=_tokens(call.generation.dropped_tokens for call in calls),
-        ttft_s=_times(call.generation.ttft_s for call in calls),
+        subgoal_progress=sum(_progress(e) for e in episodes) / len(episodes),
+        spl=metrics.mean(list(spls.values())),
+        replans_mean=sum(e.replans for e in episodes) / len(episodes),
+        prompt_tokens=_tokens(tokens for call in calls if (tokens := call.generation.prompt_tokens)),
+        kept_share=metrics.mean([made.kept_share for made in layered]),
+        dropped_tokens=_tokens(made.dropped_tokens for made in layered),
+        ttft_s=_times(seconds for call in calls if (seconds := call.generation.ttft_s)),
         replan_s=_times(call.replan_s for call in calls if call.parse_error is None),
         overhead_s=_times(call.overhead_s for call in calls),
-        kv_bytes=_bytes(call.generation.kv_bytes for call in calls),
+        kv_bytes=_bytes(size for call in calls if (size := call.generation.kv_bytes)),
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
         budget=_budget([call for call in calls if call.parse_error is None]),
@@ -101,8 +108,8 @@ def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
     if not limited:
         return None
     return BudgetSummary(
-        predicted=metrics.mean([bool(call.generation.budget_met) for call, _ in limited]),
-        within=metrics.mean([call.replan_s <= budget_s for call, budget_s in limited]),
+        predicted=sum(bool(call.generation.budget_met) for call, _ in limited) / len(limited),
+        within=sum(call.replan_s <= budget_s for call, budget_s in limited) / len(limited),
     )
 
 
@@ -110,7 +117,7 @@ def _by_env(episodes: Sequence[EpisodeRecord]) -> dict[str, EnvSummary]:
     successes: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
         successes[episode.env_id].append(episode.success)
-    return {env: EnvSummary(episodes=len(ends), success_rate=metrics.mean(ends)) for env, ends in sorted(successes.items())}
+    return {env: EnvSummary(episodes=len(ends), success_rate=sum(ends) / len(ends)) for env, ends in sorted(successes.items())}
 
 
 def _progress(episode: EpisodeRecord) -> float:
@@ -120,7 +127,7 @@ def _progress(episode: EpisodeRecord) -> float:
 
 def _tokens(values: Iterable[int]) -> TokenSpread:
     counts = list(values)
-    return TokenSpread(p50=metrics.quantile(counts, 0.5), p95=metrics.quantile(counts, 0.95), max=max(counts, default=0))
+    return TokenSpread(p50=metrics.quantile(counts, 0.5), p95=metrics.quantile(counts, 0.95), max=max(counts, default=None))
 
 
 def _times(values: Iterable[float]) -> TimeSpread:
@@ -130,7 +137,7 @@ def _times(values: Iterable[float]) -> TimeSpread:
 
 def _bytes(values: Iterable[int]) -> ByteSpread:
     sizes = list(values)
-    return ByteSpread(p50=metrics.quantile(sizes, 0.5), max=max(sizes, default=0))
+    return ByteSpread(p50=metrics.quantile(sizes, 0.5), max=max(sizes, default=None))
 
 
 def _paired(
@@ -150,15 +157,15 @@ def _paired(
     speed = _Speed.of(rows, backend, reference)
     return PairedSummary(
         episodes=len(cases),
-        success_diff=metrics.mean(success),
+        success_diff=sum(success) / len(success),
         success_diff_ci95=metrics.bootstrap_interval(success),
-        spl_diff=metrics.mean(efficiency) if efficiency else None,
+        spl_diff=metrics.mean(efficiency),
         spl_diff_ci95=metrics.bootstrap_interval(efficiency) if efficiency else None,
         prompts=len(speed.ttft),
-        ttft_speedup_p50=_median(speed.ttft),
-        replan_speedup_p50=_median(speed.replan),
-        ceiling_p50=_median(speed.ceiling),
-        of_ceiling_p50=_median(speed.of_ceiling),
+        ttft_speedup_p50=metrics.quantile(speed.ttft, 0.5),
+        replan_speedup_p50=metrics.quantile(speed.replan, 0.5),
+        ceiling_p50=metrics.quantile(speed.ceiling, 0.5),
+        of_ceiling_p50=metrics.quantile(speed.of_ceiling, 0.5),
     )
 
 
@@ -173,7 +180,8 @@ class _Speed:
 
     @classmethod
     def of(cls, rows: Sequence[ReplayRow], backend: str, reference: str) -> "_Speed":
-        pairs = [(r.measured[backend], r.measured[reference]) for r in rows if {backend, reference} <= set(r.measured)]
+        both = [(r.measured[backend], r.measured[reference]) for r in rows if {backend, reference} <= set(r.measured)]
+        pairs = [pair for pair in both if all(one.ttft_s and one.total_s for one in pair)]  # a user's backend may have no times
         ttft = [theirs.ttft_s / ours.ttft_s for ours, theirs in pairs]
         ceilings = [ours.ceiling / theirs.ceiling if ours.ceiling and theirs.ceiling else None for ours, theirs in pairs]
         return cls(
@@ -182,7 +190,3 @@ class _Speed:
             ceiling=[ceiling for ceiling in ceilings if ceiling is not None],
             of_ceiling=[gain / ceiling for gain, ceiling in zip(ttft, ceilings, strict=True) if ceiling is not None],
         )
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return metrics.quantile(values, 0.5) if values else None

@@ -1,5 +1,6 @@
 """Atomic writing of files, and checksums of files."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -24,7 +25,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises
     ------
     OSError
-        Where the file cannot be written; the old one is then left as it is.
+        Where the file cannot be written, such as on a full disk; with its name. The old file is then left as it is.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +33,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes files that others cannot read
         os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

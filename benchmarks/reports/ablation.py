@@ -50,7 +50,7 @@ def _cells(name: str, cell: BackendSummary, paired: PairedSummary | None) -> tup
     rate = success(name, cell, paired)
     if name == EXPERT or paired is None:
         return (name, NONE, NONE, rate, NONE, decimals(cell.spl, 3), NONE, NONE)
-    dropped = f"{cell.dropped_tokens.p50:.0f}" if cell.dropped_tokens.max else "**none**"
+    dropped = "**none**" if cell.dropped_tokens.max == 0 else decimals(cell.dropped_tokens.p50, 0)
     return (
         name,
         percent(cell.kept_share),

@@ -6,14 +6,14 @@ NONE = "-"
 """Text for a missing figure."""
 
 
-def seconds(value: float) -> str:
-    """Format a time given in seconds, in ms below one second; 0 stands for a missing time."""
-    return NONE if value == 0 else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
+def seconds(value: float | None) -> str:
+    """Format a time given in seconds, in ms below one second; ``None`` and, in old summaries, 0 stand for a missing time."""
+    return NONE if not value else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
 
 
-def mebibytes(value: float) -> str:
-    """Format a size given in bytes as MiB; 0 stands for a missing size."""
-    return NONE if value == 0 else f"{value / 2**20:.1f} MiB"
+def mebibytes(value: float | None) -> str:
+    """Format a size given in bytes as MiB; ``None`` and, in old summaries, 0 stand for a missing size."""
+    return NONE if not value else f"{value / 2**20:.1f} MiB"
 
 
 def percent(value: float | None) -> str:

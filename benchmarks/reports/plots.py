@@ -48,7 +48,10 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         The files. A plot without points is left out.
     """
     by_number = {backend: [(c.replan + 1, c.replan_s * 1000) for c in made] for backend, made in calls.items()}
-    tokens = {backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made] for backend, made in calls.items()}
+    tokens = {
+        backend: [(c.replan + 1, c.generation.prompt_tokens) for c in made if c.generation.prompt_tokens]
+        for backend, made in calls.items()
+    }
     written = [
         _plot(out / "replan_latency.png", by_number, per_value, "replan number", "latency (ms)", "Replan latency (closed loop)"),
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),
@@ -68,7 +71,7 @@ def _ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
     """Return (prompt tokens, TTFT in ms) of each replayed prompt, by backend."""
     backends = dict.fromkeys(backend for row in rows for backend in row.measured)
     return {
-        backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None]
+        backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None and m.ttft_s]
         for backend in backends
     }
 

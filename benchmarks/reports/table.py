@@ -34,7 +34,7 @@ def success(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
 
 
 def _prompt(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
-    return f"{b.prompt_tokens.p50:.0f} (max {b.prompt_tokens.max})" if b.prompt_tokens.max else NONE
+    return f"{decimals(b.prompt_tokens.p50, 0)} (max {b.prompt_tokens.max})" if b.prompt_tokens.max else NONE
 
 
 def _kept(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
@@ -42,7 +42,7 @@ def _kept(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
 
 
 def _dropped(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
-    return f"{b.dropped_tokens.p50:.0f}" if b.prompt_tokens.max else NONE
+    return decimals(b.dropped_tokens.p50, 0) if b.prompt_tokens.max else NONE
 
 
 def _budget(name: str, b: BackendSummary, p: PairedSummary | None) -> str:

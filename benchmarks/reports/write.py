@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from benchmarks.backends.registry import EXPERT
-from benchmarks.comparison.run import Results
+from benchmarks.comparison.run import TABLE_FILE, Results
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.table import summary_markdown
 
-TABLE_FILE = "table.md"
+__all__ = ["TABLE_FILE", "write_report"]
 
 
 def write_report(results: Results) -> list[Path]:

@@ -13,7 +13,7 @@ from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.pool import Pool
 from agents.records import EpisodeRecord
-from agents.runner import EpisodeFunction, MakeBackend, run_jobs
+from agents.runner import EpisodeFunction, LostEpisodesError, MakeBackend, run_jobs
 from benchmarks.backends.registry import EXPERT, choose_reference, runs_model
 from benchmarks.runs.suites import Case, Suite
 
@@ -102,7 +102,7 @@ def play(
     pool: Pool | None = None,
     on_episode: OnEpisode | None = None,
     episode: EpisodeFunction = run_episode,
-) -> None:
+) -> list[EpisodeJob]:
     """Play the episodes that are missing in a run, and append their records to its ``steps.jsonl``.
 
     Parameters
@@ -120,18 +120,29 @@ def play(
     episode : EpisodeFunction
         Plays one episode.
 
+    Returns
+    -------
+    list of EpisodeJob
+        The episodes that were lost because their workers died.
+
     Raises
     ------
     ValueError
-        For malformed records. Errors of backends and episodes are passed on.
+        Where records cannot be written. Errors of backends and episodes are passed on.
     """
+    lost: list[EpisodeJob] = []
 
     def run(jobs: list[EpisodeJob]) -> list[EpisodeRecord]:
-        return run_jobs(jobs, make_backend, log, loop.config, pool, on_episode, episode=episode)
+        try:
+            return run_jobs(jobs, make_backend, log, loop.config, pool, on_episode, episode=episode)
+        except LostEpisodesError as error:
+            lost.extend(error.jobs)
+            return [log.episodes[job.key] for job in jobs if job.key in log.episodes]
 
     expert = run(loop.jobs(EXPERT, {})) if loop.expert_plays else []
     limits = step_limits(loop.suite, expert)
     run([job for backend in loop.all_backends if backend != EXPERT for job in loop.jobs(backend, limits)])
+    return lost
 
 
 def step_limits(suite: Suite, expert: Iterable[EpisodeRecord]) -> dict[Case, int]:

@@ -126,17 +126,21 @@ def open_run(out: Path, config: RunConfig, may_differ: Collection[str]) -> None:
     """
     path = out / RUN_CONFIG_FILE
     if path.exists():
-        old = _read(path)
+        old = read_config(path)
         _check_same_run(out, old, config, may_differ)
         config = config.model_copy(update={"models": {**old.models, **config.models}, "started": old.started})
     write_atomically(path, config.model_dump_json(indent=2) + "\n")
 
 
-def _read(path: Path) -> RunConfig:
+def read_config(path: Path) -> RunConfig:
+    """Read a ``config.json``. Raise ``ValueError`` for one that is not a run's."""
     try:
-        return RunConfig.model_validate_json(path.read_text())
+        return RunConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is no configuration of a run ({error.errors()[0]['msg']}): choose another directory") from error
+        raise ValueError(
+            f"{path} is no configuration of a run ({error.errors()[0]['msg']}). Nothing was changed. Choose another directory, "
+            "or put back a copy of the file: without it nobody knows what its records were made with"
+        ) from error
 
 
 def _check_same_run(out: Path, old: RunConfig, new: RunConfig, may_differ: Collection[str]) -> None:

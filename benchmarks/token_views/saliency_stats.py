@@ -33,9 +33,10 @@ class StageStatistics(BaseModel):
     mean, median, p95, max
         Mean, median, 95th percentile and maximum of their saliency.
     carried
-        Share of the total saliency in the 10% most salient tokens, 0..1.
+        Share of the total saliency in the 10% most salient tokens, 0..1; ``None`` where all saliency is 0.
     next_rank
-        Rank correlation with the next stage's saliency, -1..1; ``None`` for the last stage.
+        Rank correlation with the next stage's saliency, -1..1; ``None`` for the last stage, and where no sample has one, such as
+        where all tokens have the same saliency.
     pruner_rank
         Rank correlation with the pruner's scores of the unpruned residual stream, -1..1; ``None`` without a pruner for this stage.
     pruner_top
@@ -50,7 +51,7 @@ class StageStatistics(BaseModel):
     median: float
     p95: float
     max: float
-    carried: float
+    carried: float | None
     next_rank: float | None
     pruner_rank: float | None
     pruner_top: float | None
@@ -73,6 +74,8 @@ def saliency_statistics(
         Number of samples that the pruner scores; the first ones are taken.
     """
     samples = [sample for sample in found.samples() if not np.isnan(sample.saliency).all()]
+    if not samples:
+        raise ValueError("none of the samples has saliency: collect it anew from episodes with more than one plan")
     scores = [] if pruner is None else [(s, _scores(loaded, pruner, s, found.stages)) for s in samples[:scored]]
     return [_stage(row, found.stages, samples, scores) for row in range(len(found.stages))]
 
@@ -116,11 +119,16 @@ def _stage(
         median=float(np.median(values)),
         p95=float(np.quantile(values, 0.95)),
         max=float(values.max()),
-        carried=float(carriers.sum() / max(values.sum(), np.finfo(np.float64).tiny)),
-        next_rank=mean(following) if following else None,
-        pruner_rank=mean([rank_correlation(*pair) for pair in compared]) if compared else None,
-        pruner_top=mean([_shared_top(*pair) for pair in compared]) if compared else None,
+        carried=float(carriers.sum() / values.sum()) if values.sum() else None,
+        next_rank=_mean(following),
+        pruner_rank=_mean([rank_correlation(*pair) for pair in compared]),
+        pruner_top=mean([_shared_top(*pair) for pair in compared]),
     )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Return the mean of the values that exist."""
+    return mean([value for value in values if value is not None])
 
 
 def _known(sample: SalientSample, values: Float32) -> Float32:

@@ -223,7 +223,7 @@ def _read_chat(path: Path) -> list[ChatMessage]:
 
 
 def _closed(chat: ChatTokenizer, answer: str) -> NDArray[np.int64]:
-    return np.append(chat.tokens_of(answer), chat.tokenizer.eos_token_id)
+    return np.append(chat.data_tokens(answer), chat.tokenizer.eos_token_id)
 
 
 def _greedy(loaded: LoadedModel, prompt: TokenizedPrompt) -> NDArray[np.int64]:

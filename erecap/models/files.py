@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 _LONGEST_REASON = 160
 """Characters of a library's message that are passed on; torch lists all its devices in some."""
 

@@ -3,6 +3,8 @@
 An agent's history only grows, so each replan's prompt is the previous prompt plus a few messages. Messages are rendered and
 tokenized one by one and cached, so only new messages cost time. This requires a chat template that renders a message the same way
 whatever its neighbours are. ``ChatTokenizer`` checks this once per tokenizer and refuses other templates.
+
+The text of a message is data: what looks like a control token in it is tokenized as letters (``erecap.models.chat_text``).
 """
 
 from collections import OrderedDict
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from erecap.models.chat_text import ChatText
 
 Message = tuple[str, str, bool]
 """A chat message: role, text, and whether its tokens are protected from pruning."""
@@ -84,6 +88,7 @@ class ChatTokenizer:
                 "the tokenizer has no chat template: use an instruction-tuned model, or set tokenizer.chat_template (ChatML)"
             )
         self.tokenizer = tokenizer
+        self._text = ChatText(tokenizer)
         self._known: OrderedDict[tuple[bool, str, str], NDArray[np.int64]] = OrderedDict()
         self._anchor = self._render([_ANCHOR])
         _check_segmentwise(self)
@@ -92,7 +97,8 @@ class ChatTokenizer:
     def encode(self, messages: Iterable[Message]) -> TokenizedPrompt:
         """Tokenize a conversation and the header of its answer. The header is protected.
 
-        The ids equal those of the whole conversation rendered with ``add_generation_prompt=True``. Cached messages are copied.
+        The ids equal those of the whole conversation rendered with ``add_generation_prompt=True``, but for messages that hold
+        control tokens: these are letters here. Cached messages are copied.
 
         Parameters
         ----------
@@ -128,15 +134,20 @@ class ChatTokenizer:
         """Tokenize rendered text, int64 ``(n,)``. Special tokens in the text become special tokens; none are added."""
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
+    def data_tokens(self, text: str) -> NDArray[np.int64]:
+        """Tokenize the text of an answer, int64 ``(n,)``. Special tokens in the text are letters."""
+        return self._text.data_tokens(text)
+
     def _segment(self, first: bool, role: str, text: str) -> NDArray[np.int64]:
         """Tokenize one message. The first is rendered alone: templates may put a default system prompt before it."""
         key = (first, role, text)
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        message = {"role": role, "content": text}
+        content, marked = self._text.mark(role, text)
+        message = {"role": role, "content": content}
         rendered = self._render([message]) if first else self._render([_ANCHOR, message])[len(self._anchor) :]
-        self._known[key] = self.tokens_of(rendered)
+        self._known[key] = self._text.tokens(rendered) if marked else self.tokens_of(rendered)
         if len(self._known) > _CACHED_SEGMENTS:
             self._known.popitem(last=False)
         return self._known[key]
@@ -166,8 +177,11 @@ def _check_segmentwise(chat: ChatTokenizer) -> None:
             raise ValueError(_refusal("it writes a message differently depending on its neighbours"))
     # Tokenizers split text at added tokens first. Without one between two messages, some other text could merge across.
     added = set(chat.tokenizer.get_added_vocab().values())
-    if any(int(chat._segment(False, role, text)[0]) not in added for role, text, _ in turns):
-        raise ValueError(_refusal("its messages do not begin with a special token, so that tokens could reach across two of them"))
+    rows = [chat._segment(False, role, text) for role, text, _ in turns]
+    if not (all(int(row[0]) in added for row in rows) or all(int(row[-1]) in added for row in rows)):
+        raise ValueError(
+            _refusal("its messages neither begin nor end with a special token, so tokens could reach across two of them")
+        )
 
 
 def _refusal(reason: str) -> str:

@@ -125,7 +125,7 @@ def _summary(point: Row) -> dict[str, Any]:
     short = {"tokens": point["prompt_tokens"], "keep": point["keep"]}
     if point["status"] != "ok":
         return short | {"status": point["status"]}
-    shares = (point.get(f"{name}_share", 0.0) for name in ("scoring", "selecting", "dropping"))
+    shares = [point[f"{name}_share"] for name in ("scoring", "selecting", "dropping") if f"{name}_share" in point]
     return short | {
         "kept": f"{point['kept_share']:.0%}",
         "ttft ms": f"{point['median_ttft_ms']:.1f}",
@@ -138,7 +138,7 @@ def _summary(point: Row) -> dict[str, Any]:
         "stock ms": f"{point['median_stock_ttft_ms']:.1f}" if "median_stock_ttft_ms" in point else "",
         "rate": flops_rate(point["achieved_flops_per_s"]),
         "of matmul": f"{point['share_of_matmul']:.1%}",
-        "stages": f"{sum(shares):.2%}",
+        "stages": f"{sum(shares):.2%}" if shares else "",
         "KV MB": f"{point['kv_bytes'] / 1e6:.1f}",
         "status": "ok",
     }

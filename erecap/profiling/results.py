@@ -1,6 +1,7 @@
 """Result files: one JSON object per measurement. The file is rewritten after every point, so a killed run keeps its points."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -72,8 +73,17 @@ class ResultFile:
         """
         if self.path is None:
             return
-        text = json.dumps(self.content, indent=1, allow_nan=True) + "\n"
+        text = json.dumps(_without_nan(self.content), indent=1, allow_nan=False) + "\n"
         fill_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace numbers that do not exist (NaN, infinity) by ``None``: JSON has no others."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def default_path(kind: str, name: str) -> Path:

@@ -142,7 +142,8 @@ def summarise(events: Sequence[FunctionEvent], device: torch.device) -> Row:
     -------
     dict
         ``device_ms``, the whole time; ``parts_ms`` and ``parts_share`` (0..1), by part of ``PARTS``; ``kernel_count``, the number
-        of kernel calls; ``kernels``, the 25 with the most time, each ``name``, ``ms`` and ``count`` (calls).
+        of kernel calls; ``kernels``, the 25 with the most time, each ``name``, ``ms`` and ``count`` (calls). Times and shares are
+        ``None`` where no kernel was recorded.
     """
     parts, kernels, counts = dict.fromkeys(PARTS, 0.0), defaultdict[str, float](float), defaultdict[str, int](int)
     for event in events:
@@ -156,9 +157,9 @@ def summarise(events: Sequence[FunctionEvent], device: torch.device) -> Row:
     longest = sorted(kernels, key=lambda name: -kernels[name])[:25]
     total = sum(parts.values())
     return {
-        "device_ms": total,
-        "parts_ms": parts,
-        "parts_share": {part: spent / total if total else 0.0 for part, spent in parts.items()},
+        "device_ms": total or None,
+        "parts_ms": {part: spent if total else None for part, spent in parts.items()},
+        "parts_share": {part: spent / total if total else None for part, spent in parts.items()},
         "kernel_count": sum(counts.values()),
         "kernels": [{"name": name[:160], "ms": kernels[name], "count": counts[name]} for name in longest],
     }
@@ -195,7 +196,8 @@ def summary_rows(points: Sequence[Row]) -> list[dict[str, Any]]:
     for length, part in product(dict.fromkeys(point["prompt_tokens"] for point in measured), PARTS):
         row: dict[str, Any] = {"tokens": length, "part": part}
         for point in (point for point in measured if point["prompt_tokens"] == length):
-            row[f"keep {point['keep']} ms"] = f"{point['parts_ms'][part]:.2f}"
-            row[f"keep {point['keep']} share"] = f"{point['parts_share'][part]:.1%}"
+            spent, share = point["parts_ms"][part], point["parts_share"][part]
+            row[f"keep {point['keep']} ms"] = "-" if spent is None else f"{spent:.2f}"
+            row[f"keep {point['keep']} share"] = "-" if share is None else f"{share:.1%}"
         rows.append(row)
     return rows

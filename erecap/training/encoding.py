@@ -1,6 +1,7 @@
 """Encoding of chat messages as a training sequence.
 
-The tokens are exactly those that the chat template renders, so every inference prompt of the episode is a prefix of the sequence.
+The tokens are exactly those of the engine's prompts, so every inference prompt of the episode is a prefix of the sequence. Control
+tokens in the text of a message are letters, as in prompts (``erecap.models.chat_text``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from erecap.models.chat_text import EncodedText, chat_text_of, mark_chat, unreserved, whole_characters
 from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, Int32, Int64, TokenSequence
 
 TrainingMessage = Mapping[str, Any]
@@ -48,10 +50,8 @@ def encode_episode(
     ValueError
         If the template changes a message's text, or a plan begins inside a token.
     """
-    text, heads, spans = _render(tokenizer, messages)
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = np.asarray(encoding["input_ids"], dtype=np.int32)
-    starts = np.asarray(encoding["offset_mapping"], dtype=np.int64)[:, 0]
+    encoded, heads, spans = _render(tokenizer, messages)
+    ids, starts = encoded.ids.astype(np.int32), encoded.starts
     weights = np.full(len(ids), OTHER_WEIGHT, dtype=np.float32)
     turns, targets = np.zeros(len(ids), dtype=np.int32), ids.copy()
     # a message begins at the special token before its role
@@ -62,7 +62,7 @@ def encode_episode(
             plan = _plan_tokens(starts, *span)
             weights[plan] = PLAN_WEIGHT if message.get("train", True) else 0.0
             if "label" in message:
-                label = tokenizer(message["label"], add_special_tokens=False)["input_ids"]
+                label = chat_text_of(tokenizer).data_tokens(message["label"]).tolist()
                 _correct(targets[plan], weights[plan], [*label, ids[plan][-1]])
     return TokenSequence(ids, weights, turns, targets)
 
@@ -79,21 +79,23 @@ def _correct(targets: Int32, weights: Float32, label: Sequence[int]) -> None:
 
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[TrainingMessage]
-) -> tuple[str, list[int], list[tuple[int, int]]]:
-    """Render the chat. Return the text and, per message, the index of its role and the character span of its content."""
-    chat = [{"role": m["role"], "content": m["content"]} for m in messages]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    assert isinstance(text, str)
+) -> tuple[EncodedText, list[int], list[tuple[int, int]]]:
+    """Render the chat. Return it with, per message, the index of its role and the character span of its content."""
+    chat_text, chat = chat_text_of(tokenizer), [(str(m["role"]), str(m["content"])) for m in messages]
+    contents, marked = mark_chat(chat_text, chat)
+    rendered = [{"role": role, "content": content} for (role, _), content in zip(chat, contents, strict=True)]
+    encoded = chat_text.encode(str(tokenizer.apply_chat_template(rendered, tokenize=False)), marked)
     heads, spans, position = [], [], 0
-    for index, message in enumerate(chat):
-        head = text.find(message["role"], position)
-        start = text.find(message["content"], head + len(message["role"]))
+    for index, (role, content) in enumerate(chat):
+        content = unreserved(whole_characters(content)) if marked else whole_characters(content)
+        head = encoded.text.find(role, position)
+        start = encoded.text.find(content, head + len(role))
         if head < 0 or start < 0:
             raise ValueError(f"the chat template changes the text of message {index}: strip white space at its ends")
-        position = start + len(message["content"])
+        position = start + len(content)
         heads.append(head)
         spans.append((start, position))
-    return text, heads, spans
+    return encoded, heads, spans
 
 
 def _plan_tokens(starts: Int64, begin: int, end: int) -> slice:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from erecap.models.chat_text import chat_text_of
 from erecap.training.encoding import TrainingMessage, encode_episode
 from erecap.training.sequences import PLAN_WEIGHT, TokenSequence
 
@@ -144,7 +145,7 @@ def _text(value: Any) -> str:
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[TokenSequence]:
     """Cut a text into pieces of 8 to ``max_length`` tokens; the last quarter of each is the answer to the rest."""
-    ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    ids = chat_text_of(tokenizer).data_tokens(text).astype(np.int32)
     for start in range(0, len(ids), max_length):
         piece = ids[start : start + max_length]
         if len(piece) >= 8:

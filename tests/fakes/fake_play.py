@@ -138,3 +138,28 @@ def refusing_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record
     if job.seed == 2:
         raise KeyError("a bug")
     return fake_episode(job, backend, config, sink)
+
+
+def dying_episode(job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:
+    """Every episode kills its worker."""
+    os._exit(7)
+
+
+def no_start() -> None:
+    """An initializer that ends its worker."""
+    os._exit(3)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """An episode that, from seed ``hang_from`` on, tells the pid of its worker through a pipe and hangs."""
+
+    pipe: Path
+    hang_from: int
+
+    def __call__(self, job: Any, backend: Any, config: Any, sink: Callable[[Record], None], frames: Any = None) -> EpisodeRecord:
+        if job.seed >= self.hang_from:
+            with self.pipe.open("w") as file:
+                file.write(f"{os.getpid()}\n")
+            threading.Event().wait()
+        return fake_episode(job, backend, config, sink)

@@ -1,4 +1,4 @@
-"""What all skills share: their outcome, what blocks a way, and where a thing may be left.
+"""What all skills share: their outcome, and what blocks a way.
 
 A skill is a generator function ``run(belief, *args)``: it yields environment actions and returns an ``Outcome``. It knows only the
 belief.
@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from agents.gridworld.belief import Belief, Thing
-from agents.gridworld.navigation import neighbors, path_to, search
+from agents.gridworld.navigation import is_frontier, neighbors, path_to
 from agents.world import Outcome, failed
 from envs.observation.embodied import Cell
 from envs.observation.names import DOOR, THINGS
@@ -20,7 +20,11 @@ SkillRun = Generator[int, None, Outcome]
 
 def no_way(belief: Belief, targets: set[Cell]) -> Outcome:
     """Return the failure to reach any of the target cells, with the locked door or the thing that blocks the way."""
-    obstacle = first_obstacle(belief, targets)
+    return blocked_by(first_obstacle(belief, targets))
+
+
+def blocked_by(obstacle: "Obstacle | None") -> Outcome:
+    """Return the failure to get past an obstacle; ``None`` where no way is known."""
     if obstacle is None:
         return failed("no way known")
     name = obstacle.thing.name
@@ -37,7 +41,15 @@ class Obstacle:
     """Name of the room from which the agent can walk up to it."""
 
 
-def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
+def entrance_obstacle(belief: Belief, room: int) -> Obstacle | None:
+    """Find what blocks the way into a room (an index). In a room without a free cell it is the first thing that fills it."""
+    cells = belief.cells_of(room)
+    free = {cell for cell in cells if belief.passable(cell)}
+    full = all(cell in belief.things for cell in cells) and not any(is_frontier(belief, cell) for cell in cells)
+    return first_obstacle(belief, cells, onto=True) if full else first_obstacle(belief, free)
+
+
+def first_obstacle(belief: Belief, targets: set[Cell], onto: bool = False) -> Obstacle | None:
     """Find what blocks the way to some cells.
 
     Parameters
@@ -46,6 +58,8 @@ def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
         What the agent has seen.
     targets
         The cells to reach, any of them.
+    onto
+        Whether what lies on the cell that is reached counts as an obstacle too.
 
     Returns
     -------
@@ -58,7 +72,7 @@ def first_obstacle(belief: Belief, targets: set[Cell]) -> Obstacle | None:
         return None
     room = belief.here
     for cell in path_to(before, goal):
-        if cell not in targets and not belief.passable(cell):
+        if (onto or cell not in targets) and not belief.passable(cell):
             return Obstacle(belief.things[cell], belief.room_names[room])
         room = int(belief.room[cell]) if belief.room[cell] >= 0 else room
     return None
@@ -95,18 +109,3 @@ def search_through(belief: Belief, targets: set[Cell]) -> dict[Cell, Cell | None
             elif int(belief.kind[near]) in THINGS:
                 later.append((near, cell))
     return before
-
-
-def is_safe_spot(belief: Belief, cell: Cell) -> bool:
-    """Tell whether a thing on this free cell of the agent's room would block neither a door nor the way to anything else."""
-    if int(belief.room[cell]) != belief.here or not belief.passable(cell):
-        return False
-    if any(belief.is_door(near) or (int(belief.room[near]) < 0 and belief.passable(near)) for near in neighbors(cell)):
-        return False
-    around = set(search(belief, lambda c: int(belief.room[c]) == belief.here and belief.passable(c), start=cell))
-    rest = around - {cell}
-    if not rest:
-        return False
-    connected = set(search(belief, lambda c: c in rest, start=next(iter(rest)))) == rest
-    things = [near for c in around for near in neighbors(c) if near in belief.things]
-    return connected and all(any(near in rest for near in neighbors(c)) for c in [*things, cell])

@@ -1,12 +1,11 @@
-"""``drop``: put down the held thing in this room, where it blocks no way."""
-
-from collections.abc import Callable
+"""``drop``: put down the held thing in this room, where it blocks no way; beside it where the room has no free cell."""
 
 from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.navigation import neighbors, search, turn_to, walk_to
-from agents.gridworld.skills.base import SkillRun, is_safe_spot
+from agents.gridworld.navigation import turn_to, walk_to
+from agents.gridworld.skills.base import SkillRun
+from agents.gridworld.skills.spots import drop_spots
 from agents.world import OK, failed
 from envs.observation.embodied import Cell
 
@@ -15,40 +14,10 @@ def run(belief: Belief) -> SkillRun:
     """Drop the held thing. Fails with an empty hand, without a free place, and where the grip slips."""
     if belief.held is None:
         return failed("holding nothing")
-    spots = drop_spots(belief, is_safe_spot) or drop_spots(belief, _is_free)
+    spots = drop_spots(belief)
     if not spots:
         return failed(f"no free place in {belief.here_name}")
     return (yield from place_at(belief, spots))
-
-
-def drop_spots(belief: Belief, fits: Callable[[Belief, Cell], bool]) -> dict[Cell, Cell]:
-    """Find the nearest place to drop a thing in this room.
-
-    Parameters
-    ----------
-    belief
-        What the agent has seen.
-    fits
-        Whether a thing may lie on a cell.
-
-    Returns
-    -------
-    dict
-        The cell to stand on with the adjacent cell for the thing; empty where there is none.
-    """
-    for stand in search(belief):
-        if int(belief.room[stand]) != belief.here:
-            continue
-        for spot in _around(belief, stand):
-            if fits(belief, spot):
-                return {stand: spot}
-    return {}
-
-
-def _around(belief: Belief, stand: Cell) -> list[Cell]:
-    """List the cells next to ``stand``, beginning with the one that the agent would face."""
-    near = neighbors(stand)
-    return near[belief.direction :] + near[: belief.direction]
 
 
 def place_at(belief: Belief, spots: dict[Cell, Cell]) -> SkillRun:
@@ -64,7 +33,3 @@ def place_at(belief: Belief, spots: dict[Cell, Cell]) -> SkillRun:
         return failed("holding nothing")
     yield int(Actions.drop)
     return OK if belief.held is None else failed("the grip slipped")
-
-
-def _is_free(belief: Belief, cell: Cell) -> bool:
-    return belief.passable(cell) and not belief.is_door(cell) and int(belief.room[cell]) == belief.here

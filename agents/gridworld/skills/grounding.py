@@ -4,30 +4,37 @@
 searched: a plan that names the wrong room costs the way there.
 """
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 from agents.gridworld.belief import Belief, Thing
-from agents.gridworld.navigation import walk_to
-from agents.gridworld.skills.base import SkillRun, no_way
+from agents.gridworld.names import split_name
+from agents.gridworld.navigation import neighbors, search, walk_to
+from agents.gridworld.skills.base import SkillRun, blocked_by, entrance_obstacle
 from agents.world import OK, Outcome, failed
+from envs.observation.embodied import Cell
 from envs.observation.names import DOOR
 
 
 def split_place(belief: Belief, name: str) -> tuple[str, str]:
     """Split a name into the thing's description and its room; the room is empty where none is named."""
-    description, found, room = name.rpartition(" in ")
-    return (description, room) if found and room in belief.room_names else (name, "")
+    return split_name(name, belief.room_names)
 
 
 def ground(belief: Belief, name: str) -> Thing | None:
     """Return the thing that fits the name in its room, or ``None``.
 
-    Of several things of one name, one next to a doorway comes first, since it may block the way; then the nearest.
+    Of several things of one name, those within reach come first; of these, one next to a doorway, since it may block the way; then
+    the nearest.
     """
     description, place = split_place(belief, name)
     room = belief.room_names.index(place) if place else belief.here
     near = [thing for thing in belief.find(description) if room in belief.rooms_of(thing) + belief.rooms_beside(thing)]
-    return min(near, key=lambda thing: thing.kind == DOOR or not belief.rooms_beside(thing), default=None)
+    reach = search(belief) if len(near) > 1 else {}
+    return min(near, key=lambda t: (not _is_beside(t, reach), t.kind == DOOR or not belief.rooms_beside(t)), default=None)
+
+
+def _is_beside(thing: Thing, reach: Collection[Cell]) -> bool:
+    return any(cell in reach for cell in neighbors(thing.cell))
 
 
 def boxed(belief: Belief, name: str) -> Thing | None:
@@ -75,4 +82,4 @@ def to_room(belief: Belief, name: str) -> SkillRun:
         return OK
     goals = {cell for cell in belief.cells_of(index) if belief.passable(cell)}
     reached = yield from walk_to(belief, goals)
-    return OK if reached else no_way(belief, goals)
+    return OK if reached else blocked_by(entrance_obstacle(belief, index))

@@ -4,9 +4,10 @@ from minigrid.core.actions import Actions
 
 from agents.gridworld.belief import Belief, Thing, matches
 from agents.gridworld.navigation import neighbors, walk_beside
-from agents.gridworld.skills.base import SkillRun, is_safe_spot, no_way
+from agents.gridworld.skills.base import SkillRun, no_way
 from agents.gridworld.skills.drop import place_at
 from agents.gridworld.skills.grounding import locate, split_place
+from agents.gridworld.skills.spots import is_safe_spot
 from agents.world import OK, Outcome, failed
 from envs.household.containers import BOX_CLOSED
 from envs.observation.embodied import Cell

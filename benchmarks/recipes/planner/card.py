@@ -99,9 +99,8 @@ def write_card(out: Path, facts: CardFacts) -> None:
 
 def _row(score: SuiteScore) -> str:
     success = f"{score.success:.1%} [{score.success_ci95[0]:.1%}, {score.success_ci95[1]:.1%}]"
-    return (
-        f"| {score.suite} | {score.episodes} | {success} | {score.spl:.3f} | {score.expert_success:.1%} | {score.of_expert:.1%} |"
-    )
+    share = "-" if score.of_expert is None else f"{score.of_expert:.1%}"
+    return f"| {score.suite} | {score.episodes} | {success} | {score.spl:.3f} | {score.expert_success:.1%} | {share} |"
 
 
 def loss_plot(log: Sequence[Mapping[str, Any]]) -> bytes:

@@ -13,6 +13,7 @@ from agents.demonstrations import Labeller, Sample, demonstrate
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.runner import MakeBackend
+from agents.workers import end_with_parent
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
@@ -139,7 +140,7 @@ def play_chunks(
             on_chunk(chunk, read_stats(chunk.path))
     if not missing:
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         running = {pool.submit(play_chunk, chunk, make_backend): chunk for chunk in missing}
         try:
             for future in as_completed(running):

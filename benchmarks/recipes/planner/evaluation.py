@@ -9,8 +9,9 @@ from agents.episode_log import EpisodeLog, read_episodes
 from agents.loop import AgentConfig
 from agents.pool import LocalPool
 from agents.records import EpisodeRecord
+from agents.runner import LostEpisodesError
 from benchmarks.backends.registry import EXPERT, BackendFactory
-from benchmarks.comparison.metrics import Interval, mean, spl, wilson_interval
+from benchmarks.comparison.metrics import Interval, spl, wilson_interval
 from benchmarks.output.logs import configure_logging
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
 from benchmarks.runs.suites import SUITES
@@ -34,7 +35,7 @@ class SuiteScore(BaseModel):
     expert_success
         The expert's success rate, 0..1.
     of_expert
-        ``success / expert_success``.
+        ``success / expert_success``; ``None`` where the expert had none.
     parse_errors
         Number of the planner's answers that could not be parsed.
     """
@@ -47,7 +48,7 @@ class SuiteScore(BaseModel):
     success_ci95: tuple[float, float]
     spl: float
     expert_success: float
-    of_expert: float
+    of_expert: float | None
     parse_errors: int
 
 
@@ -75,20 +76,20 @@ def evaluate_suite(
     loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed=0, config=AgentConfig())
     pool = LocalPool(workers, configure_logging)
     with EpisodeLog(out / suite / STEPS_FILE) as log:
-        play(loop, BackendFactory(1 if workers > 1 else None), log, pool, on_episode)
+        lost = play(loop, BackendFactory(1 if workers > 1 else None), log, pool, on_episode)
+    if lost:
+        raise LostEpisodesError(lost)
     played = read_episodes(out / suite / STEPS_FILE)
-    both = [[played.get((backend, case.env_id, case.seed)) for backend in (spec, EXPERT)] for case in loop.cases]
-    pairs = [(s, e) for s, e in both if s is not None and e is not None]  # an episode is missing if its worker died twice
-    student, expert = [s for s, _ in pairs], [e for _, e in pairs]
+    student, expert = ([played[backend, case.env_id, case.seed] for case in loop.cases] for backend in (spec, EXPERT))
     interval: Interval = wilson_interval(sum(e.success for e in student), len(student))
-    success, best = mean([float(e.success) for e in student]), mean([float(e.success) for e in expert])
+    success, best = (sum(e.success for e in played) / len(played) for played in (student, expert))
     return SuiteScore(
         suite=suite,
-        episodes=len(pairs),
+        episodes=len(student),
         success=success,
         success_ci95=interval,
         expert_success=best,
-        of_expert=success / best if best else 0.0,
-        spl=mean([spl(s.success, e.env_steps, s.env_steps) for s, e in pairs]),
+        of_expert=success / best if best else None,
+        spl=sum(spl(s.success, e.env_steps, s.env_steps) for s, e in zip(student, expert, strict=True)) / len(student),
         parse_errors=sum(e.parse_errors for e in student),
     )

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from benchmarks.output.files import checksum
+from benchmarks.output.files import checksum, write_atomically
 from benchmarks.recipes.planner.card import CardFacts, write_card
 from benchmarks.recipes.planner.config import Recipe
 from benchmarks.recipes.planner.evaluation import SUITE_NAMES, SuiteScore, evaluate_suite
@@ -57,9 +58,16 @@ def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Write the recipe into ``out``. Raise ``ValueError`` if another recipe is there."""
     path = out / "recipe.json"
-    if path.exists() and Recipe.model_validate_json(path.read_text()) != recipe:
+    if path.exists() and _read_recipe(path) != recipe:
         raise ValueError(f"{out} holds a run of another recipe: use another --out, or the recipe in {path}")
-    path.write_text(recipe.model_dump_json(indent=2) + "\n")
+    write_atomically(path, recipe.model_dump_json(indent=2) + "\n")
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is no recipe ({error.errors()[0]['msg']}). Nothing was changed: use another --out") from error
 
 
 def _score(suite: str, model: Path, episodes: int, out: Path, workers: int, reporter: Reporter) -> SuiteScore:
