@@ -4,7 +4,6 @@ import envs.quiet  # noqa: F401  # isort: split  # before anything that imports 
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates, HouseholdConfig
 from envs.household.env import HouseholdEnv
-from envs.mission_words import MISSION_WORDS
 from envs.observation.describe import Mention, Report, Verbosity, describe, task_text
 from envs.observation.episode import EpisodeOverError
 from envs.observation.text_space import holds_text
@@ -15,7 +14,6 @@ register_all()
 __all__ = [
     "HOUSEHOLDS",
     "LEVELS",
-    "MISSION_WORDS",
     "DisturbanceRates",
     "EmbodiedLevel",
     "EpisodeOverError",

@@ -18,7 +18,7 @@ from benchmarks.pictures.style import MAP, MARGIN, MIN_HEIGHT, TONES
 from benchmarks.pictures.text import ELLIPSIS, clean, cut, font, wrap
 from benchmarks.runs import gif as gifs
 from benchmarks.runs.gif import FRAME_MS, HOLD_MS, LAST_FRAME_MS, GifWriter, hold_ms, record_gif
-from planner import Generation
+from planner import Generation, parse_plan
 
 JOB = EpisodeJob("expert", "BabyAI-GoToRedBallNoDists-v0", 5)
 KEY = {"backend": "b", "env_id": "e", "seed": 0}
@@ -223,7 +223,7 @@ class Dots:
         return "Goal: wait"
 
     def parse(self, answer):
-        return make_world(EpisodeJob("", "ERecap/HouseholdSmall-v0", 0)).parse("explore\ndone")
+        return parse_plan("explore\ndone").skills
 
     def run(self, call):
         yield self.idle()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
-from envs import HOUSEHOLDS, LEVELS, MISSION_WORDS, DisturbanceRates, make_env
+from envs import HOUSEHOLDS, LEVELS, DisturbanceRates, make_env
+from envs.mission_words import MISSION_WORDS
 
 ALL = [*HOUSEHOLDS, *LEVELS]
 SOME = ["ERecap/HouseholdLong-v0", "BossLevel"]
@@ -136,3 +137,8 @@ def test_vectors_of_environments(env_id):
 def test_missions_in_shared_memory_are_refused_instead_of_being_wrong():
     with pytest.raises(ValueError, match="shared_memory=False"):
         gym.vector.AsyncVectorEnv([lambda: make_env("ERecap/Household-v0")] * 2)
+
+
+def test_without_boxes_every_cell_has_a_one_hot_code():
+    env = minigrid_wrappers.OneHotPartialObsWrapper(make_env("ERecap/Household-v0", boxes=0))
+    assert all(observation in env.observation_space for observation in steps(env, 60))

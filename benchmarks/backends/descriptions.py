@@ -54,9 +54,16 @@ INFO: dict[str, BackendInfo] = {
         "a model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, or a hosted one; the key is OPENAI_API_KEY",
         "openai?base_url=http://localhost:8000/v1&model=NAME",
         {
-            "base_url": "address of the endpoint; by default the client's own",
+            "base_url": "address of the endpoint; OpenAI's own by default",
             "model": "name of the model there; required",
-            "timeout_s": "seconds to wait for the server; 120 by default",
+            "api_key": "the key; by default the one in OPENAI_API_KEY, which other users of the machine cannot see",
+            "timeout_s": "most seconds of silence; 120 by default",
+            "limit_s": "most seconds of a whole answer; 600 by default",
+            "max_tokens_name": "name of the limit of new tokens, such as max_completion_tokens; none leaves it out",
+            "temperature": "a number instead of the agent's own; none leaves it out",
+            "seed": "none leaves it out, for servers that reject it",
+            "stream_options": "none leaves them out, for servers that reject them",
+            "extra": 'more fields of the request as JSON, such as {"top_k":20}',
         },
     ),
     "baseline": BackendInfo(
