@@ -12,6 +12,7 @@ import typer
 from agents.episode_log import read_records
 from agents.loop import AgentConfig
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from benchmarks.backends.hidden_specs import with_secrets
 from benchmarks.backends.registry import BackendFactory, choose_reference
 from benchmarks.commands.results import print_results
 from benchmarks.comparison import run as comparisons
@@ -396,6 +397,13 @@ def test_figures_that_do_not_exist_are_null(run, fakes, tmp_path):
     rows = (tmp_path / "table.md").read_text()
     assert "| expert | 4 | 100% [51, 100] | 1.00 | 2.0 | - | - | - | 200 ms | - / - | - | - | - |" in rows
     assert "| 150 (max 200) | - | - | 200 ms | - / - | - | - | - |" in rows
+
+
+def test_a_loop_made_in_python_hides_secrets_too():
+    loop = ClosedLoop(SUITE, ("baseline", "openai?model=m&api_key=abcdefgh"), 1, 0, AgentConfig())
+    assert "abcdefgh" not in repr(loop)
+    assert with_secrets(loop.backends[1]) == "openai?model=m&api_key=abcdefgh"
+    assert replace(loop, episodes=2).backends == loop.backends
 
 
 def test_the_step_limit_follows_the_expert(run, fakes, tmp_path):

@@ -14,6 +14,7 @@ from agents.loop import AgentConfig, run_episode
 from agents.pool import Pool
 from agents.records import EpisodeRecord
 from agents.runner import EpisodeFunction, LostEpisodesError, MakeBackend, run_jobs
+from benchmarks.backends.hidden_specs import keep_secrets
 from benchmarks.backends.registry import EXPERT, choose_reference, runs_model
 from benchmarks.runs.suites import Case, Suite
 
@@ -30,7 +31,7 @@ class ClosedLoop:
     suite : Suite
         Suite of the episodes.
     backends : tuple of str
-        Spec strings; the expert need not be among them.
+        Spec strings; the expert need not be among them. Secrets in them are hidden here and remembered elsewhere (``keep_secrets``).
     episodes : int
         Episodes per backend.
     seed : int
@@ -53,6 +54,9 @@ class ClosedLoop:
     training_seeds: bool = False
     user_models: tuple[str, ...] = ()
     expert_plays: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backends", tuple(map(keep_secrets, self.backends)))
 
     @property
     def all_backends(self) -> tuple[str, ...]:
