@@ -31,7 +31,7 @@ class ClosedLoop:
     suite : Suite
         Suite of the episodes.
     backends : tuple of str
-        Spec strings; the expert need not be among them. Secrets in them are hidden here and remembered elsewhere (``keep_secrets``).
+        Spec strings; the expert need not be among them. Secrets in them are hidden, and remembered by ``keep_secrets``.
     episodes : int
         Episodes per backend.
     seed : int
