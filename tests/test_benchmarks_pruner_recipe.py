@@ -25,6 +25,7 @@ END = {
     "end": "success",
     "wall_s": 0.1,
 }
+FIRST_CALL = {"replan": 0, "env_step": 0, "reason": "start", "history_entries": 2}
 CALL = {"replan": 1, "env_step": 1, "reason": "plan_end", "history_entries": 4}
 TIMES = {"backend_s": 0.1, "overhead_s": 0.1, "replan_s": 0.2}
 Write = Callable[..., Path]
@@ -46,8 +47,9 @@ def run_dir(tmp_path: Path) -> Write:
         for name in backends:
             key = {"backend": name, "env_id": "E", "seed": seed}
             records = [TranscriptRecord(**key, index=i, entry=kind, text=text) for i, (kind, text) in enumerate(texts)]
+            first = PlannerCall(**key, **FIRST_CALL, **TIMES, generation=Generation(text="explore"))
             last = PlannerCall(**key, **CALL, **TIMES, generation=Generation(text=plan, truncated=cut), parse_error=error)
-            lines += [record.model_dump_json() for record in (*records, last, EpisodeRecord(**key, **END, system=system))]
+            lines += [record.model_dump_json() for record in (*records, first, last, EpisodeRecord(**key, **END, system=system))]
         (tmp_path / "steps.jsonl").write_text("\n".join(lines) + "\n")
         return tmp_path
 

@@ -142,7 +142,7 @@ def test_a_resumed_run_ends_in_the_state_of_an_uninterrupted_one(tmp_path: Path,
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged .* remove it"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read .* remove it to start the run again"):
         train_planner(tiny_model(), Batches(copy_task(20), 128), config(), tmp_path)
 
 
