@@ -1,5 +1,6 @@
 """``erecap doctor``."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ def doctor(
 
     Each finding is ok, a warning or an error, with what to do about it. Exits with 1 on an error. The same as `erecap profile env`.
     """
+    gc.disable()  # importing torch and transformers makes objects that stay; looking for garbage in between takes 2 s of 11
     from benchmarks.commands.profile_frontend import run_profile  # takes seconds: imports torch
 
     words = ["env", *(["--json"] if json else []), *(["--device", device] if device else []), *(["--out", str(out)] if out else [])]
