@@ -1,7 +1,6 @@
 """The ``erecap`` command. Its subcommands are the functions and groups that ``benchmarks/commands`` lists."""
 
 import sys
-from contextlib import nullcontext
 from errno import EDQUOT, EFBIG, ENOSPC
 from typing import Annotated, NoReturn
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from benchmarks.commands import COMMANDS, SETTINGS
 from benchmarks.commands.ranks import check_command, launched
 from benchmarks.output.logs import configure_logging
-from benchmarks.output.signals import stop_on_signals
+from benchmarks.output.signals import as_signalled, stop_on_signals
 
 USER_ERROR = 2  # exit code
 
@@ -45,14 +44,22 @@ def main() -> None:
     A user error (a ``ValueError``, a path that cannot be read or written, a full disk) ends it with one message and exit code 2.
     """
     try:
-        with nullcontext() if launched() else stop_on_signals():  # torchrun ends its processes itself
-            app()
+        with stop_on_signals(wanted=not launched()) as received:  # torchrun ends its processes itself
+            _run(received)
     except ValueError as error:
         _refuse(str(error))
     except MemoryError as error:
         _refuse(f"out of memory ({error or 'of this machine'}): end other processes, or use fewer workers or a smaller model")
     except OSError as error:
         _refuse(_describe(error))
+
+
+def _run(received: list[int]) -> None:
+    try:
+        app()
+    except SystemExit as end:
+        end.code = as_signalled(end.code, received)
+        raise
 
 
 def _describe(error: OSError) -> str:

@@ -1,5 +1,6 @@
 """The command line, with the expert, which needs no model."""
 
+import contextlib
 import json
 import signal
 import sys
@@ -127,6 +128,23 @@ def test_a_grid_that_is_stopped_while_the_models_of_its_second_suite_load(invoke
     assert "household-small" in (tmp_path / "ablation.md").read_text()
     assert invoke(*grid, "--suites", "smoke").exit_code == 130
     assert not (tmp_path / "smoke").exists()
+
+
+def test_a_signal_that_a_library_takes_for_ctrl_c_keeps_its_exit_code(monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def ends():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        sys.exit(130)  # as typer does
+
+    monkeypatch.setattr(cli, "app", ends)
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

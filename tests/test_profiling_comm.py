@@ -91,7 +91,7 @@ def test_a_world_of_torchrun_is_used(tmp_path):
         "crew = choose_crew(torch.device('cpu'), None)\n"
         "file = ResultFile(None)\n"
         "profile_comm(crew, CommPlan((4,), 1, 60), torch.device('cpu'), file)\n"
-        "print('POINTS', crew.writes, len(file.points))\n"
+        "import sys; sys.stdout.write(f'POINTS {crew.writes} {len(file.points)}\\n')\n"  # one write, so that lines stay whole
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
