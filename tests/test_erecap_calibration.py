@@ -1,6 +1,5 @@
 """Thresholds: what they keep of the prompts that they were fitted to, and their file."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from erecap.calibration.thresholds import Fit, add_fits, fit_thresholds, read_calibration, threshold_of
 from erecap.engine.prefill import prefill
+from erecap.models.files import read_json_object, write_json_object
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
@@ -134,7 +134,7 @@ def test_a_missing_a_foreign_and_a_stale_file_say_what_to_do(make_model, pruner_
     add_fits(pruner_dir, [fit_of(0.7)])
     path = pruner_dir / "calibration.json"
     text = path.read_text()
-    path.write_text(json.dumps({**json.loads(text), "format_version": 99}))
+    write_json_object(path, {**read_json_object(path, ""), "format_version": 99})
     for use in (read_calibration, lambda directory: add_fits(directory, [fit_of(0.5)])):
         with pytest.raises(ValueError, match="format version 99"):
             use(pruner_dir)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from erecap.models import identity as module
+from erecap.models.files import read_json_object, write_json_object
 from erecap.models.identity import ModelIdentity, identify
 from erecap.models.loading import ModelNotFoundError, load_model
 from erecap.models.pruner import CONFIG_FILE, WEIGHTS_FILE, PrunerMismatchError, TokenPruner
@@ -128,7 +129,7 @@ def test_pickled_weights_are_not_read(own_dir: Path, make_model) -> None:
 
 
 def test_a_pruner_of_the_old_format_is_refused(pruner_dir: Path) -> None:
-    saved = json.loads((pruner_dir / CONFIG_FILE).read_text()) | {"format_version": 1}
-    (pruner_dir / CONFIG_FILE).write_text(json.dumps(saved))
+    config = pruner_dir / CONFIG_FILE
+    write_json_object(config, read_json_object(config, "") | {"format_version": 1})
     with pytest.raises(ValueError, match="format version 1"):
         TokenPruner.from_pretrained(pruner_dir)

@@ -1,10 +1,9 @@
 """The pruner's file and its bond to one model."""
 
-import json
-
 import pytest
 import torch
 
+from erecap.models.files import read_json_object, write_json_object
 from erecap.models.identity import identify
 from erecap.models.pruner import PrunerMismatchError, TokenPruner
 
@@ -53,8 +52,8 @@ def test_missing_and_foreign_files(make_model, tmp_path):
     with pytest.raises(ValueError, match=r"holds no pruner.*train-pruner"):
         TokenPruner.from_pretrained(tmp_path)
     TokenPruner(identify(make_model(4)), (1,)).save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "pruner.json").read_text())
-    (tmp_path / "pruner.json").write_text(json.dumps({**saved, "format_version": 99}))
+    config = tmp_path / "pruner.json"
+    write_json_object(config, {**read_json_object(config, ""), "format_version": 99})
     with pytest.raises(ValueError, match="format version 99"):
         TokenPruner.from_pretrained(tmp_path)
 

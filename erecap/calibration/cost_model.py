@@ -4,7 +4,6 @@
 only: model, selector, device, dtype, threads.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -15,7 +14,7 @@ import torch
 
 from erecap.calibration.flops import causal_pairs
 from erecap.models.device import device_name, dtype_name
-from erecap.models.files import fill_atomically, is_finite_number, read_json_object, reading
+from erecap.models.files import is_finite_number, read_json_object, reading, write_json_object
 from erecap.models.identity import ModelIdentity
 from erecap.models.loading import LoadedModel
 
@@ -141,8 +140,7 @@ class CostModel:
 
     def save(self, path: Path) -> None:
         """Write the model to ``path`` as JSON, atomically."""
-        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
-        fill_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_json_object(path, {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path, setting: Setting | None = None) -> "CostModel":

@@ -4,7 +4,6 @@ A threshold matches a keep ratio only for the scores that it was fitted to, so t
 The thresholds of one fit belong together: each was fitted to the tokens that the stages before it left.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from erecap.engine.selection import above, places
 from erecap.engine.selector_protocol import PreparedSelector, Selector
 from erecap.engine.stream import Survivors
 from erecap.models.architecture import DecoderParts, decoder_parts
-from erecap.models.files import fill_atomically, is_finite_number, read_json_object, reading
+from erecap.models.files import is_finite_number, read_json_object, reading, write_json_object
 from erecap.models.masks import attention_mask
 from erecap.models.pruner import weights_checksum
 from erecap.models.tokenization import TokenizedPrompt
@@ -87,8 +86,7 @@ class PrunerThresholds:
 
     def save(self, directory: Path | str) -> None:
         """Write the file into the pruner's ``directory``, atomically."""
-        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
-        fill_atomically(Path(directory) / CALIBRATION_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_json_object(Path(directory) / CALIBRATION_FILE, {"format_version": FORMAT_VERSION, **asdict(self)})
 
 
 def read_calibration(directory: Path | str) -> PrunerThresholds:

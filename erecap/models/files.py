@@ -1,13 +1,15 @@
 """Reading and writing of files. Whatever a library raises in between becomes one error that names the file and the remedy."""
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_SEAL = "checksum"
 _LONGEST_REASON = 160
 """Characters of a library's message that are passed on; torch lists all its devices in some."""
 
@@ -67,7 +69,13 @@ def reading(path: Path | str, remedy: str) -> Iterator[None]:
 
 
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object. Raise ``FileError`` for anything else; ``remedy`` ends the message."""
+    """Read a file that holds one JSON object, and check it where it has a checksum.
+
+    Raises
+    ------
+    FileError
+        For anything else, and for an object that was changed. ``remedy`` ends the message.
+    """
     with reading(path, remedy):
         text = path.read_bytes()
     try:
@@ -76,7 +84,24 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
         raise FileError(f"{path} is not a JSON object ({reason(error)}): {remedy}") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} is not a JSON object: {remedy}")
+    written, here = content.pop(_SEAL, None), _digest(content)
+    if written not in (None, here):
+        raise FileError(
+            f"{path} was changed after it was written (checksum {here}, not {written}): {remedy}; or, to take it as it is, remove "
+            f"the entry {_SEAL!r}"
+        )
     return content
+
+
+def write_json_object(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum, for ``read_json_object``, atomically. Raise ``FileError`` where that fails."""
+    text = json.dumps({**content, _SEAL: _digest(content)}, indent=2) + "\n"
+    fill_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Compute a checksum of the values, whatever their order and spelling."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_finite_number(value: object) -> bool:

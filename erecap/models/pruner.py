@@ -4,7 +4,6 @@ It maps residual streams to scores, and belongs to the model that it was trained
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
-from erecap.models.files import FileError, fill_atomically, read_json_object, reading
+from erecap.models.files import FileError, fill_atomically, read_json_object, reading, write_json_object
 from erecap.models.identity import ModelIdentity, check_finite
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
@@ -95,8 +94,7 @@ class TokenPruner(nn.Module):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         fill_atomically(path / WEIGHTS_FILE, lambda partial: save_file(weights, partial))
         config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path))
-        text = json.dumps(asdict(config), indent=2) + "\n"
-        fill_atomically(path / CONFIG_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_json_object(path / CONFIG_FILE, asdict(config))
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":

@@ -181,6 +181,18 @@ def test_no_flipped_bit_of_the_values_goes_unnoticed(name: str, tmp_path: Path, 
             load(tmp_path)
 
 
+@pytest.mark.parametrize(("make", "name"), [(_pruner, "pruner.json"), (_calibration, "calibration.json"), (_cost, "cost.json")])
+def test_no_changed_digit_goes_unnoticed(make: Callable[[Path, str], Load], name: str, tmp_path: Path, model_dir: str):
+    load, file = make(tmp_path, model_dir), tmp_path / name
+    text = file.read_text()
+    for place in (i for i, letter in enumerate(text) if letter.isdigit()):
+        file.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+        with pytest.raises(ValueError, match=name):
+            load(tmp_path)
+    file.write_text(json.dumps(json.loads(text)))  # another spelling of the same values
+    load(tmp_path)
+
+
 def test_weights_that_do_not_fit_the_config_are_refused_and_not_made_up(tmp_path: Path, model_dir: str):
     shutil.copytree(model_dir, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "model.safetensors")
@@ -202,7 +214,8 @@ def test_numbers_that_are_none_are_refused(
 ):
     load, file = make(tmp_path, model_dir), tmp_path / name
     old = json.dumps(_first(json.loads(file.read_text()), key))
-    file.write_text(file.read_text().replace(f'"{key}": {old}', f'"{key}": {value}', 1))
+    unsealed = json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "checksum"})
+    file.write_text(unsealed.replace(f'"{key}": {old}', f'"{key}": {value}', 1))
     with pytest.raises(FileError, match="cannot be read"):
         load(tmp_path)
 
