@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.horizon import Horizon
 from planner.redaction import redact
 
 EpisodeKey = tuple[str, str, int]
@@ -25,6 +26,8 @@ class EpisodeJob:
         Length of the observation text; ``None`` is the environment's own default.
     max_steps : int or None
         Limit in environment steps; ``None`` is the environment's own limit.
+    horizon : {"subgoal", "task"}
+        How far a plan reaches.
     """
 
     backend: str
@@ -32,6 +35,7 @@ class EpisodeJob:
     seed: int
     verbosity: Literal["terse", "verbose"] | None = None
     max_steps: int | None = None
+    horizon: Horizon = "subgoal"
 
     @property
     def key(self) -> EpisodeKey:
@@ -42,4 +46,4 @@ class EpisodeJob:
         return f"the episode of {self.key[0]} in {self.env_id}, seed {self.seed}"
 
     def __repr__(self) -> str:
-        return f"EpisodeJob({self.key[0]!r}, {self.env_id!r}, {self.seed}, {self.verbosity!r}, {self.max_steps})"
+        return f"EpisodeJob({self.key[0]!r}, {self.env_id!r}, {self.seed}, {self.verbosity!r}, {self.max_steps}, {self.horizon!r})"

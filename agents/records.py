@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer, model_validator
 
 from agents.old_records import upgraded
-from planner import Generation, ReplanReason
+from planner import Generation, Horizon, ReplanReason
 from planner.history import EntryKind
 
 End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
@@ -74,6 +74,18 @@ class PlannerCall(_Upgraded):
     """Replan latency: seconds from the observation to the parsed plan, an unreadable first answer included."""
     parse_error: str | None = None
     """Why the plan could not be read; ``None`` where it could."""
+    horizon: Horizon = "subgoal"
+    """How far its plan reaches."""
+    plan: tuple[str, ...] | None = None
+    """The lines of its plan, as they were read; ``None`` where it could not be read, and in older records."""
+    rest: tuple[str, ...] = ()
+    """What was left of the plan before it: the line that failed or was interrupted, if one did, and those not begun."""
+    forbidden: int = 0
+    """Plans that the backend was told not to give again, because they had been tried and changed nothing."""
+    clock_s: float | None = None
+    """Seconds of thinking that the clock counted; ``None`` where the world waits for the planner."""
+    clock_steps: int = 0
+    """Environment steps that passed while the planner thought, right after ``env_step``."""
 
     @field_serializer("generation", mode="wrap")
     def _without_token_ids(self, generation: Generation, serialize: Any) -> Any:

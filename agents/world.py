@@ -4,7 +4,7 @@ There are two families of worlds: gridworlds (``agents.gridworld``) and text wor
 and a world knows no planner backend.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +36,8 @@ class Progress:
     """Subgoals reached."""
     total: int
     """Subgoals of the task."""
+    goals: tuple[str, ...] = ()
+    """All open subgoals in the order in which they are due, ``goal`` first; empty where the world does not list them."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,17 @@ class World(Protocol):
         """Where the agent is, for the records; ``None`` where the world has no places."""
         ...
 
+    @property
+    def briefing(self) -> str | None:
+        """What the agent is told before it sees anything, such as where things stood; ``None`` where it is told nothing."""
+        ...
+
     def reset(self, seed: int) -> Progress:
         """Begin the episode of this seed."""
+        ...
+
+    def note(self, line: str, outcome: str) -> str:
+        """Write the short entry after one line of a plan: its outcome, and what is new since the last entry."""
         ...
 
     def describe(self, outcomes: Outcomes) -> str:
@@ -155,8 +166,15 @@ class World(Protocol):
         """Tell whether something unexpected that the agent has seen since the last observation matters to the rest of its plan."""
         ...
 
-    def expert(self) -> str | None:
-        """Return the expert's plan for the open subgoal, from what the agent knows; ``None`` where the world has no expert."""
+    def state(self) -> Hashable:
+        """Return what a plan can change, as far as the agent knows: equal states mean that nothing has changed."""
+        ...
+
+    def expert(self, avoid: Collection[str] = ()) -> str | None:
+        """Return the expert's plan from what the agent knows; ``None`` where the world has no expert.
+
+        It begins with none of the texts in ``avoid`` where the expert knows anything else to try.
+        """
         ...
 
     def frame(self) -> NDArray[np.uint8] | None:

@@ -2,6 +2,7 @@
 
 from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
 from planner.history import Entry, EntryKind, History
+from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
 from planner.prompt import Prompt, Role, Segment, build_prompt, system_text
@@ -10,6 +11,7 @@ from planner.spec import BackendSpec
 from planner.trimming import TRIMS, Trim
 
 __all__ = [
+    "HORIZONS",
     "SKILLS",
     "TRIMS",
     "BackendSpec",
@@ -17,6 +19,7 @@ __all__ = [
     "EntryKind",
     "Generation",
     "History",
+    "Horizon",
     "LineCallback",
     "LoopState",
     "Plan",

@@ -29,12 +29,16 @@ class Sampling:
     """Seed of the draws; without effect in greedy decoding."""
     ignore_eos: bool = False
     """Whether to decode exactly ``max_new_tokens``, past any end-of-sequence token, so that timings compare equal work."""
+    avoid: tuple[str, ...] = ()
+    """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1: ask for one token or more")
         if self.temperature < 0:
             raise ValueError(f"temperature={self.temperature} must not be negative: use 0 for greedy decoding")
+        if not all(text.strip() for text in self.avoid):
+            raise ValueError(f"avoid={self.avoid!r} holds an empty text, with which every answer begins: give whole lines")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import Literal
 
 from planner.surrogates import join_surrogates
 
-EntryKind = Literal["task", "observation", "plan", "feedback"]
-"""The task, an observation, the planner's answer, or feedback on an answer that could not be read or on plans that lead nowhere."""
+EntryKind = Literal["task", "briefing", "observation", "plan", "outcome", "feedback"]
+"""The task, what the agent is told before it sees anything, an observation, the planner's answer, the outcome of one line of a plan
+with what is new since then, or feedback on an answer that could not be read or on plans that lead nowhere."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,9 @@ class History:
             if self.entries[index].kind == "observation":
                 return index
         return len(self.entries)
+
+    @property
+    def current_plan(self) -> int:
+        """Index of the newest plan before the latest observation in ``entries``; their number where there is none."""
+        before = range(self.latest_observation - 1, -1, -1)
+        return next((index for index in before if self.entries[index].kind == "plan"), len(self.entries))

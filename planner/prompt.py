@@ -1,13 +1,14 @@
 """The prompt: a chat in ordered segments, some of which pruning must keep.
 
-Protected are the system text with its list of skills, the task, and everything since the latest observation. The tokenizer adds the
-header of the answer and protects it as well.
+Protected are the system text with its list of skills, the task, the plan that was carried out last, and everything since the latest
+observation. The tokenizer adds the header of the answer and protects it as well.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from planner.history import History
+from planner.horizon import Horizon
 from planner.skills import SKILLS
 from planner.surrogates import join_surrogates
 
@@ -43,11 +44,14 @@ class Prompt:
         return [{"role": s.role, "content": join_surrogates(s.text)} for s in self.segments]
 
 
-def system_text() -> str:
-    """Write the system message of a gridworld: the planner's role, the form of its answer, and the skills."""
+_REACH: dict[Horizon, str] = {"subgoal": "", "task": "Plan for all goals, in order, as far as you know where things are. "}
+
+
+def system_text(horizon: Horizon = "subgoal") -> str:
+    """Write the system message of a gridworld: the planner's role, the form of its answer, how far it plans, and the skills."""
     skills = "\n".join(spec.usage for spec in SKILLS.values())
     return (
-        "You plan for a household robot. Answer with one skill per line. "
+        f"You plan for a household robot. {_REACH[horizon]}Answer with one skill per line. "
         f"Name things with their room, such as: pickup red ball in kitchen.\nSkills:\n{skills}"
     )
 
@@ -65,12 +69,12 @@ def build_prompt(history: History, system: str | None = None) -> Prompt:
     Returns
     -------
     Prompt
-        The system text, then one segment per entry. The system text, the task and everything since the latest observation are
-        protected.
+        The system text, then one segment per entry. The system text, the task, the current plan and everything since the latest
+        observation are protected.
     """
-    latest = history.latest_observation
+    latest, plan = history.latest_observation, history.current_plan
     segments = [Segment("system", system_text() if system is None else system, protected=True)]
     for index, entry in enumerate(history.entries):
         role: Role = "assistant" if entry.kind == "plan" else "user"
-        segments.append(Segment(role, entry.text, protected=entry.kind == "task" or index >= latest))
+        segments.append(Segment(role, entry.text, protected=entry.kind == "task" or index == plan or index >= latest))
     return Prompt(tuple(segments))
