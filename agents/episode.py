@@ -36,6 +36,16 @@ class _Request:
     """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
 
 
+@dataclass(frozen=True)
+class _Thought:
+    """What the clock counted for one planner call."""
+
+    seconds: float | None = None
+    """Seconds of thinking; ``None`` where the world waits."""
+    steps: int = 0
+    """Environment steps that passed. Fewer than the seconds ask for where the episode ended meanwhile."""
+
+
 @dataclass
 class Episode:
     """One episode under way."""
@@ -74,6 +84,10 @@ class Episode:
     """Whether a line was interrupted because the goal changed, since the last replan."""
     env_steps: int = 0
     """Environment steps so far."""
+    thinking_steps: int = 0
+    """Those of them that passed while the planner thought."""
+    clock_rest: float = 0.0
+    """Fraction of an environment step that the clock carries over to the next planner call."""
     replans: int = 0
     """Planner calls so far."""
     skills: int = 0
@@ -112,6 +126,9 @@ class Episode:
 
     def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
         """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
+        if self.end is not None:  # the episode ended while the planner thought
+            self.plan = []
+            return
         try:
             if self.replans >= self.config.max_replans:
                 raise error
@@ -120,7 +137,8 @@ class Episode:
         except PlanParseError as last:
             self.plan, self.failed = [], True
             self.outcomes.append(("plan", failed(last.reason).text))
-            self._take(self.world.idle())
+            if self.end is None:
+                self._take(self.world.idle())
 
     def _observe(self) -> None:
         self.observed = self.world.describe(self.outcomes)
@@ -145,11 +163,28 @@ class Episode:
             error = caught
             self.parse_errors += 1
         own_s = time.perf_counter() - request.begin - backend_s
-        self._record_call(request, entries, generation, backend_s, own_s, error)
+        thought = self._let_time_pass(generation, own_s + backend_s)
+        self._record_call(request, entries, generation, backend_s, own_s, error, thought)
         self.replans += 1
         if error is not None:
             raise error
         return calls
+
+    def _let_time_pass(self, generation: Generation, replan_s: float) -> _Thought:
+        """Let the world make the steps that one planner call costs, or fewer if the episode ends.
+
+        A backend that plans from the world, such as the expert, thinks for 0 seconds.
+        """
+        clock = self.config.clock
+        if clock is None:
+            return _Thought()
+        seconds = 0.0 if isinstance(self.backend, WorldBackend) else clock.count(generation, replan_s)
+        due, self.clock_rest = clock.steps(seconds, self.clock_rest)
+        before, self.caption = self.env_steps, "thinking"
+        while self.end is None and self.env_steps - before < due:
+            self._take(self.world.idle())
+        self.thinking_steps += self.env_steps - before
+        return _Thought(seconds, self.env_steps - before)
 
     def _generate(self, prompt: Prompt) -> Generation:
         if isinstance(self.backend, WorldBackend):
@@ -221,13 +256,20 @@ class Episode:
         return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
-        self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
+        self,
+        request: _Request,
+        entries: int,
+        made: Generation,
+        backend_s: float,
+        own_s: float,
+        error: PlanParseError | None,
+        thought: _Thought,
     ) -> None:
         self.sink(
             PlannerCall(
                 **self.key,
                 replan=self.replans,
-                env_step=self.env_steps,
+                env_step=self.env_steps - thought.steps,
                 reason=request.reason,
                 history_entries=entries,
                 generation=made,
@@ -235,6 +277,8 @@ class Episode:
                 overhead_s=own_s + made.tokenize_s,
                 replan_s=request.waited_s + own_s + backend_s,
                 parse_error=None if error is None else str(error),
+                clock_s=thought.seconds,
+                clock_steps=thought.steps,
             )
         )
 
@@ -270,6 +314,7 @@ class Episode:
             reward=self.reward,
             end=end,
             wall_s=wall_s,
+            thinking_steps=self.thinking_steps,
             system=self.world.system,
         )
 
