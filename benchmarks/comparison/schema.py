@@ -60,6 +60,15 @@ class BudgetSummary(_Part):
     """Share of them that stayed within the budget, 0 to 1."""
 
 
+class ClockSummary(_Part):
+    """What thinking cost where the world does not wait for the planner."""
+
+    seconds: TimeSpread
+    """Seconds of thinking that the clock counted per replan."""
+    steps_share: float
+    """Share of all environment steps that passed while the planner thought, 0 to 1."""
+
+
 class BackendSummary(_Part):
     """One backend in the closed loop."""
 
@@ -72,7 +81,10 @@ class BackendSummary(_Part):
     subgoal_progress: float
     """Mean share of an episode's subgoals that were reached, 0 to 1."""
     spl: float | None
-    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played."""
+    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played. Steps of
+    thinking count as steps."""
+    spl_ci95: Interval | None = None
+    """95% bootstrap interval of it, over episodes; ``None`` where no expert played, and in older summaries."""
     replans_mean: float
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
@@ -95,6 +107,8 @@ class BackendSummary(_Part):
     """Episodes and success by gymnasium id."""
     budget: BudgetSummary | None = None
     """Share of replans within the latency budget; ``None`` for a backend without one."""
+    clock: ClockSummary | None = None
+    """What thinking cost; ``None`` where the world waits."""
 
 
 class PairedSummary(_Part):
