@@ -94,6 +94,8 @@ class Episode:
             self.progress = self.world.reset(self.job.seed)
             self._show()
             self._append("task", self.progress.task)
+            if self.world.briefing is not None:
+                self._append("briefing", self.world.briefing)
             on_error.pop_all()
 
     # ---- planning --------------------------------------------------------------------------------------------------------------

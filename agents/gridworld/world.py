@@ -10,6 +10,7 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
+from agents.gridworld.briefing import briefing
 from agents.gridworld.names import GridNames
 from agents.gridworld.persistence import PatientExpert
 from agents.gridworld.situation import report
@@ -43,6 +44,7 @@ class GridWorld:
         self._unwrapped = unwrapped
         self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
         self._planned_for = ""
+        self.briefing: str | None = None
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -65,6 +67,9 @@ class GridWorld:
         observation, self.info = self.env.reset(seed=seed)
         self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
+        if "inventory" in self.info:
+            self.belief.take_inventory(**self.info["inventory"])
+            self.briefing = briefing(self.belief)
         self.belief.update(observation)
         self._expert = PatientExpert()
         return self._progress()

@@ -59,6 +59,7 @@ class TextWorld:
     """
 
     system = SYSTEM
+    briefing: str | None = None
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
