@@ -10,6 +10,7 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
+from agents.gridworld.briefing import briefing
 from agents.gridworld.names import GridNames
 from agents.gridworld.situation import news, report, sought, state_of
 from agents.gridworld.skills import start_skill
@@ -46,6 +47,7 @@ class GridWorld:
         self.system, self.max_steps = system_text(horizon), int(unwrapped.max_steps)
         self._planned = Progress("", "", 0, 0)
         self._first_gap, self._looked_for = "", frozenset[str]()
+        self._briefing: str | None = None
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -68,13 +70,16 @@ class GridWorld:
         observation, self.info = self.env.reset(seed=seed)
         self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
+        if "inventory" in self.info:
+            self.belief.take_inventory(**self.info["inventory"])
+            self._briefing = briefing(self.belief)
         self.belief.update(observation)
         return self._progress()
 
     @property
     def briefing(self) -> str | None:
-        """Nothing: the agent finds the house as it is."""
-        return None
+        """The inventory of the house, where the agent is given one."""
+        return self._briefing
 
     def note(self, line: str, outcome: str) -> str:
         """Write the outcome of a skill and what is new since the last entry, and clear the news."""
