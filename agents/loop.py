@@ -74,6 +74,8 @@ def _play(episode: Episode) -> End:
             _replan(episode, reason)
             if episode.thinking_steps > thought:
                 continue  # the world has moved on: ask the policy again before the first line of the plan
+        elif not episode.plan:
+            episode.end = "plan_end"
         if episode.plan and episode.end is None:
             episode.act()
     return episode.end

@@ -114,25 +114,31 @@ def test_an_unreadable_answer_may_be_the_last(players, limit):
     assert len(run.calls) == (1 if limit <= 3 else 2)
 
 
-def test_what_happened_meanwhile_is_told_with_the_next_line(players, household, monkeypatch):
-    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1)
+def test_what_happened_meanwhile_is_told_with_the_next_line(players, household):
     policy = ReplanPolicy(on_goal_change=False)
     run = players.play(
-        household(disturbances=NOISY), players.Script("explore"), max_replans=1, policy=policy, clock=Clock(2.0, one_second)
+        household(disturbances=NOISY, max_goal_changes=1),
+        players.Script("explore"),
+        max_replans=1,
+        policy=policy,
+        clock=Clock(2.0, one_second),
     )
     assert [step.disturbances for step in run.steps] == [["goal changed"]]
 
 
-def test_the_policy_is_asked_again_before_the_first_line(players, household, monkeypatch):
-    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1)
+def test_the_policy_is_asked_again_before_the_first_line(players, household):
     run = players.play(
-        household(disturbances=NOISY), players.Script("explore", "drop"), max_replans=2, clock=Clock(1.0, one_second)
+        household(disturbances=NOISY, max_goal_changes=1),
+        players.Script("explore", "drop"),
+        max_replans=2,
+        clock=Clock(1.0, one_second),
     )
     assert [call.reason for call in run.calls] == ["start", "goal_changed"]
     assert [step.replan for step in run.steps] == [1], "nothing of the first plan is carried out"
 
 
-def test_a_world_that_never_stands_still_ends_at_the_limits(players, household, monkeypatch):
-    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1000)
-    run = players.play(household(disturbances=NOISY), players.Script(), max_replans=4, clock=Clock(1.0, one_second))
+def test_a_world_that_never_stands_still_ends_at_the_limits(players, household):
+    run = players.play(
+        household(disturbances=NOISY, max_goal_changes=1000), players.Script(), max_replans=4, clock=Clock(1.0, one_second)
+    )
     assert (run.end.end, run.end.replans, run.end.skills) == ("replan_limit", 4, 0)
