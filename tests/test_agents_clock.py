@@ -142,3 +142,13 @@ def test_a_world_that_never_stands_still_ends_at_the_limits(players, household):
         household(disturbances=NOISY, max_goal_changes=1000), players.Script(), max_replans=4, clock=Clock(1.0, one_second)
     )
     assert (run.end.end, run.end.replans, run.end.skills) == ("replan_limit", 4, 0)
+
+
+def test_latency_becomes_success(players):
+    expert = players.play(QUIET, seed=2)
+    plans, limit = [call.generation.text for call in expert.calls], expert.end.env_steps + len(expert.calls)
+    ends = {}
+    for rate in (0.5, 1.0, 1.5, 4.0):
+        run = players.play(QUIET, players.Script(*plans), seed=2, max_steps=limit, clock=Clock(rate, one_second))
+        ends[rate] = run.end.end
+    assert ends == {0.5: "success", 1.0: "success", 1.5: "step_limit", 4.0: "step_limit"}
