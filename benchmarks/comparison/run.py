@@ -89,6 +89,7 @@ class Comparison:
             "training_seeds": self.loop.training_seeds,
             "executor": self.executor.settings(),
             "verbosity": self.loop.suite.verbosity,
+            "horizon": self.loop.plan_horizon,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
             "replay_prompts": self.replay_prompts,
