@@ -21,7 +21,7 @@ class PromptTooLongError(ValueError):
 class Sampling:
     """How to decode an answer. Raises ``ValueError`` for a value out of range."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 256
     """Most tokens to decode, at least 1."""
     temperature: float = 0.0
     """Temperature of the softmax that tokens are drawn from, at least 0; 0 is greedy decoding."""
