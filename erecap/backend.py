@@ -155,7 +155,7 @@ class _LocalBackend(ABC):
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.chat.token_texts())
+        return Vocabulary(self.chat.token_texts()[: self.loaded.model.config.vocab_size])
 
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
