@@ -3,14 +3,15 @@
 The text of an observation reports it and the expert plans with it. Beyond the text, the expert knows only where things were seen.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
 from agents.gridworld.belief import MARGIN, Belief, Thing, matches
 from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.skills.base import Obstacle, entrance_obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
-from envs.observation.describe import Mention, Report
+from envs.observation.describe import Mention, News, Report
 from envs.observation.embodied import Cell
 from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
 
@@ -145,7 +146,21 @@ def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
     return f"{obstacle.thing.name} in {obstacle.side if obstacle.thing.kind == DOOR else belief.place_of(obstacle.thing)}"
 
 
-def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
+def state_of(belief: Belief) -> Hashable:
+    """Return what a plan can change: where the agent is, what it holds, what was seen, and the room and state of each thing."""
+    things = Counter((thing.identity, thing.state, belief.room_of(thing)) for thing in belief.things.values())
+    return belief.here, belief.held, int((belief.kind > 0).sum()), frozenset(things.items())
+
+
+def news(belief: Belief, skill: str, outcome: str, done: int, total: int) -> News:
+    """Gather what the entry after one skill says. The belief's news stay; the caller clears them once the history has them."""
+    fresh = tuple(mention(belief, thing) for thing in belief.fresh.values())
+    return News(skill, outcome, fresh, tuple(belief.gone), belief.here_name, belief.held_name, done, total)
+
+
+def report(
+    belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int, goals: tuple[str, ...] = ()
+) -> Report:
     """Gather what the next observation says.
 
     Parameters
@@ -158,6 +173,8 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         Text of the open subgoal.
     done, total
         Number of subgoals reached, and of all subgoals.
+    goals
+        Texts of all open subgoals where the text is to name them, else empty.
 
     Returns
     -------
@@ -180,6 +197,7 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         done=done,
         total=total,
         subgoal=subgoal,
+        goals=goals,
         column=belief.cell[0] - MARGIN,
         row=belief.cell[1] - MARGIN,
         direction=belief.direction,
