@@ -56,8 +56,8 @@ COLUMNS = (
     ReplanColumn("forced", lambda r: percent(r.forced)),
     ReplanColumn("plan lines", lambda r: _length(r.plan_lines)),
     ReplanColumn("plan tokens", lambda r: _length(r.plan_tokens)),
-    ReplanColumn("reused", lambda r: percent(r.reuse and r.reuse.lines_mean)),
-    ReplanColumn("recovered", lambda r: percent(r.recovery and r.recovery.recovered)),
+    ReplanColumn("reused", lambda r: percent(None if r.reuse is None else r.reuse.lines_mean)),
+    ReplanColumn("recovered", lambda r: percent(None if r.recovery is None else r.recovery.recovered)),
     ReplanColumn("repeated", lambda r: percent(r.repeated)),
     ReplanColumn("decode", lambda r: percent(r.decode_share)),
 )
