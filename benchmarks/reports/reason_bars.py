@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.files import write_atomically
@@ -59,6 +60,7 @@ def _label(axes: Axes, bars: int) -> None:
     axes.set_title("Why a plan was asked for (closed loop)", loc="left", fontsize=11)
     axes.set_xlabel("share of all plans")
     axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(bars - 0.5, -0.5)  # the first backend is on top
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

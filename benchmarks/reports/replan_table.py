@@ -21,10 +21,9 @@ REASON_HEADERS: Mapping[str, str] = {
 }
 """Reasons of a replan as headers of columns."""
 LEGEND = (
-    "start to unread: share of all plans by why they were asked for (goal: changed; subgoal: reached before the plan's end; end: "
-    "of the plan; unread: asked again, as the answer was unreadable). forced: failure, surprise and goal, of plans after the "
-    "start. Plans: p50 / p90. reused: of the new plan, what stands in the rest of the old one, mean over lines. recovered: forced "
-    "replans that a further subgoal followed. repeated: plans that equal the one before. decode: share of the replan's time, median"
+    "reasons: share of all plans (goal: it changed; subgoal: reached early; end: of the plan; unread: asked again); forced: failure, "
+    "surprise, goal, of plans after the start; lines, tokens: p50 / p90; reused: of a plan, what was left of the one before (mean "
+    "over lines); recovered: forced replans with a further subgoal after; repeated: equal to the plan before; decode: of the time"
 )
 
 
