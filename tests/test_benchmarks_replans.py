@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents import AgentConfig, EpisodeJob, run_episode
+from agents.episode_log import EpisodeLog
+from agents.expert_backend import ExpertBackend
 from agents.records import EpisodeRecord, PlannerCall, StepRecord
 from benchmarks.comparison.edits import common_length, edit_distance, reused_share
 from benchmarks.comparison.recoveries import recovery_after, summarize_recoveries
 from benchmarks.comparison.replans import decode_share, summarize_replans
-from benchmarks.runs.records import EpisodeRecords
+from benchmarks.runs.records import EpisodeRecords, RunRecords
 from planner import Generation
 
 KEY = {"backend": "baseline", "env_id": "E-v0", "seed": 1}
@@ -186,6 +189,46 @@ def test_success_is_a_recovery_also_without_subgoals_and_other_ends_are_none():
     lost = summarize_recoveries([episode(calls, steps)])
     assert (lost.recovered, lost.replans_p50, lost.env_steps_p50) == (0, None, None)
     assert summarize_recoveries([episode([call(0, "start"), call(1, "plan_end")])]) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(0, 2), st.lists(st.booleans(), min_size=1, max_size=3)), min_size=1, max_size=5
+    )
+)
+def test_recoveries_end_where_the_count_of_subgoals_rises(plans):
+    """Each plan: steps per line, steps of thinking, and for each line whether a subgoal was reached."""
+    calls, steps, at, done, rises = [], [], 0, 0, []
+    for number, (length, thinking, lines) in enumerate(plans):
+        calls.append(call(number, "failure", ("a",), env_step=at, clock_steps=thinking))
+        at += thinking
+        for reached in lines:
+            at, done = at + length, done + reached
+            steps.append(step(number, done, length))
+            rises += [(number, at)] if reached else []
+    for number, asked in enumerate(calls):
+        later = [(n, when) for n, when in rises if n >= number]
+        expected = (later[0][0] - number + 1, later[0][1] - asked.env_step) if later else None
+        assert recovery_after(asked, episode(calls, steps)) == expected
+
+
+def test_the_experts_episodes_have_all_figures(tmp_path):
+    """The records of a run on disk lead to the same figures as those in memory."""
+    jobs = [EpisodeJob("expert", "ERecap/HouseholdSmall-v0", seed, horizon="task") for seed in (1_000_000, 1_000_001)]
+    records = []
+    with EpisodeLog(tmp_path / "steps.jsonl") as log:
+        for job in jobs:
+            own = []
+            run_episode(job, ExpertBackend(), AgentConfig(), own.append)
+            log.append([record.model_dump_json() for record in own])
+            records += own
+    read = RunRecords.read(tmp_path / "steps.jsonl").backends["expert"]
+    figures = summarize_replans(read.by_episode())
+    calls = [record for record in records if isinstance(record, PlannerCall)]
+    assert (figures.horizon, figures.plan_lines.max) == ("task", max(len(call.plan) for call in calls))
+    assert figures.reasons["start"] == 2 / len(calls)
+    assert [len(one.steps) for one in read.by_episode()] == [one.end.skills for one in read.by_episode()]
+    assert read.of_cases(list(read.episodes)[::-1]).by_episode() == read.by_episode()[::-1]
 
 
 def test_records_without_plans_have_no_figures_of_replans():

@@ -21,7 +21,8 @@ def command_line(config: RunConfig) -> str:
     words = ["erecap", config.command, *_what(config.command, config.arguments), *_executor(config.arguments.get("executor"))]
     defaults = {**_DEFAULTS, "replay_prompts": _REPLAY_PROMPTS.get(config.command, 60)}
     for name, value in config.arguments.items():
-        if name not in _DERIVED and value not in (None, False) and defaults.get(name) != value:
+        given = value is not None and value is not False and value != defaults.get(name)
+        if name not in _DERIVED and given:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [_word(value)])]
     return shlex.join(words)
 

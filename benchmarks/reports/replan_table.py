@@ -21,7 +21,7 @@ REASON_HEADERS: Mapping[str, str] = {
 }
 """Reasons of a replan as headers of columns."""
 LEGEND = (
-    "reasons: share of all plans (goal: it changed; subgoal: reached early; end: of the plan; unread: asked again); forced: failure, "
+    "reasons: share of all plans (goal: changed; subgoal: reached early; end: of the plan; unread: asked again); forced: failure, "
     "surprise, goal, of plans after the start; lines, tokens: p50 / p90; reused: of a plan, what was left of the one before (mean "
     "over lines); recovered: forced replans with a further subgoal after; repeated: equal to the plan before; decode: of the time"
 )

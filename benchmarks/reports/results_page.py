@@ -141,7 +141,7 @@ def _figures(run: FinishedRun) -> str:
 def _replanning(run: FinishedRun) -> str:
     figures = {name: b.replans for name, b in run.summary.backends.items() if b.replans is not None}
     if not figures:
-        return "Its records do not hold the plans, so there are no figures about replanning."
+        return "No figures about replanning: it was summed up before there were any, or its records do not hold the plans."
     columns = (*replan_columns(list(figures.values())), *DETAILS)
     rows = [[name, *(column.cell(r) for column in columns)] for name, r in figures.items()]
     return pipes(["replanning", *(column.header for column in columns)], rows)
