@@ -3,6 +3,7 @@
 The text of an observation reports it and the expert plans with it. Beyond the text, the expert knows only where things were seen.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ from envs.observation.embodied import Cell
 from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
-_VERBS = ("pick up ", "go to ", "open ", "put ")
-"""How the subgoals of levels begin."""
+_VERBS = ("pick up ", "go to ", "open ", "unlock ", "put ", "bring ", "inspect ")
+"""How subgoals begin."""
+_JOINTS = re.compile(" next to | in | to ")
 BEYOND = "beyond"
 """A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
@@ -59,9 +61,35 @@ def assess(belief: Belief, subgoal: str = "") -> Situation:
 
 
 def things_named(subgoal: str) -> list[str]:
-    """List the descriptions of the things that a subgoal of a level names."""
+    """List the things and rooms that a subgoal names, by their descriptions."""
     verb = next((verb for verb in _VERBS if subgoal.startswith(verb)), None)
-    return subgoal.removeprefix(verb).split(" next to ") if verb else []
+    return _JOINTS.split(subgoal.removeprefix(verb)) if verb else []
+
+
+def sought(belief: Belief, goal: str) -> frozenset[str]:
+    """List what must be found before a subgoal can be planned to its end.
+
+    These are the things and the rooms that it names, and the keys of locked doors, as far as the agent does not know where they
+    are; and the rest of a room that is to be inspected.
+    """
+    names = [name for name in things_named(goal) if name not in belief.room_names]
+    keys = [thing_name(KEY, door.color) for door in belief.locked_doors()]
+    missing = {name for name in (*names, *keys) if not _is_known(belief, name)}
+    known = belief.known_rooms()
+    rooms = {name for name in things_named(goal) if name in belief.room_names and belief.room_names.index(name) not in known}
+    return frozenset(missing | rooms | _rest_of_room(belief, goal))
+
+
+def _rest_of_room(belief: Belief, goal: str) -> set[str]:
+    """Name the unseen rest of the room that a subgoal wants to have inspected; nothing for other subgoals."""
+    prefix, _, room = goal.partition(" ")
+    cells = belief.cells_of(belief.room_names.index(room)) if prefix == "inspect" else set()
+    return {f"all of {room}"} if any(is_frontier(belief, cell) for cell in cells) else set()
+
+
+def _is_known(belief: Belief, name: str) -> bool:
+    held = belief.held is not None and matches(Thing(*belief.held, 0, belief.cell, belief.held_tags), name)
+    return held or bool(belief.find(name) or belief.boxed(name))
 
 
 def has_key(belief: Belief, door: Thing) -> bool:

@@ -10,8 +10,9 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
+from agents.gridworld.briefing import briefing
 from agents.gridworld.names import GridNames
-from agents.gridworld.situation import news, report, state_of
+from agents.gridworld.situation import news, report, sought, state_of
 from agents.gridworld.skills import start_skill
 from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
@@ -45,6 +46,8 @@ class GridWorld:
         self._unwrapped = unwrapped
         self.system, self.max_steps = system_text(horizon), int(unwrapped.max_steps)
         self._planned = Progress("", "", 0, 0)
+        self._first_gap, self._looked_for = "", frozenset[str]()
+        self._briefing: str | None = None
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -67,13 +70,16 @@ class GridWorld:
         observation, self.info = self.env.reset(seed=seed)
         self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
+        if "inventory" in self.info:
+            self.belief.take_inventory(**self.info["inventory"])
+            self._briefing = briefing(self.belief)
         self.belief.update(observation)
         return self._progress()
 
     @property
     def briefing(self) -> str | None:
-        """Nothing: the agent finds the house as it is."""
-        return None
+        """The inventory of the house, where the agent is given one."""
+        return self._briefing
 
     def note(self, line: str, outcome: str) -> str:
         """Write the outcome of a skill and what is new since the last entry, and clear the news."""
@@ -89,6 +95,8 @@ class GridWorld:
         self.belief.clear_news()
         self.belief.surprises.clear()
         self._planned = progress
+        self._first_gap = next((goal for goal in goals if sought(self.belief, goal)), "")
+        self._looked_for = self._sought(self._first_gap)
         return describe(seen, self._verbosity)
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
@@ -103,6 +111,8 @@ class GridWorld:
 
     def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
         skill = start_skill(self.belief, call)
+        goal = self._progress().goal
+        looked_for = self._sought(goal) if call.text == "explore" else frozenset()
         try:
             action = next(skill)
             while True:
@@ -113,6 +123,8 @@ class GridWorld:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
                 if GOAL_CHANGED in tick.disturbances and tick.progress.replaces(self._planned, self._horizon):
                     return Outcome(False, "interrupted, the goal changed", goal_changed=True)
+                if looked_for and (found := looked_for - self._sought(goal)):
+                    return Outcome(True, f"ok, found {', '.join(sorted(found))}")
                 action = next(skill)
         except StopIteration as stop:
             outcome: Outcome = stop.value
@@ -123,9 +135,19 @@ class GridWorld:
         return self._step(int(Actions.done))
 
     def touches(self, rest: Sequence[Call]) -> bool:
-        """Tell whether the open subgoal or the rest of the plan names a thing that was not where the agent believed it to be."""
+        """Tell whether the open subgoal or the rest of the plan names a thing that was not where the agent believed it to be.
+
+        A plan for the whole task is also out of date where it would look for something that has been found.
+        """
+        if rest[0].text == "explore" and self._looked_for and self._looked_for != self._sought(self._first_gap):
+            return True
         text = " ".join([self._planned.goal, *(call.text for call in rest)])
         return any(name in text for name in self.belief.surprises)
+
+    def _sought(self, goal: str) -> frozenset[str]:
+        """Return what must be found for a subgoal: nothing where it is reached, or where plans cover one subgoal."""
+        is_open = self._horizon == "task" and goal in self.info["subgoals_open"]
+        return sought(self.belief, goal) if is_open else frozenset()
 
     def state(self) -> Hashable:
         """Return the open subgoals, and what the agent believes of itself and of the things that it has seen."""

@@ -66,6 +66,14 @@ class HouseholdConfig(BaseModel):
     """Kinds of subgoals to draw from, by their names in ``KINDS``; a kind named twice is drawn twice as often."""
     disturbances: DisturbanceRates = DisturbanceRates()
     """Probabilities of the disturbances."""
+    max_goal_changes: int = Field(default=2, ge=0)
+    """How often the goal may change in an episode."""
+    any_goal_changes: bool = False
+    """Whether a changed goal is any of the open subgoals, instead of the one that is due."""
+    inventory: bool = False
+    """Whether the agent is given an inventory of the house: ``info["inventory"]`` at ``reset``."""
+    stale: Rate = 0.25
+    """Share of the things in the inventory that have been moved to another room since; at least one thing."""
     verbosity: Verbosity = "terse"
     """How much the text of an observation says."""
     max_steps: int = Field(default=500, ge=1)
