@@ -120,12 +120,14 @@ def test_what_stands_around_the_block_stays_and_the_order_of_runs_does_not_matte
     others = [
         write_run(tmp_path / "c"),
         write_run(tmp_path / "a", suite="household-small"),
-        write_run(tmp_path / "d", suite="X-v0"),
+        write_run(tmp_path / "d", suite="X-v0", clock=2.0),
+        write_run(tmp_path / "e", suite="X-v0"),
     ]
     page = fill_page(f"before\n\n{START}\nstale text\n{END}\n\nafter\n", read_runs([*others, long]))
     assert page == fill_page(page, read_runs([long, *reversed(others)]))
     assert (page.startswith("before\n\n"), page.endswith(f"{END}\n\nafter\n"), "stale" in page) == (True, True, False)
-    assert [line for line in page.splitlines() if line.startswith("### ")] == ["### a", "### b", "### c", "### d"]
+    assert [line for line in page.splitlines() if line.startswith("### ")] == ["### a", "### b", "### c", "### e", "### d"]
+    assert "Suite `X-v0`, plans of the whole task, 2 environment steps pass per second of thinking, 20 episodes" in page
 
 
 @pytest.mark.parametrize("text", [START, END, f"{END}\n{START}\n", f"{START}\n{END}\n{START}\n{END}\n"])

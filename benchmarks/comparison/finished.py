@@ -69,11 +69,16 @@ class FinishedRun:
         return told[0] if told else "subgoal"
 
     @property
-    def order(self) -> tuple[int, str, int, int, str]:
-        """Key for sorting: suites in their own order, then horizon, seed and name."""
+    def clock(self) -> float:
+        """Environment steps per second of thinking; 0 where the world waited."""
+        return float(self.config.arguments.get("clock") or 0)
+
+    @property
+    def order(self) -> tuple[int, str, int, float, int, str]:
+        """Key for sorting: suites in their own order, then horizon, clock, seed and name."""
         suites, suite = list(SUITES), self.summary.suite
         place = suites.index(suite) if suite in suites else len(suites)
-        return place, suite, HORIZONS.index(self.horizon), self.summary.seed, self.name
+        return place, suite, HORIZONS.index(self.horizon), self.clock, self.summary.seed, self.name
 
     def keep(self, folder: Path) -> None:
         """Write the two files to ``folder/NAME``."""
@@ -92,7 +97,7 @@ def read_runs(directories: Iterable[Path]) -> list[FinishedRun]:
     Returns
     -------
     list of FinishedRun
-        The runs by suite, horizon, seed and name.
+        The runs by suite, horizon, clock, seed and name.
 
     Raises
     ------

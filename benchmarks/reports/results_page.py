@@ -130,7 +130,10 @@ def _section(run: FinishedRun) -> str:
 
 def _about(run: FinishedRun) -> str:
     episodes = max((b.episodes for b in run.summary.backends.values()), default=0)
-    return f"Suite `{run.summary.suite}`, {PLANS[run.horizon]}, {episodes} episodes per backend (run seed {run.summary.seed})."
+    clock = f"{run.clock:g} environment steps pass per second of thinking, " if run.clock else ""
+    return (
+        f"Suite `{run.summary.suite}`, {PLANS[run.horizon]}, {clock}{episodes} episodes per backend (run seed {run.summary.seed})."
+    )
 
 
 def _figures(run: FinishedRun) -> str:
