@@ -32,6 +32,7 @@ ENDS = {
     "terminated": "The world ended the episode",
     "replan_limit": "Out of replans",
     "context_limit": "The history no longer fits the model",
+    "plan_end": "The plan is done, and the policy asks for no other",
 }
 """Ends of an episode in words."""
 
