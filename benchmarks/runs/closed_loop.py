@@ -94,9 +94,9 @@ class ClosedLoop:
         list of EpisodeJob
             One job per case.
         """
-        verbosity, limited = self.suite.verbosity, backend != EXPERT and self.suite.step_limit_factor is not None
-        cases = [case for case in self.cases if case in limits or not limited]
-        return [EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None) for case in cases]
+        suite, limited = self.suite, backend != EXPERT and self.suite.step_limit_factor is not None
+        cases = [(case, limits[case] if limited else None) for case in self.cases if case in limits or not limited]
+        return [EpisodeJob(backend, c.env_id, c.seed, suite.verbosity, limit, suite.horizon) for c, limit in cases]
 
 
 def play(
