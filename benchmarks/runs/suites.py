@@ -116,7 +116,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "household-replan",
-            "whole-task plans from an inventory that is partly out of date; twelve subgoals, verbose text, many disturbances",
+            "plans for the whole task from an inventory, partly out of date; twelve subgoals, verbose text, many disturbances",
             ("ERecap/HouseholdReplan-v0",),
             verbosity="verbose",
             episodes=20,
