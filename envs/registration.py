@@ -25,7 +25,7 @@ _TROUBLED_RATES = DisturbanceRates(
     door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005
 )
 _REPLAN_RATES = DisturbanceRates(
-    door_closes=0.01, door_locks=0.004, object_moves=0.02, item_knocked=0.01, skill_fails=0.06, goal_changes=0.005
+    door_closes=0.01, door_locks=0.003, object_moves=0.003, item_knocked=0.004, skill_fails=0.1, goal_changes=0.008
 )
 HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/Household-v0": {},
@@ -64,11 +64,13 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
         "rows": 3,
         "objects": 12,
         "boxes": 2,
+        "boxed": 0.05,
         "doors": 6,
-        "subgoals": 10,
+        "subgoals": 12,
+        "kinds": ("bring", "next_to", "next_to", "inside", "unlock"),
         "inventory": True,
         "disturbances": _REPLAN_RATES.model_dump(),
-        "max_goal_changes": 3,
+        "max_goal_changes": 4,
         "any_goal_changes": True,
         "verbosity": "verbose",
         "max_steps": 2000,

@@ -1,13 +1,14 @@
 """The expert's plan for the whole task: it plans subgoal after subgoal, and imagines that each plan has been carried out.
 
-The plan goes as far as the belief supports it. It ends where something must be looked for: at ``explore``, or at a closed box.
+The plan goes as far as the belief supports it. It ends where something must be looked for: with a search, which is ``explore`` some
+times, or at a closed box.
 """
 
 from collections.abc import Collection, Sequence
 
 from agents.gridworld.belief import Belief, Thing, matches
 from agents.gridworld.expert import expert_plan, other_plans
-from agents.gridworld.navigation import is_frontier, neighbors
+from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.simulation import carry_out, imagined
 from envs.household.containers import BOX_CLOSED
 from envs.observation.names import BOX, DOOR, LOCKED, OPEN
@@ -16,6 +17,8 @@ from planner.plan import parse_skill
 
 ROUNDS = 4
 """How often the expert plans for one subgoal: a way may have to be cleared first."""
+SEARCH = 4
+"""Rooms that a plan looks over in a search. What is found on the way makes the rest of the search pointless: a surprise."""
 MOST_LINES = 40
 """Lines after which a plan ends."""
 
@@ -37,14 +40,15 @@ def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid:
     """
     goal = goals[0] if goals else ""
     plan = task_plan(belief, goals) if horizon == "task" else expert_plan(belief, goal)
-    if not _is_forbidden(plan, avoid):
+    if not is_forbidden(plan, avoid):
         return plan
     others = other_plans(belief, goal)
-    free = [other for other in others if not _is_forbidden(other, avoid)]
+    free = [other for other in others if not is_forbidden(other, avoid)]
     return free[0] if free else others[len(avoid) % len(others)] if others else plan
 
 
-def _is_forbidden(plan: str, avoid: Collection[str]) -> bool:
+def is_forbidden(plan: str, avoid: Collection[str]) -> bool:
+    """Tell whether a plan begins with one of these texts, which are whole lines."""
     return any(f"{plan}\n".startswith(f"{beginning}\n") for beginning in avoid)
 
 
@@ -84,7 +88,7 @@ def _plan_goal(ahead: Belief, goal: str, lines: list[str]) -> bool:
         for line in expert_plan(ahead, goal).splitlines():
             call = parse_skill(line)
             if _shows_something(ahead, call):
-                lines.append(line)
+                lines.extend([line] * _looks(ahead, call))
                 return False
             if not carry_out(ahead, call):
                 return False
@@ -92,6 +96,12 @@ def _plan_goal(ahead: Belief, goal: str, lines: list[str]) -> bool:
         if reached(ahead, goal):
             return True
     return False
+
+
+def _looks(belief: Belief, call: SkillCall) -> int:
+    """Return how often to look: once where the house is not all seen yet, else in one room after the other."""
+    seen = call.name == "explore" and not any(is_frontier(belief, cell) for cell in search(belief))
+    return SEARCH if seen else 1
 
 
 def _shows_something(belief: Belief, call: SkillCall) -> bool:

@@ -54,6 +54,8 @@ class HouseholdConfig(BaseModel):
     """Number of balls and keys, without the keys of the locked doors."""
     boxes: int = Field(default=1, ge=0, le=6)
     """Number of boxes."""
+    boxed: Rate = 0.34
+    """Probability of each ball or key to be in a box, as long as a box is empty."""
     doors: int = Field(default=4, ge=0, le=6)
     """Number of doors; the other ways between rooms are open doorways."""
     locked_doors: int = Field(default=1, ge=0, le=2)
