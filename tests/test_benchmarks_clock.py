@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.episode_log import read_records
+from agents.episode_log import EpisodeLog, read_records
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, PlannerCall
@@ -230,3 +230,36 @@ def test_a_plot_of_what_there_is(complete):
         points=[point | {"steps_per_second": rate} for rate in (0, 1)],
     )
     assert clock_plot(report).startswith(b"\x89PNG")
+
+
+def test_a_sweep_that_is_stopped_keeps_what_is_there_and_goes_on(invoke, monkeypatch, tmp_path):
+    command = (
+        "compare",
+        "--backends",
+        "expert",
+        "--episodes",
+        "1",
+        "--out",
+        tmp_path,
+        "--clock",
+        "0,4",
+        "--clock-source",
+        "measured",
+    )
+    append = EpisodeLog.append
+
+    def interrupted(log, lines):
+        if log.path.parent.name == "clock-4":
+            raise KeyboardInterrupt
+        return append(log, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeLog, "append", interrupted)
+        done = invoke(*command)
+    assert done.exit_code == 130
+    report = ClockReport.model_validate_json((tmp_path / "clock.json").read_bytes())
+    assert (report.complete, [point.steps_per_second for point in report.points]) == (False, [0.0])
+    assert "(incomplete)" in (tmp_path / "clock.md").read_text()
+    assert json.loads(done.stdout.splitlines()[-1])["complete"] is False
+    assert invoke(*command).exit_code == 0
+    assert ClockReport.model_validate_json((tmp_path / "clock.json").read_bytes()).complete
