@@ -1,6 +1,7 @@
 """The part that ``erecap run`` and ``erecap compare`` share: play, write the report, print the table and one JSON line."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -42,6 +43,44 @@ def make_results(comparison: Comparison) -> Results:
     """
     factory = backend_maker(comparison.executor.threads)
     return run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker(), report=write_report)
+
+
+def make_all(
+    comparisons: Sequence[Comparison], on_results: Callable[[Results], object] = lambda results: None
+) -> tuple[list[Results], KeyboardInterrupt | None]:
+    """Run comparisons one after the other, until one is incomplete.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        The comparisons, each with its own run directory.
+    on_results : callable, optional
+        Called with the results of each, incomplete ones included.
+
+    Returns
+    -------
+    list of Results
+        What there is.
+    KeyboardInterrupt or None
+        What came before the last comparison had begun.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where it came before there was anything.
+    """
+    done: list[Results] = []
+    try:
+        for comparison in comparisons:
+            done.append(make_results(comparison))
+            on_results(done[-1])
+            if not done[-1].summary.complete:
+                break
+    except KeyboardInterrupt as stopped:
+        if not done:
+            raise
+        return done, stopped
+    return done, None
 
 
 def print_results(results: Results) -> None:

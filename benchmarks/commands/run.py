@@ -8,6 +8,7 @@ import typer
 
 from benchmarks.backends.makers import backend_maker
 from benchmarks.backends.registry import EXPERT
+from benchmarks.commands import clock as clocks
 from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
@@ -34,6 +35,8 @@ def run(
     ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
+    clock: clocks.Rate = None,
+    clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
     address: executors.Address = None,
@@ -53,15 +56,18 @@ def run(
         raise ValueError(
             f"backend {','.join(loop.backends)!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several"
         )
+    by_rate = clocks.make_clocks(clock, clock_source)
+    if len(by_rate) != 1:
+        raise ValueError(f"--clock {clock!r} gives {len(by_rate)} rates: run takes one, `erecap compare` takes several")
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
-    directory = (
-        out or Path("runs") / f"run-{slug(chosen.name)}-{slug(loop.backends[0])}-{'training-' if training_seeds else ''}{seed}"
-    )
-    results = make_results(Comparison("run", loop, directory, where, replay_prompts=0))
+    name = f"run-{slug(chosen.name)}-{slug(loop.backends[0])}-{'training-' if training_seeds else ''}{seed}{clocks.suffix(by_rate)}"
+    comparison = Comparison("run", loop, out or Path("runs") / name, where, replay_prompts=0)
+    comparison = clocks.with_only_clock(comparison, by_rate)
+    results = make_results(comparison)
     print_results(results)
     if gif is not None:
-        _record(loop, results, gif)
+        _record(comparison.loop, results, gif)
 
 
 def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents.clock import Clock
 from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
 from agents.loop import run_episode
@@ -92,9 +93,15 @@ class Comparison:
             "horizon": self.loop.plan_horizon,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
+            **clock_arguments(self.loop.config.clock),
             "replay_prompts": self.replay_prompts,
             "replay_tokens": self.replay_tokens,
         }
+
+
+def clock_arguments(clock: Clock | None) -> dict[str, Any]:
+    """Describe a clock for ``config.json``. Without one there is nothing to describe, as in runs that are older than the clock."""
+    return {} if clock is None else {"clock": clock.steps_per_second, "clock_source": str(clock.seconds)}
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,15 @@ class ReplanSummary(_Part):
     """Number of planner calls at which plans were forbidden, because they had been tried and changed nothing."""
 
 
+class ClockSummary(_Part):
+    """What thinking cost where the world does not wait for the planner."""
+
+    seconds: TimeSpread
+    """Seconds of thinking that the clock counted per replan."""
+    steps_share: float
+    """Share of all environment steps that passed while the planner thought, 0 to 1."""
+
+
 class BackendSummary(_Part):
     """One backend in the closed loop."""
 
@@ -146,7 +155,10 @@ class BackendSummary(_Part):
     subgoal_progress: float
     """Mean share of an episode's subgoals that were reached, 0 to 1."""
     spl: float | None
-    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played."""
+    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played. Steps of
+    thinking count as steps."""
+    spl_ci95: Interval | None = None
+    """95% bootstrap interval of it, over episodes; ``None`` where no expert played, and in older summaries."""
     replans_mean: float
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
@@ -173,6 +185,8 @@ class BackendSummary(_Part):
     """Share of the prompt's tokens that enter the last layer, mean over replans, 0 to 1; ``None`` without layers, in old files."""
     replans: ReplanSummary | None = None
     """Why it replanned and what its plans were like; ``None`` in old files, and for old records, which do not hold the plans."""
+    clock: ClockSummary | None = None
+    """What thinking cost; ``None`` where the world waits."""
 
 
 class PairedSummary(_Part):
