@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def fit_cost_model(
         )
     prefill = _fit([prefill_work(m.layer_tokens) for m in measured], [m.first_s for m in measured])
     decode = _fit([decode_work(m.layer_tokens, answer_tokens) for m in measured], [median(m.decode_s) for m in measured])
-    prices = dict(zip(_PRICES, [*prefill, *decode], strict=True))
+    prices: dict[str, Any] = dict(zip(_PRICES, [*prefill, *decode], strict=True))
     return _judged(CostModel(setting=setting, answer_tokens=answer_tokens, **prices), held_out)
 
 
