@@ -44,10 +44,10 @@ def _row(point: StagePoint, tolerance: float) -> tuple[str, ...]:
 
 def caption(setting: Mapping[str, Any], unpruned_loss: float, tolerance: float) -> str:
     """Say in words what was measured on what."""
+    size = f"{setting['prompts']} prompts of {setting['prompt_tokens']:.0f} tokens on average"
     return (
-        f"{setting['model']}, {setting['dtype']}; {setting['prompts']} prompts of {setting['prompt_tokens']:.0f} tokens on average, "
-        f"from {', '.join(setting['data'])}; unpruned loss on plans {unpruned_loss:.4f} nats per token; a schedule holds where the "
-        f"upper end of the interval is at most {tolerance:g}"
+        f"{setting['model']}, {setting['dtype']}; {size}, from {', '.join(setting['data'])}; unpruned loss on plans "
+        f"{unpruned_loss:.4f} nats per token; a schedule holds where the upper end of the interval is at most {tolerance:g}"
     )
 
 

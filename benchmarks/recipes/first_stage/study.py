@@ -130,9 +130,8 @@ class StudyResult:
             raise FileError(f"{path} has the format {content.get('format')!r}, not {FORMAT!r}: {_REMEDY}")
         with reading(path, _REMEDY):
             old = content["setting"]
-            differences = [
-                f"{key} was {old[key]!r}, now {setting[key]!r}" for key in setting if old.get(key, setting[key]) != setting[key]
-            ]
+            changed = [key for key, value in setting.items() if old.get(key, value) != value]
+            differences = [f"{key} was {old[key]!r}, now {setting[key]!r}" for key in changed]
             if differences:
                 raise FileError(f"{path} holds another study: {'; '.join(differences)}. To keep it, {_REMEDY}")
             unpruned = [Answered(**_tuples(one)) for one in content["unpruned"]]
@@ -208,8 +207,8 @@ class Study:
         if not targets:
             shares, nearest = " or ".join(f"{share:g}" for share in self.plan.shares), min(one["nearest"] for one in missing)
             raise ValueError(
-                f"no first stage gives these prompts a kept share of {shares}, the lowest is {nearest:.2f}: give a larger --share, or "
-                "longer prompts (--min-length)"
+                f"no first stage gives these prompts a kept share of {shares}, the lowest is {nearest:.2f}: give a larger --share, "
+                "or longer prompts (--min-length)"
             )
         return targets, missing
 
