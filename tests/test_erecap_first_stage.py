@@ -1,6 +1,7 @@
 """Schedules of equal kept share, losses of answers after a pruned prefill, and the rule of recommendation."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_all_first_stages_keep_the_same_mean_share(layers, share):
             assert first >= layers * (share - 0.3)  # only late ones, which leave too many layers whole
     assert len(found) >= layers * 0.3
     assert [kept_share(schedule, layers, prompts) for schedule in found] == pytest.approx([share] * len(found), rel=0.01)
-    assert all(a.stages[0].keep > b.stages[0].keep for a, b in zip(found, found[1:], strict=False))
+    assert all(a.stages[0].keep > b.stages[0].keep for a, b in pairwise(found))
 
 
 def test_a_share_that_cannot_be_reached_names_the_nearest():

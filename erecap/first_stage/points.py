@@ -137,10 +137,10 @@ def _nothing_holds(points: Sequence[StagePoint], tolerance: float) -> str:
         return "No schedule was measured."
     best = min(points, key=lambda point: point.loss_diff_ci95[1])
     low, high = best.loss_diff_ci95
-    interval = f"{best.loss_diff:+.4f} [{low:+.4f}, {high:+.4f}]"
+    found = f"{best.loss_diff:+.4f} [{low:+.4f}, {high:+.4f}]"
     return (
-        f"No schedule holds within {tolerance:g} nats per token. The nearest is a first stage after layer {best.first} at a kept share "
-        f"of {best.share:.0%}: {interval}. Try a larger --share, more prompts for a narrower interval, or a larger --tolerance."
+        f"No schedule holds within {tolerance:g} nats per token. The nearest is a first stage after layer {best.first} at a kept "
+        f"share of {best.share:.0%}: {found}. Try a larger --share, more prompts for a narrower interval, or a larger --tolerance."
     )
 
 
