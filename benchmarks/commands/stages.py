@@ -42,8 +42,9 @@ def stages(
 ) -> None:
     """Measure after which layer pruning may start in a model, and recommend a schedule.
 
-    Each first stage is tried at the same mean kept share: stages from there on, spaced as in the seed, with the keep ratio that
-    gives the share. The table compares the loss of the recorded plans, and the model's own greedy plans, with no pruning.
+    Each first stage is tried at the same mean kept share: stages from there on, spaced
+    as in the seed, with the keep ratio that gives the share. The table compares the loss
+    of the recorded plans, and the model's own greedy plans, with no pruning.
 
     The directory gets stages.json, stages.md and stages.png. The last line of stdout is one JSON object.
     """

@@ -111,7 +111,8 @@ def _report(options: StudyOptions, result: StudyResult, out: Path, complete: boo
     own, floor = result.of(options.scorer), [] if options.scorer == FLOOR else result.of(FLOOR)
     chosen, reason = recommend(own, options.tolerance), explain(own, floor, options.tolerance)
     spec = None if chosen is None else spec_of(chosen, options.model, options.pruner, options.dtype)
-    remarks = [*unreachable_lines(result.unreachable), *_untested(result, options.tolerance), _advice(spec, reason)]
+    unfinished = [] if complete else ["Unfinished: not every schedule has been measured; the same command goes on."]
+    remarks = [*unreachable_lines(result.unreachable), *_untested(result, options.tolerance), *unfinished, _advice(spec, reason)]
     loss = sum(one.loss for one in result.unpruned) / max(1, len(result.unpruned))
     words = caption(result.setting, loss, options.tolerance)
     advice = {

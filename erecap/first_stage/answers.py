@@ -16,6 +16,7 @@ from erecap.engine.decode import DecodeOptions, DecodeSteps, decode
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.engine.selector_protocol import Selector
 from erecap.models.architecture import decoder_parts
+from erecap.models.device import explain_out_of_memory
 from erecap.models.kv_cache import trim
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
@@ -110,11 +111,14 @@ def answer_case(
     ------
     ContextLengthError
         Where prompt and answer exceed the model's positions.
+    OutOfMemoryError
+        Where they exceed the GPU's memory.
     """
-    start = prefill(loaded.model, case.prompt, schedule, selector)
-    loss = float(answer_losses(loaded.model, start, case.answer).mean())
     options = DecodeOptions(max_new_tokens, eos_ids=loaded.eos_ids)
-    tokens = tuple(token for (token,) in decode(loaded.model, start, options) if token is not None)
+    with explain_out_of_memory(loaded.device, f"a prompt of {len(case.prompt)} tokens"):
+        start = prefill(loaded.model, case.prompt, schedule, selector)
+        loss = float(answer_losses(loaded.model, start, case.answer).mean())
+        tokens = tuple(token for (token,) in decode(loaded.model, start, options) if token is not None)
     return Answered(loss, tokens, start.layer_tokens[0], start.kv_bytes)
 
 
