@@ -17,7 +17,8 @@ from benchmarks.output.console import plain_console, result_console
 from benchmarks.output.files import write_atomically
 from benchmarks.output.lock import OutputLock
 from benchmarks.recipes.first_stage.cases import CaseChoice, choose_cases
-from benchmarks.recipes.first_stage.study import FLOOR, Plan, Study, StudyResult, spec_of, without_details
+from benchmarks.recipes.first_stage.result import StudyResult, spec_of, without_details
+from benchmarks.recipes.first_stage.study import FLOOR, Plan, Study
 from benchmarks.reports.first_stage import PLOT_FILE, TABLE_FILE, caption, markdown, rich_table, unreachable_lines, write_plot
 from benchmarks.runs.progress import StageProgress
 from erecap.first_stage.points import explain, layers_text, recommend, untested_firsts
