@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from erecap.engine.prefill import prefill
 from erecap.first_stage.answers import AnswerCase, agreement, answer_case, answer_losses
-from erecap.first_stage.points import StagePoint, explain, recommend, untested_firsts
+from erecap.first_stage.points import StagePoint, beside_floor, explain, recommend
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -158,6 +158,11 @@ def test_the_reason_says_whether_the_scorer_was_tested():
     random_bad, random_good = replace(bad, selector="random", first=1, stages="1-5"), replace(later, selector="random")
     assert "do not hold there (+0.5000): the scorer is what holds it" in explain([bad, later], [random_bad], 0.02)
     assert "tests no scorer" in explain([bad, later], [random_good], 0.02)
-    assert untested_firsts([random_good, replace(random_bad, first=0)], 0.02) == {0.6: [1]}
     assert "No schedule holds within 0.02" in explain([bad], [], 0.02)
     assert explain([], [], 0.02) == "No schedule was measured."
+
+
+def test_random_scores_are_compared_prompt_by_prompt_at_the_same_schedule():
+    own = [replace(POINT, loss_diffs=(0.1, 0.2)), replace(POINT, first=1, stages="1-5", loss_diffs=(0.0, 0.0))]
+    floor = [replace(POINT, selector="random", loss_diffs=(0.4, 0.1)), replace(POINT, selector="random", stages="0+2")]
+    assert [(point, pytest.approx(more)) for point, more in beside_floor(own, floor)] == [(own[0], [0.3, -0.1])]

@@ -19,9 +19,18 @@ from benchmarks.output.lock import OutputLock
 from benchmarks.recipes.first_stage.cases import CaseChoice, choose_cases
 from benchmarks.recipes.first_stage.result import StudyResult, spec_of, without_details
 from benchmarks.recipes.first_stage.study import FLOOR, Plan, Study
-from benchmarks.reports.first_stage import PLOT_FILE, TABLE_FILE, caption, markdown, rich_table, unreachable_lines, write_plot
+from benchmarks.reports.first_stage import (
+    PLOT_FILE,
+    TABLE_FILE,
+    caption,
+    floor_lines,
+    markdown,
+    rich_table,
+    unreachable_lines,
+    write_plot,
+)
 from benchmarks.runs.progress import StageProgress
-from erecap.first_stage.points import explain, layers_text, recommend, untested_firsts
+from erecap.first_stage.points import explain, recommend
 from erecap.models.architecture import check_config
 from erecap.models.loading import bundled_pruner_dir, read_config
 from erecap.models.pruner import weights_checksum
@@ -113,7 +122,7 @@ def _report(options: StudyOptions, result: StudyResult, out: Path, complete: boo
     chosen, reason = recommend(own, options.tolerance), explain(own, floor, options.tolerance)
     spec = None if chosen is None else spec_of(chosen, options.model, options.pruner, options.dtype)
     unfinished = [] if complete else ["Unfinished: not every schedule has been measured; the same command goes on."]
-    remarks = [*unreachable_lines(result.unreachable), *_untested(result, options.tolerance), *unfinished, _advice(spec, reason)]
+    remarks = [*unreachable_lines(result.unreachable), *floor_lines(own, floor), *unfinished, _advice(spec, reason)]
     loss = sum(one.loss for one in result.unpruned) / max(1, len(result.unpruned))
     words = caption(result.setting, loss, options.tolerance)
     advice = {
@@ -134,15 +143,6 @@ def _report(options: StudyOptions, result: StudyResult, out: Path, complete: boo
     files = {"stages": RESULT_FILE, "table": TABLE_FILE, "plot": PLOT_FILE}
     paths = {name: str(out / file) for name, file in files.items() if (out / file).exists()}
     typer.echo(json.dumps({**paths, "complete": complete, "points": len(result.points), "recommended": spec, "reason": reason}))
-
-
-def _untested(result: StudyResult, tolerance: float) -> list[str]:
-    """Say where random scores hold."""
-    return [
-        f"At a kept share of {share:.0%} random scores hold with a first stage after {layers_text(firsts)}: there no scorer is "
-        "put to the test."
-        for share, firsts in untested_firsts(result.of(FLOOR), tolerance).items()
-    ]
 
 
 def _advice(spec: str | None, reason: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from benchmarks.comparison.metrics import bootstrap_interval
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.format import percent, pipes, times
-from erecap.first_stage.points import StagePoint
+from erecap.first_stage.points import StagePoint, beside_floor
 
 TABLE_FILE, PLOT_FILE = "stages.md", "stages.png"
 _HEAD = (
@@ -71,6 +72,20 @@ def unreachable_lines(unreachable: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"Kept share {percent(share)}: cannot be reached with the first stage after {', '.join(firsts)}: the nearest in brackets."
         for share, firsts in by_share.items()
+    ]
+
+
+def floor_lines(points: Sequence[StagePoint], floor: Sequence[StagePoint]) -> list[str]:
+    """Say how much more random scores lose than a selector at the same schedule, one line per share, with paired intervals."""
+    by_share: dict[float, list[str]] = {}
+    for point, more in beside_floor(points, floor):
+        low, high = bootstrap_interval(more)
+        found = f"layer {point.first} {sum(more) / len(more):+.4f} [{low:+.4f}, {high:+.4f}]"
+        by_share.setdefault(point.share, []).append(found)
+    return [
+        f"Kept share {percent(share)}: random scores lose more than {points[0].selector} by, with the first stage after "
+        f"{'; '.join(found)}. Where the interval holds 0, no scorer was put to the test."
+        for share, found in by_share.items()
     ]
 
 

@@ -114,13 +114,19 @@ def explain(points: Sequence[StagePoint], floor: Sequence[StagePoint], tolerance
     return f"{text} {_floor(chosen, floor, tolerance)}".strip()
 
 
-def untested_firsts(floor: Iterable[StagePoint], tolerance: float) -> dict[float, list[int]]:
-    """List, for each share, the first stages at which random scores hold: there no scorer is put to the test."""
-    found: dict[float, list[int]] = {}
-    for point in sorted(floor, key=lambda point: (-point.share, point.first)):
-        if point.holds(tolerance):
-            found.setdefault(point.share, []).append(point.first)
-    return found
+def beside_floor(points: Iterable[StagePoint], floor: Iterable[StagePoint]) -> list[tuple[StagePoint, list[float]]]:
+    """Pair points with those of random scores at the same schedule.
+
+    Returns
+    -------
+    list of (StagePoint, list of float)
+        Each point that has a partner, and by how much more random scores lose on each prompt, in nats per token.
+    """
+    partners = {point.place[1:]: point for point in floor}
+    pairs = [(point, partners[point.place[1:]]) for point in points if point.place[1:] in partners]
+    return [
+        (point, [other - own for own, other in zip(point.loss_diffs, partner.loss_diffs, strict=True)]) for point, partner in pairs
+    ]
 
 
 def _floor(chosen: StagePoint, floor: Sequence[StagePoint], tolerance: float) -> str:
