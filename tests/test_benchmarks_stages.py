@@ -111,7 +111,7 @@ def test_the_command_writes_all_files_and_the_spec_runs(invoke: Callable, run_di
 def test_a_stopped_run_goes_on_to_the_same_file(
     invoke: Callable, run_dir: Path, model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    options = ("stages", "--data", run_dir, "--model", model_dir, "--selector", "recency", "--no-floor", *FAST)
+    options = ("stages", "--data", run_dir, "--model", model_dir, "--selector", "recency", "--no-floor", *FAST, "--share", "0.85")
     last_line(invoke(*options, "--out", tmp_path / "whole"))
     real, answered = study.answer_case, []
 

@@ -50,8 +50,7 @@ def test_stages_follow_the_seed_from_another_beginning():
         stages_from(7, 8)
 
 
-@pytest.mark.parametrize("layers", [8, 28])
-@pytest.mark.parametrize("share", [0.8, 0.6])
+@pytest.mark.parametrize(("layers", "share"), [(8, 0.8), (8, 0.6), (28, 0.7)])
 def test_all_first_stages_keep_the_same_mean_share(layers, share):
     prompts, found = masks(700, 1300, 2100), []
     for first in first_layers(layers):
