@@ -95,7 +95,7 @@ def markdown(points: Sequence[StagePoint], tolerance: float, words: str, remarks
 
 
 def write_plot(points: Sequence[StagePoint], tolerance: float, path: Path) -> None:
-    """Plot loss and agreement of plans against the first stage, one line per selector and share."""
+    """Plot loss and agreement of plans against the first stage: a colour per selector, a line per share."""
     from matplotlib.figure import Figure  # matplotlib takes a second to import
     from matplotlib.ticker import MaxNLocator
 
@@ -104,8 +104,8 @@ def write_plot(points: Sequence[StagePoint], tolerance: float, path: Path) -> No
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     loss, agreement = figure.subplots(1, 2)
     selectors, shares = list(dict.fromkeys(p.selector for p in points)), sorted({p.share for p in points}, reverse=True)
-    for variant, selector in enumerate(selectors):
-        for number, share in enumerate(shares):
+    for number, selector in enumerate(selectors):
+        for variant, share in enumerate(shares):
             line = sorted((p for p in points if (p.selector, p.share) == (selector, share)), key=lambda p: p.first)
             if line:
                 xs, look = [p.first for p in line], style(number, variant) | {"markersize": 4.5, "linewidth": 1.6}
