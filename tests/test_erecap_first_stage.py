@@ -66,7 +66,9 @@ def test_all_first_stages_keep_the_same_mean_share(layers, share):
 def test_a_share_that_cannot_be_reached_names_the_nearest():
     with pytest.raises(ShareError, match=r"share=0\.3 .*layers \[5\]") as caught:
         schedule_of_share((5,), 8, 0.3, masks(800))
-    assert caught.value.nearest == pytest.approx(0.75 + 0.25 * 50 / 800, abs=0.03)
+    assert caught.value.nearest == pytest.approx(0.75 + 0.25 * (20 + 80) / 800, abs=0.001)
+    lowest = schedule_of_share((5,), 8, caught.value.nearest, masks(800))
+    assert lowest.stages[0].keep == pytest.approx((20 + 80) / 800, abs=0.001)  # head and tail: no lower ratio drops more
     with pytest.raises(ValueError, match="between 0 and 1"):
         schedule_of_share((0,), 8, 1.0, masks(800))
     with pytest.raises(ValueError, match="0 prompts"):

@@ -88,7 +88,8 @@ def kept_share(schedule: CountedSchedule, num_layers: int, prompts: Masks) -> fl
 def schedule_of_share(layers: Sequence[int], num_layers: int, share: float, prompts: Masks) -> PruneSchedule:
     """Make the schedule with stages after ``layers`` and one keep ratio, under which ``prompts`` have a given kept share.
 
-    The ratio has at most four decimals and is found by bisection, since the share never falls when the ratio rises.
+    The ratio has at most four decimals and is found by bisection, since the share never falls when the ratio rises. Of several
+    ratios that keep the same tokens it is the largest.
 
     Parameters
     ----------
@@ -121,4 +122,4 @@ def schedule_of_share(layers: Sequence[int], num_layers: int, share: float, prom
     best = min(near, key=lambda keep: abs(found(keep) - share))
     if abs(found(best) - share) > TOLERANCE * share:
         raise ShareError(share, layers, found(best))
-    return PruneSchedule.after(layers, best)
+    return PruneSchedule.after(layers, _RATIOS[bisect_right(_RATIOS, found(best), key=found) - 1])
