@@ -84,7 +84,7 @@ def floor_lines(points: Sequence[StagePoint], floor: Sequence[StagePoint]) -> li
         by_share.setdefault(point.share, []).append(found)
     return [
         f"Kept share {percent(share)}: random scores lose more than {points[0].selector} by, with the first stage after "
-        f"{'; '.join(found)}. Where the interval holds 0, no scorer was put to the test."
+        f"{'; '.join(found)}. Where that is about 0, no scorer was put to the test."
         for share, found in by_share.items()
     ]
 
