@@ -1,8 +1,9 @@
 """One episode under way: what the agent knows of it, and the two things that the loop does with it, replan and act."""
 
 import time
+from collections.abc import Hashable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.families import make_world
@@ -19,6 +20,7 @@ from planner import (
     PlanParseError,
     Prompt,
     ReplanReason,
+    Sampling,
     build_prompt,
 )
 from planner.history import EntryKind
@@ -34,6 +36,8 @@ class _Request:
     """When it began, by ``time.perf_counter`` in seconds."""
     waited_s: float = 0.0
     """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
+    rest: tuple[str, ...] = ()
+    """What is left of the plan before it."""
 
 
 @dataclass
@@ -58,12 +62,14 @@ class Episode:
     """Lines carried out since the last observation, with their outcomes."""
     disturbances: list[str] = field(default_factory=list)
     """Disturbances since the last line was recorded."""
-    observed: str = ""
-    """The last observation."""
     repeats: Repeats = field(default_factory=Repeats)
-    """Which observation has led to which plan."""
-    planned_for: str = ""
-    """The open subgoal at the last observation."""
+    """Which plans were tried in which state of the world."""
+    asked_in: Hashable = None
+    """The state of the world at the last request to the planner."""
+    carried: list[str] = field(default_factory=list)
+    """Lines of the current plan that were carried out, the failed one included."""
+    broken: tuple[str, ...] = ()
+    """The line of the current plan that failed or was interrupted last; empty if the last one succeeded."""
     caption: str = "start"
     """Text below the pictures: the current line of the plan."""
     failed: bool = False
@@ -91,9 +97,11 @@ class Episode:
         self.world = make_world(self.job, render=self.frames is not None)
         with ExitStack() as on_error:
             on_error.callback(self.world.close)
-            self.progress = self.world.reset(self.job.seed)
+            self.progress = self.planned = self.world.reset(self.job.seed)
             self._show()
             self._append("task", self.progress.task)
+            if self.world.briefing is not None:
+                self._append("briefing", self.world.briefing)
             on_error.pop_all()
 
     # ---- planning --------------------------------------------------------------------------------------------------------------
@@ -102,59 +110,72 @@ class Episode:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted = True, False
-        request = _Request(reason, time.perf_counter())
+        request = _Request(reason, time.perf_counter(), rest=(*self.broken, *(call.text for call in self.plan)))
         self._observe()
         try:
             self.plan = self._ask(request)
         except PlanParseError as error:
-            self._ask_again(error, time.perf_counter() - request.begin)
+            self._ask_again(error, replace(request, reason="parse_error", waited_s=time.perf_counter() - request.begin))
+        self.broken = ()
         self._tell("")
 
-    def _ask_again(self, error: PlanParseError, waited_s: float) -> None:
-        """Ask once more, if the limit of replans allows it. Where no plan can be read, one environment step passes."""
+    def _ask_again(self, error: PlanParseError, request: _Request) -> None:
+        """Ask once more, if policy and limit of replans allow it. Where no plan can be read, one environment step passes."""
         try:
-            if self.replans >= self.config.max_replans:
+            if self.replans >= self.config.max_replans or not self.config.policy.on_parse_error:
                 raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            self.plan = self._ask(_Request("parse_error", time.perf_counter(), waited_s))
+            self.plan = self._ask(replace(request, begin=time.perf_counter()))
         except PlanParseError as last:
             self.plan, self.failed = [], True
-            self.outcomes.append(("plan", failed(last.reason).text))
-            self._take(self.world.idle())
+            self._tell_outcome("plan", failed(last.reason).text)
+            if self.end is None:
+                self._take(self.world.idle())
 
     def _observe(self) -> None:
-        self.observed = self.world.describe(self.outcomes)
-        advice = self.repeats.advice(self.observed)
-        if advice is not None:  # before the observation, which stays the newest entry
+        """Describe the world, and say which plans were tried in this state of it before."""
+        self.repeats.note(self.asked_in, "\n".join(self.carried))
+        self._append("observation", self.world.describe(self.outcomes))
+        self.asked_in = self.world.state()
+        advice = self.repeats.advice(self.asked_in)
+        if advice is not None:
             self._append("feedback", advice)
-        self._append("observation", self.observed)
-        self.outcomes, self.failed, self.planned_for = [], False, self.progress.goal
+        self.outcomes, self.carried, self.failed, self.planned = [], [], False, self.progress
+
+    def _tell_outcome(self, line: str, outcome: str) -> None:
+        """Tell the planner how a line ended: at once where plans cover the whole task, else with the next observation."""
+        if self.job.horizon == "task":
+            self._append("outcome", self.world.note(line, outcome))
+        else:
+            self.outcomes.append((line, outcome))
 
     def _ask(self, request: _Request) -> list[Call]:
         prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
+        avoid = self.repeats.forbidden(self.asked_in)
         asked = time.perf_counter()
-        generation = self._generate(prompt)
+        generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
         backend_s = time.perf_counter() - asked
         self._append("plan", generation.text if generation.text.strip() else "(empty)")
         error: PlanParseError | None = None
         calls: list[Call] = []
         try:
             calls = list(self.world.parse(generation.complete_text))
-            self.repeats.note(self.observed, "; ".join(call.text for call in calls))
         except PlanParseError as caught:
             error = caught
             self.parse_errors += 1
+            self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: caught.line]))
         own_s = time.perf_counter() - request.begin - backend_s
-        self._record_call(request, entries, generation, backend_s, own_s, error)
+        plan = None if error is not None else tuple(call.text for call in calls)
+        self._record_call(request, entries, generation, backend_s, own_s, error, plan, len(avoid))
         self.replans += 1
         if error is not None:
             raise error
         return calls
 
-    def _generate(self, prompt: Prompt) -> Generation:
+    def _generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if isinstance(self.backend, WorldBackend):
-            return self.backend.plan(self.world, prompt, self.config.sampling)
-        return self.backend.generate(prompt, self.config.sampling)
+            return self.backend.plan(self.world, prompt, sampling)
+        return self.backend.generate(prompt, sampling)
 
     # ---- acting ----------------------------------------------------------------------------------------------------------------
 
@@ -166,7 +187,9 @@ class Episode:
         outcome = self._carry_out(call)
         if self.env_steps == steps and self.end is None:
             self._take(self.world.idle())
-        self.outcomes.append((call.text, outcome.text))
+        self._tell_outcome(call.text, outcome.text)
+        self.carried.append(call.text)
+        self.broken = () if outcome.succeeded else (call.text,)
         self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
         self.skills += 1
         self.since_replan += 1
@@ -203,13 +226,16 @@ class Episode:
 
     def state(self) -> LoopState:
         """Return what the replan policy looks at."""
+        replaced = bool(self.plan) and self.progress.replaces(self.planned, self.job.horizon)
+        beyond = self.job.horizon == "task"
         return LoopState(
             started=self.started,
             skills_left=len(self.plan),
             skills_since_replan=self.since_replan,
             last_failed=self.failed,
             surprised=bool(self.plan) and self.world.touches(self.plan),
-            goal_changed=self.goal_interrupted or (bool(self.plan) and self.progress.goal != self.planned_for),
+            goal_changed=self.goal_interrupted or replaced,
+            subgoal_reached=bool(self.plan) and not beyond and self.progress.done > self.planned.done,
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
@@ -221,7 +247,15 @@ class Episode:
         return {"backend": backend, "env_id": env_id, "seed": seed}
 
     def _record_call(
-        self, request: _Request, entries: int, made: Generation, backend_s: float, own_s: float, error: PlanParseError | None
+        self,
+        request: _Request,
+        entries: int,
+        made: Generation,
+        backend_s: float,
+        own_s: float,
+        error: PlanParseError | None,
+        plan: tuple[str, ...] | None,
+        forbidden: int,
     ) -> None:
         self.sink(
             PlannerCall(
@@ -235,6 +269,10 @@ class Episode:
                 overhead_s=own_s + made.tokenize_s,
                 replan_s=request.waited_s + own_s + backend_s,
                 parse_error=None if error is None else str(error),
+                horizon=self.job.horizon,
+                plan=plan,
+                rest=request.rest,
+                forbidden=forbidden,
             )
         )
 

@@ -19,8 +19,10 @@ class ExpertBackend:
         ----------
         world
             The world to plan for.
-        prompt, sampling
+        prompt
             Not read.
+        sampling
+            Only ``avoid`` is read: beginnings that the plan must not have.
         on_line
             Called with each line of the plan.
 
@@ -30,7 +32,7 @@ class ExpertBackend:
             For a world without an expert.
         """
         start = time.perf_counter()
-        text = world.expert()
+        text = world.expert(sampling.avoid)
         if text is None:
             raise ValueError(
                 "this environment has no expert: give it a method expert_plan() that returns the lines of a plan, or choose "

@@ -70,6 +70,8 @@ def _play(episode: Episode) -> End:
             episode.end = "replan_limit"
         elif reason is not None:
             _replan(episode, reason)
+        elif not episode.plan:
+            episode.end = "plan_end"
         if episode.plan and episode.end is None:
             episode.act()
     return episode.end

@@ -12,9 +12,9 @@ from agents.old_records import upgraded
 from planner import Generation, Horizon, ReplanReason
 from planner.history import EntryKind
 
-End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit"]
-"""Why an episode ended: task fulfilled, too many steps, the planner said ``done``, the world ended it, too many replans, or a
-history too long for the planner's model."""
+End = Literal["success", "step_limit", "gave_up", "terminated", "replan_limit", "context_limit", "plan_end"]
+"""Why an episode ended: task fulfilled, too many steps, the planner said ``done``, the world ended it, too many replans, a history
+too long for the planner's model, or the end of a plan where the policy makes no new one."""
 
 
 class Record(BaseModel):

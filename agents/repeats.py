@@ -1,27 +1,35 @@
-"""Going round in circles: which observation has led to which plan, and how often."""
+"""Going round in circles: which plans were tried in which state of the world, and how often.
+
+A failure by chance deserves a second try. A plan that has been tried twice in one state is forbidden there.
+"""
 
 from collections import Counter
+from collections.abc import Hashable
 
-PATIENCE = 3
-"""How often the same plan may follow the same observation before the planner is told. A failure by chance deserves another try."""
+LIMIT = 2
+"""How often a plan may be tried in the same state."""
+_LISTED = 3
 
 
 class Repeats:
-    """The plans of one episode by the observation that they followed."""
+    """The plans of one episode by the state of the world in which they were made."""
 
     def __init__(self) -> None:
-        self._plans: dict[str, Counter[str]] = {}
+        self._tried: dict[Hashable, Counter[str]] = {}
 
-    def note(self, observation: str, plan: str) -> None:
-        """Remember that the observation led to the plan."""
-        self._plans.setdefault(observation, Counter())[plan] += 1
+    def note(self, state: Hashable, beginning: str) -> None:
+        """Remember that a plan was tried in the state: its lines up to the last one that was carried out or could not be read."""
+        if beginning.strip():
+            self._tried.setdefault(state, Counter())[beginning] += 1
 
-    def advice(self, observation: str) -> str | None:
-        """Return what to tell the planner where one plan keeps leading back to this observation; ``None`` elsewhere.
+    def forbidden(self, state: Hashable) -> tuple[str, ...]:
+        """Return the beginnings of plans that have been tried too often in this state."""
+        return tuple(text for text, times in self._tried.get(state, Counter()).items() if times >= LIMIT)
 
-        Every text counts, what the plan before it led to included, so two observations are the same only if nothing has changed.
-        """
-        plan, times = max(self._plans.get(observation, Counter()).items(), key=lambda item: item[1], default=("", 0))
-        if times < PATIENCE:
+    def advice(self, state: Hashable) -> str | None:
+        """Return what to tell the planner about the plans tried in this state, the newest last; ``None`` where there are none."""
+        tried = list(self._tried.get(state, Counter()).items())[-_LISTED:]
+        if not tried:
             return None
-        return f"Nothing has changed: {times} times this plan led back to the same observation: {plan}. Plan something else."
+        listed = [f"{'; '.join(text.splitlines())} ({'twice' if times >= LIMIT else 'once'})" for text, times in tried]
+        return f"Nothing has changed since this was tried: {', '.join(listed)}."

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from planner import Horizon
+
 Outcomes = Sequence[tuple[str, str]]
 """Lines of plans carried out since the last observation, as pairs (line, outcome), oldest first."""
 
@@ -38,6 +40,17 @@ class Progress:
     """Subgoals of the task."""
     goals: tuple[str, ...] = ()
     """All open subgoals in the order in which they are due, ``goal`` first; empty where the world does not list them."""
+
+    def replaces(self, before: "Progress", horizon: Horizon) -> bool:
+        """Tell whether a subgoal that a plan was made for has been replaced since ``before``, the progress at that time.
+
+        A subgoal that was reached is not replaced. With the horizon ``subgoal`` only the open one counts.
+        """
+        now, then = self.goals or (self.goal,), before.goals or (before.goal,)
+        if horizon == "subgoal":
+            return now[:1] != then[:1] and self.done <= before.done
+        left = iter(then)
+        return bool(self.goal) and not all(goal in left for goal in now)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import envs.quiet  # noqa: F401  # isort: split  # before anything that imports 
 from envs.babyai.levels import LEVELS, EmbodiedLevel
 from envs.household.config import DisturbanceRates, HouseholdConfig
 from envs.household.env import HouseholdEnv
-from envs.observation.describe import Mention, Report, Verbosity, describe, task_text
+from envs.observation.describe import Mention, News, Report, Verbosity, describe, note, task_text
 from envs.observation.episode import EpisodeOverError
 from envs.observation.text_space import holds_text
 from envs.registration import HOUSEHOLDS, make_env, register_all, verbosity_of
@@ -20,11 +20,13 @@ __all__ = [
     "HouseholdConfig",
     "HouseholdEnv",
     "Mention",
+    "News",
     "Report",
     "Verbosity",
     "describe",
     "holds_text",
     "make_env",
+    "note",
     "register_all",
     "task_text",
     "verbosity_of",

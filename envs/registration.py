@@ -24,6 +24,9 @@ _RECALL_RATES = DisturbanceRates.none().model_copy(update={"skill_fails": 0.02})
 _TROUBLED_RATES = DisturbanceRates(
     door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005
 )
+_REPLAN_RATES = DisturbanceRates(
+    door_closes=0.01, door_locks=0.003, object_moves=0.003, item_knocked=0.004, skill_fails=0.1, goal_changes=0.008
+)
 HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/Household-v0": {},
     "ERecap/HouseholdQuiet-v0": {"disturbances": DisturbanceRates.none().model_dump()},
@@ -56,6 +59,21 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
         "kinds": ("bring",),
         "disturbances": _RECALL_RATES.model_dump(),
         "max_steps": 1000,
+    },
+    "ERecap/HouseholdReplan-v0": {  # the agent can plan the whole task at once, from an inventory that the house contradicts
+        "rows": 3,
+        "objects": 12,
+        "boxes": 2,
+        "boxed": 0.05,
+        "doors": 6,
+        "subgoals": 12,
+        "kinds": ("bring", "next_to", "next_to", "inside", "unlock"),
+        "inventory": True,
+        "disturbances": _REPLAN_RATES.model_dump(),
+        "max_goal_changes": 4,
+        "any_goal_changes": True,
+        "verbosity": "verbose",
+        "max_steps": 2000,
     },
 }
 """Parameters of each household by its id, as fields of ``HouseholdConfig``: plain values, so that ``spec.to_json`` works."""

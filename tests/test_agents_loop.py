@@ -161,11 +161,8 @@ def test_a_goal_that_changes_interrupts_the_skill(players, household):
         (["drop\ngoto kitchen", "explore"], {"policy": ReplanPolicy(on_failure=False)}, ["start", "goal_changed"]),
     ],
 )
-def test_a_goal_that_changes_while_the_agent_stands_idle_interrupts_no_later_skill(
-    players, household, monkeypatch, plans, config, expected
-):
-    monkeypatch.setattr("envs.household.disturbances.MAX_GOAL_CHANGES", 1)
-    env_id = household(disturbances=rates(goal_changes=1.0))
+def test_a_goal_that_changes_while_the_agent_stands_idle_interrupts_no_later_skill(players, household, plans, config, expected):
+    env_id = household(disturbances=rates(goal_changes=1.0), max_goal_changes=1)
     run = players.play(env_id, players.Script(*plans), max_replans=len(expected), **config)
     assert reasons(run) == expected
     assert (run.steps[-1].skill, run.steps[-1].outcome, run.steps[-1].succeeded) == ("explore", "ok", True)

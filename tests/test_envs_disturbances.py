@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minigrid.core.actions import Actions
 
 from envs import DisturbanceRates, make_env
-from envs.household.disturbances import DISTURBANCES, MAX_GOAL_CHANGES, slips
+from envs.household.disturbances import DISTURBANCES, slips
 from envs.household.flood import flood
 from envs.household.subgoals import Subgoal
 
@@ -121,7 +121,7 @@ def test_a_changed_goal_is_in_mission_and_info_and_changes_at_most_twice():
         assert info["subgoal"] == info["subgoals"][0]
         assert observation["mission"] == info["subgoal"] == env.mission
         assert observation in env.observation_space
-    assert changes == MAX_GOAL_CHANGES
+    assert changes == env.config.max_goal_changes == 2
 
 
 def test_a_tour_is_never_changed():

@@ -76,7 +76,7 @@ class Belief:
     room: np.ndarray[Any, Any] = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int16))
     """Index of each cell's room; -1 for walls, doorways and cells never seen."""
     seen_at: np.ndarray[Any, Any] = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int32))
-    """Value of ``step`` when each cell was last in view; -1 where it was never seen."""
+    """Value of ``step`` when each cell was last in view; 0 where an inventory alone tells of it, -1 where nothing does."""
     things: dict[Cell, Thing] = field(default_factory=dict)
     """Things by the cell on which they are believed to be."""
     cell: Cell = (0, 0)
@@ -107,6 +107,23 @@ class Belief:
     """Whether the last action was a drop."""
     named: dict[Cell, str] = field(default_factory=dict)
     """Room by which the thing on a cell was last reported."""
+
+    def take_inventory(self, image: np.ndarray[Any, Any], rooms: np.ndarray[Any, Any]) -> None:
+        """Believe an inventory, before the first observation. Nothing of it is news; what is seen later may contradict it.
+
+        Parameters
+        ----------
+        image
+            Minigrid's codes of type, colour and state of each cell, shape (width, height, 3).
+        rooms
+            Index of the room of each cell, -1 for walls and doorways, shape (width, height).
+        """
+        area = tuple(slice(MARGIN, MARGIN + side) for side in rooms.shape)
+        self.kind[area], self.color[area], self.state[area] = (image[..., channel] for channel in range(3))
+        self.room[area], self.seen_at[area] = rooms, 0
+        for x, y in np.argwhere(np.isin(self.kind, sorted(THINGS))).tolist():
+            self.things[x, y] = Thing(int(self.kind[x, y]), int(self.color[x, y]), int(self.state[x, y]), (x, y))
+        self.named = {cell: self.room_of(thing) for cell, thing in self.things.items()}
 
     def update(self, observation: dict[str, Any], action: int | None = None) -> None:
         """Take in an observation.

@@ -221,7 +221,7 @@ _SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
 )
 
 
-def expert_plan(belief: Belief, subgoal: str, attempt: int = 0) -> str:
+def expert_plan(belief: Belief, subgoal: str) -> str:
     """Plan for the open subgoal.
 
     Parameters
@@ -230,8 +230,6 @@ def expert_plan(belief: Belief, subgoal: str, attempt: int = 0) -> str:
         What the agent has seen.
     subgoal
         Text of the open subgoal; empty where none is open.
-    attempt
-        0 for the plan itself; from 1 on another thing to try, since the plan has led back to the same state.
 
     Returns
     -------
@@ -243,9 +241,9 @@ def expert_plan(belief: Belief, subgoal: str, attempt: int = 0) -> str:
     ValueError
         For a subgoal of an unknown form.
     """
-    if not subgoal:
-        return "done"
-    planner = _Planner(belief, subgoal)
-    plan = planner.plan()
-    others = [lines for lines in planner.alternatives() if lines != plan] if attempt else []
-    return "\n".join(others[(attempt - 1) % len(others)] if others else plan)
+    return "\n".join(_Planner(belief, subgoal).plan()) if subgoal else "done"
+
+
+def other_plans(belief: Belief, subgoal: str) -> list[str]:
+    """List what else to try for the open subgoal where the expert's plan leads nowhere; empty where no subgoal is open."""
+    return ["\n".join(lines) for lines in _Planner(belief, subgoal).alternatives()] if subgoal else []

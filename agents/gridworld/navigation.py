@@ -16,6 +16,8 @@ Walk = Generator[int, None, bool]
 """Yields actions and returns whether it arrived."""
 MAX_ATTEMPTS = 40
 """How often a walk looks for a new path before it gives up."""
+FIRST_VIEW = 1
+"""The belief's step at the first observation: a cell not seen since then was never in view, whatever an inventory says of it."""
 
 
 def search(belief: Belief, passable: Callable[[Cell], bool] | None = None, start: Cell | None = None) -> dict[Cell, Cell | None]:
@@ -64,8 +66,8 @@ def neighbors(cell: Cell) -> list[Cell]:
     return [(cell[0] + dx, cell[1] + dy) for dx, dy in STEPS]
 
 
-def is_frontier(belief: Belief, cell: Cell, since: int = 0) -> bool:
-    """Tell whether a cell next to this one was never seen, or not since the belief's step ``since``."""
+def is_frontier(belief: Belief, cell: Cell, since: int = FIRST_VIEW) -> bool:
+    """Tell whether a cell next to this one was never in view, or not since the belief's step ``since``."""
     if belief.kind[cell] == WALL:
         return False
     around = (near for near in neighbors(cell) if belief.kind[near] != WALL)

@@ -3,20 +3,23 @@
 The text of an observation reports it and the expert plans with it. Beyond the text, the expert knows only where things were seen.
 """
 
-from collections.abc import Collection
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
 from agents.gridworld.belief import MARGIN, Belief, Thing, matches
 from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.skills.base import Obstacle, entrance_obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
-from envs.observation.describe import Mention, Report
+from envs.observation.describe import Mention, News, Report
 from envs.observation.embodied import Cell
 from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
-_VERBS = ("pick up ", "go to ", "open ", "put ")
-"""How the subgoals of levels begin."""
+_VERBS = ("pick up ", "go to ", "open ", "unlock ", "put ", "bring ", "inspect ")
+"""How subgoals begin."""
+_JOINTS = re.compile(" next to | in | to ")
 BEYOND = "beyond"
 """A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
@@ -58,9 +61,35 @@ def assess(belief: Belief, subgoal: str = "") -> Situation:
 
 
 def things_named(subgoal: str) -> list[str]:
-    """List the descriptions of the things that a subgoal of a level names."""
+    """List the things and rooms that a subgoal names, by their descriptions."""
     verb = next((verb for verb in _VERBS if subgoal.startswith(verb)), None)
-    return subgoal.removeprefix(verb).split(" next to ") if verb else []
+    return _JOINTS.split(subgoal.removeprefix(verb)) if verb else []
+
+
+def sought(belief: Belief, goal: str) -> frozenset[str]:
+    """List what must be found before a subgoal can be planned to its end.
+
+    These are the things and the rooms that it names, and the keys of locked doors, as far as the agent does not know where they
+    are; and the rest of a room that is to be inspected.
+    """
+    names = [name for name in things_named(goal) if name not in belief.room_names]
+    keys = [thing_name(KEY, door.color) for door in belief.locked_doors()]
+    missing = {name for name in (*names, *keys) if not _is_known(belief, name)}
+    known = belief.known_rooms()
+    rooms = {name for name in things_named(goal) if name in belief.room_names and belief.room_names.index(name) not in known}
+    return frozenset(missing | rooms | _rest_of_room(belief, goal))
+
+
+def _rest_of_room(belief: Belief, goal: str) -> set[str]:
+    """Name the unseen rest of the room that a subgoal wants to have inspected; nothing for other subgoals."""
+    prefix, _, room = goal.partition(" ")
+    cells = belief.cells_of(belief.room_names.index(room)) if prefix == "inspect" else set()
+    return {f"all of {room}"} if any(is_frontier(belief, cell) for cell in cells) else set()
+
+
+def _is_known(belief: Belief, name: str) -> bool:
+    held = belief.held is not None and matches(Thing(*belief.held, 0, belief.cell, belief.held_tags), name)
+    return held or bool(belief.find(name) or belief.boxed(name))
 
 
 def has_key(belief: Belief, door: Thing) -> bool:
@@ -145,7 +174,21 @@ def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
     return f"{obstacle.thing.name} in {obstacle.side if obstacle.thing.kind == DOOR else belief.place_of(obstacle.thing)}"
 
 
-def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int) -> Report:
+def state_of(belief: Belief) -> Hashable:
+    """Return what a plan can change: where the agent is, what it holds, what was seen, and the room and state of each thing."""
+    things = Counter((thing.identity, thing.state, belief.room_of(thing)) for thing in belief.things.values())
+    return belief.here, belief.held, int((belief.kind > 0).sum()), frozenset(things.items())
+
+
+def news(belief: Belief, skill: str, outcome: str, done: int, total: int) -> News:
+    """Gather what the entry after one skill says. The belief's news stay; the caller clears them once the history has them."""
+    fresh = tuple(mention(belief, thing) for thing in belief.fresh.values())
+    return News(skill, outcome, fresh, tuple(belief.gone), belief.here_name, belief.held_name, done, total)
+
+
+def report(
+    belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int, goals: tuple[str, ...] = ()
+) -> Report:
     """Gather what the next observation says.
 
     Parameters
@@ -158,6 +201,8 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         Text of the open subgoal.
     done, total
         Number of subgoals reached, and of all subgoals.
+    goals
+        Texts of all open subgoals where the text is to name them, else empty.
 
     Returns
     -------
@@ -180,6 +225,7 @@ def report(belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: 
         done=done,
         total=total,
         subgoal=subgoal,
+        goals=goals,
         column=belief.cell[0] - MARGIN,
         row=belief.cell[1] - MARGIN,
         direction=belief.direction,

@@ -1,6 +1,6 @@
 """A gridworld as the loop sees it: the agent builds a belief from minigrid's partial view, and lines of a plan are skills."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,15 @@ from minigrid.core.actions import Actions
 from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
+from agents.gridworld.briefing import briefing
 from agents.gridworld.names import GridNames
-from agents.gridworld.persistence import PatientExpert
-from agents.gridworld.situation import report
+from agents.gridworld.situation import news, report, sought, state_of
 from agents.gridworld.skills import start_skill
+from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
 from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
-from envs import Verbosity, describe, task_text, verbosity_of
-from planner import SkillCall, parse_plan, system_text
+from envs import Verbosity, describe, note, task_text, verbosity_of
+from planner import Horizon, SkillCall, parse_plan, system_text
 
 _GAP = 0.12  # cells between a name and a door
 _LEGEND = "red triangle: the agent; lighter: what it sees"
@@ -34,15 +35,19 @@ class GridWorld:
         An environment of ``envs.make_env`` with rooms: its observation has ``image``, ``pose`` and ``rooms``.
     verbosity
         How much an observation's text says.
+    horizon
+        How far a plan reaches.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], verbosity: Verbosity) -> None:
-        self.env, self._verbosity = env, verbosity
+    def __init__(self, env: gym.Env[Any, Any], verbosity: Verbosity, horizon: Horizon = "subgoal") -> None:
+        self.env, self._verbosity, self._horizon = env, verbosity, horizon
         self._rooms: Any = env if hasattr(env, "room_names") else env.unwrapped
         unwrapped: Any = env.unwrapped
         self._unwrapped = unwrapped
-        self.system, self.max_steps = system_text(), int(unwrapped.max_steps)
-        self._planned_for = ""
+        self.system, self.max_steps = system_text(horizon), int(unwrapped.max_steps)
+        self._planned = Progress("", "", 0, 0)
+        self._first_gap, self._looked_for = "", frozenset[str]()
+        self._briefing: str | None = None
 
     @classmethod
     def plays(cls, env: gym.Env[Any, Any]) -> bool:
@@ -53,7 +58,7 @@ class GridWorld:
     @classmethod
     def of_job(cls, env: gym.Env[Any, Any], job: EpisodeJob) -> "GridWorld":
         """Make the world of a job, with the job's verbosity or else the environment's own."""
-        return cls(env, job.verbosity or verbosity_of(job.env_id))
+        return cls(env, job.verbosity or verbosity_of(job.env_id), job.horizon)
 
     @property
     def place(self) -> str | None:
@@ -65,17 +70,33 @@ class GridWorld:
         observation, self.info = self.env.reset(seed=seed)
         self.max_steps = int(self._unwrapped.max_steps)  # a BabyAI level sets its limit when it is drawn
         self.belief = Belief(self._rooms.room_names, self._rooms.unique_names)  # a household names its rooms anew at each reset
+        if "inventory" in self.info:
+            self.belief.take_inventory(**self.info["inventory"])
+            self._briefing = briefing(self.belief)
         self.belief.update(observation)
-        self._expert = PatientExpert()
         return self._progress()
+
+    @property
+    def briefing(self) -> str | None:
+        """The inventory of the house, where the agent is given one."""
+        return self._briefing
+
+    def note(self, line: str, outcome: str) -> str:
+        """Write the outcome of a skill and what is new since the last entry, and clear the news."""
+        seen = news(self.belief, line, outcome, self.info["subgoals_done"], self.info["subgoals_total"])
+        self.belief.clear_news()
+        return note(seen, self._verbosity)
 
     def describe(self, outcomes: Outcomes) -> str:
         """Write what is new since the last observation, and clear the news."""
         progress = self._progress()
-        seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total)
+        goals = progress.goals if self._horizon == "task" else ()
+        seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total, goals)
         self.belief.clear_news()
         self.belief.surprises.clear()
-        self._planned_for = progress.goal
+        self._planned = progress
+        self._first_gap = next((goal for goal in goals if sought(self.belief, goal)), "")
+        self._looked_for = self._sought(self._first_gap)
         return describe(seen, self._verbosity)
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
@@ -90,6 +111,8 @@ class GridWorld:
 
     def _run(self, call: SkillCall) -> Generator[Tick, None, Outcome]:
         skill = start_skill(self.belief, call)
+        goal = self._progress().goal
+        looked_for = self._sought(goal) if call.text == "explore" else frozenset()
         try:
             action = next(skill)
             while True:
@@ -98,8 +121,10 @@ class GridWorld:
                 yield tick
                 if held is not None and self.belief.held is None and action != Actions.drop:
                     return Outcome(False, "interrupted, the held thing fell from the hand")
-                if GOAL_CHANGED in tick.disturbances and tick.progress.goal != self._planned_for:
+                if GOAL_CHANGED in tick.disturbances and tick.progress.replaces(self._planned, self._horizon):
                     return Outcome(False, "interrupted, the goal changed", goal_changed=True)
+                if looked_for and (found := looked_for - self._sought(goal)):
+                    return Outcome(True, f"ok, found {', '.join(sorted(found))}")
                 action = next(skill)
         except StopIteration as stop:
             outcome: Outcome = stop.value
@@ -110,13 +135,27 @@ class GridWorld:
         return self._step(int(Actions.done))
 
     def touches(self, rest: Sequence[Call]) -> bool:
-        """Tell whether the goal or the rest of the plan names a thing that was not where the agent believed it to be."""
-        text = " ".join([self._planned_for, *(call.text for call in rest)])
+        """Tell whether the open subgoal or the rest of the plan names a thing that was not where the agent believed it to be.
+
+        A plan for the whole task is also out of date where it would look for something that has been found.
+        """
+        if rest[0].text == "explore" and self._looked_for and self._looked_for != self._sought(self._first_gap):
+            return True
+        text = " ".join([self._planned.goal, *(call.text for call in rest)])
         return any(name in text for name in self.belief.surprises)
 
-    def expert(self) -> str | None:
-        """Plan from the belief for the subgoal that the last observation named."""
-        return self._expert.plan(self.belief, self._planned_for)
+    def _sought(self, goal: str) -> frozenset[str]:
+        """Return what must be found for a subgoal: nothing where it is reached, or where plans cover one subgoal."""
+        is_open = self._horizon == "task" and goal in self.info["subgoals_open"]
+        return sought(self.belief, goal) if is_open else frozenset()
+
+    def state(self) -> Hashable:
+        """Return the open subgoals, and what the agent believes of itself and of the things that it has seen."""
+        return self._progress().goals, state_of(self.belief)
+
+    def expert(self, avoid: Collection[str] = ()) -> str | None:
+        """Plan from the belief for the subgoals that the last observation named."""
+        return plan_avoiding(self.belief, self._planned.goals, self._horizon, avoid)
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the grid."""
@@ -140,7 +179,8 @@ class GridWorld:
 
     def _progress(self) -> Progress:
         info = self.info
-        return Progress(task_text(info["subgoals"]), info["subgoal"], info["subgoals_done"], info["subgoals_total"])
+        done, total, goals = info["subgoals_done"], info["subgoals_total"], tuple(info["subgoals_open"])
+        return Progress(task_text(info["subgoals"]), info["subgoal"], done, total, goals)
 
 
 def _places(base: Any, room_names: Sequence[str]) -> list[Place]:

@@ -14,6 +14,7 @@ from benchmarks.commands.compare import compare
 from benchmarks.commands.doctor import doctor
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.profile import profile
+from benchmarks.commands.results_page import results
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
 from benchmarks.commands.train_planner import train_planner_command
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
     "compare": compare,
     "ablate": ablate,
+    "results": results,
     "profile": profile,
     "doctor": doctor,
     "calibrate": calibrate,

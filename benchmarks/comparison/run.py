@@ -30,7 +30,7 @@ from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "table.md"
-REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png")
+REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png", "replan_reasons.png")
 """Files that ``benchmarks.reports`` writes into a run directory."""
 _MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
 """Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
@@ -89,6 +89,7 @@ class Comparison:
             "training_seeds": self.loop.training_seeds,
             "executor": self.executor.settings(),
             "verbosity": self.loop.suite.verbosity,
+            "horizon": self.loop.plan_horizon,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
             "replay_prompts": self.replay_prompts,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from agents.records import EpisodeRecord, PlannerCall
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison import metrics
+from benchmarks.comparison.replans import summarize_replans
 from benchmarks.comparison.replay import ReplayRow
 from benchmarks.comparison.schema import (
     BackendSummary,
@@ -99,6 +100,8 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
         budget=_budget([call for call in calls if call.parse_error is None]),
+        final_share=metrics.mean([made.layer_tokens[-1] / made.prompt_tokens for made in layered if made.prompt_tokens]),
+        replans=summarize_replans(played.by_episode()),
     )
 
 

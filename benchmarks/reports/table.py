@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
+from benchmarks.reports.replan_table import replan_markdown
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,13 @@ def _in_env(b: BackendSummary, env: str) -> str:
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Write the table for a document, with the differences from the reference below it."""
+    """Write the table for a document, with the differences from the reference below it, and the table about replanning."""
     head = [column.header for column in _columns(summary)]
     return (
         f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
+        + (f"\n{replanning}" if (replanning := replan_markdown(summary)) else "")
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from agents.families import make_world
 from agents.job import EpisodeJob
 from envs import LEVELS, verbosity_of
+from planner import Horizon
 
 HELD_OUT = 1_000_000
 RECORDED = 500_000
@@ -49,6 +50,8 @@ class Suite:
         Length of the observation text.
     episodes : int
         Episodes per backend by default.
+    horizon : {"subgoal", "task"}
+        How far plans reach, unless the run says otherwise.
     step_limit_factor : float or None
         Limits an episode to ``ceil(factor * expert's steps)`` steps; ``None`` is the environment's own limit.
     """
@@ -59,6 +62,7 @@ class Suite:
     verbosity: Literal["terse", "verbose"] = "terse"
     episodes: int = 50
     step_limit_factor: float | None = None
+    horizon: Horizon = "subgoal"
 
     def cases(self, episodes: int, seed: int, training: bool = False) -> list[Case]:
         """Return the first episodes of a run.
@@ -109,6 +113,14 @@ SUITES: dict[str, Suite] = {
             "what later subgoals need was seen many replans ago; 1.3 times the expert's steps at most",
             ("ERecap/HouseholdRecall-v0",),
             step_limit_factor=1.3,
+        ),
+        Suite(
+            "household-replan",
+            "plans for the whole task from an inventory, partly out of date; twelve subgoals, verbose text, many disturbances",
+            ("ERecap/HouseholdReplan-v0",),
+            verbosity="verbose",
+            episodes=20,
+            horizon="task",
         ),
         Suite("babyai", "seven levels of minigrid's BabyAI in turn", BABYAI_LEVELS, episodes=70),
     )

@@ -54,6 +54,8 @@ class HouseholdConfig(BaseModel):
     """Number of balls and keys, without the keys of the locked doors."""
     boxes: int = Field(default=1, ge=0, le=6)
     """Number of boxes."""
+    boxed: Rate = 0.34
+    """Probability of each ball or key to be in a box, as long as a box is empty."""
     doors: int = Field(default=4, ge=0, le=6)
     """Number of doors; the other ways between rooms are open doorways."""
     locked_doors: int = Field(default=1, ge=0, le=2)
@@ -66,6 +68,14 @@ class HouseholdConfig(BaseModel):
     """Kinds of subgoals to draw from, by their names in ``KINDS``; a kind named twice is drawn twice as often."""
     disturbances: DisturbanceRates = DisturbanceRates()
     """Probabilities of the disturbances."""
+    max_goal_changes: int = Field(default=2, ge=0)
+    """How often the goal may change in an episode."""
+    any_goal_changes: bool = False
+    """Whether a changed goal is any of the open subgoals, instead of the one that is due."""
+    inventory: bool = False
+    """Whether the agent is given an inventory of the house: ``info["inventory"]`` at ``reset``."""
+    stale: Rate = 0.25
+    """Share of the things in the inventory that have been moved to another room since; at least one thing."""
     verbosity: Verbosity = "terse"
     """How much the text of an observation says."""
     max_steps: int = Field(default=500, ge=1)

@@ -14,8 +14,6 @@ from envs.household.house import House
 
 Effect = Callable[[House, np.random.Generator], str | None]
 """Changes the house. Returns what happened, such as ``red door closed``, or ``None`` where nothing could happen."""
-MAX_GOAL_CHANGES = 2
-"""How often an episode's goal may change."""
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
@@ -81,7 +79,7 @@ def knock_item(house: House, rng: np.random.Generator) -> str | None:
 
 
 def change_goal(house: House, rng: np.random.Generator) -> str | None:
-    """Replace the open subgoal."""
+    """Replace an open subgoal."""
     return "goal changed" if house.replace_open_subgoal(rng) else None
 
 

@@ -12,6 +12,7 @@ from envs.household.config import HouseholdConfig
 from envs.household.containers import Container
 from envs.household.foresight import gifts
 from envs.household.house import House
+from envs.household.inventory import Inventory, age, survey
 from envs.household.subgoals import KINDS, Subgoal
 from envs.household.tasks import TaskWriter, tour, without_gifts
 from envs.observation.ansi import MODE, draw_text, with_ansi
@@ -27,6 +28,11 @@ class HouseholdEnv(House):
 
     The text of the open subgoal, such as "bring red ball to kitchen"; empty when all are done. ``info["subgoals"]`` lists all of
     them in the order in which they are due. A disturbance may change the open one.
+
+    ## Inventory
+
+    With ``inventory=True``, ``info["inventory"]`` at ``reset`` is a survey of the house (see ``envs.household.inventory``) that is
+    partly out of date: a share ``stale`` of the things has been moved to another room since, and a door may have been locked.
 
     ## Actions
 
@@ -67,6 +73,7 @@ class HouseholdEnv(House):
         self.subgoals: list[Subgoal] = []
         self.done_count = self.goal_changes = self.seed_value = 0
         self.over = True
+        self.inventory: Inventory | None = None
         super().__init__(
             room_size=self.config.room_size,
             num_rows=self.config.rows,
@@ -93,7 +100,7 @@ class HouseholdEnv(House):
         Returns
         -------
         tuple
-            The first observation and ``info`` (see ``goal_info``).
+            The first observation and ``info`` (see ``goal_info``), with the ``inventory`` where there is one.
 
         Raises
         ------
@@ -109,7 +116,8 @@ class HouseholdEnv(House):
         _, info = super().reset(seed=seed)
         self._redraw_gifts()
         self.seed_value = int(self.np_random.integers(2**31))
-        return self.gen_obs(), {**info, **self._info([])}
+        inventory = {} if self.inventory is None else {"inventory": self.inventory}
+        return self.gen_obs(), {**info, **self._info([]), **inventory}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out an action, then this step's disturbances.
@@ -166,6 +174,9 @@ class HouseholdEnv(House):
     def _gen_grid(self, width: int, height: int) -> None:
         super()._gen_grid(width, height)
         layout.build(self, self.config, self.np_random)
+        if self.config.inventory:
+            self.inventory = survey(self)
+            age(self, self.config.stale, self.np_random.spawn(1)[0])
         self.subgoals = tour(self, self.config.tour)
         self.subgoals += TaskWriter(self, self.np_random).write(self.config.kinds, self.config.subgoals)
         self._write_mission()
@@ -200,20 +211,24 @@ class HouseholdEnv(House):
         return {goal.text for goal in gifts(self, self.subgoals[self.done_count :])}
 
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
-        """Put another subgoal in the place of the open one; return whether one was found.
+        """Put another subgoal in the place of an open one; return whether one was found.
 
-        A tour stays as it is, and so does a goal that has changed ``MAX_GOAL_CHANGES`` times.
+        It is the one that is due or, with ``any_goal_changes``, any open one. A tour stays as it is, and so does a goal that has
+        changed ``max_goal_changes`` times.
         """
-        if self.goal_changes >= disturbances.MAX_GOAL_CHANGES:
+        left = len(self.subgoals) - self.done_count
+        if left == 0 or self.goal_changes >= self.config.max_goal_changes:
             return False
-        open_goal = self.subgoals[self.done_count] if self.done_count < len(self.subgoals) else None
-        if open_goal is None or open_goal.kind == "inspect":
+        index = self.done_count + (int(rng.integers(left)) if self.config.any_goal_changes else 0)
+        if self.subgoals[index].kind == "inspect":
             return False
-        fresh = [g for g in TaskWriter(self, rng).write(("bring", "next_to"), 2) if g not in self.subgoals]
-        rest, held = self.subgoals[self.done_count + 1 :], self.gifts()
-        fresh = [g for g in fresh if {gift.text for gift in gifts(self, [g, *rest])} <= held]
+        before, rest, held = self.subgoals[self.done_count : index], self.subgoals[index + 1 :], self.gifts()
+        writer = TaskWriter(self, rng)
+        writer.follow(before)
+        fresh = [g for g in writer.write(("bring", "next_to"), 2) if g not in self.subgoals]
+        fresh = [g for g in fresh if {gift.text for gift in gifts(self, [*before, g, *rest])} <= held]
         if fresh:
-            self.subgoals[self.done_count] = fresh[0]
+            self.subgoals[index] = fresh[0]
             self.goal_changes += 1
             self._write_mission()
         return bool(fresh)

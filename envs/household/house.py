@@ -176,7 +176,7 @@ class House(RoomGrid):
         return None
 
     def replace_open_subgoal(self, rng: np.random.Generator) -> bool:
-        """Put another subgoal in the place of the open one; a house without a task has none and returns False."""
+        """Put another subgoal in the place of an open one; a house without a task has none and returns False."""
         return False
 
     def gifts(self) -> set[str]:

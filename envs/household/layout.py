@@ -39,7 +39,7 @@ def build(house: House, config: HouseholdConfig, rng: np.random.Generator) -> No
     house.place_agent(start % house.num_cols, start // house.num_cols)
     before_locks = _component(start, [edge for edge in tree + extra if edge not in locked])
     _place_keys(house, locked, sorted(before_locks), rng)
-    _place_objects(house, _place_boxes(house, config.boxes, rng), config.objects, rng)
+    _place_objects(house, _place_boxes(house, config.boxes, rng), config, rng)
     for edge in locked:
         doors[edge].is_locked = True
 
@@ -103,13 +103,13 @@ def _place_boxes(house: House, count: int, rng: np.random.Generator) -> list[Wor
     return [box for box in boxes if box is not None]
 
 
-def _place_objects(house: House, boxes: list[WorldObj], count: int, rng: np.random.Generator) -> None:
-    """Put up to ``count`` balls and keys into random rooms; about a third of them into empty boxes."""
+def _place_objects(house: House, boxes: list[WorldObj], config: HouseholdConfig, rng: np.random.Generator) -> None:
+    """Put up to ``config.objects`` balls and keys into random rooms, some of them into empty boxes."""
     names = [(cls, c) for cls in (Ball, Key) for c in COLOR_NAMES if not (cls is Key and f"{c} key" in house.things)]
-    order = rng.permutation(len(names))[:count]
+    order = rng.permutation(len(names))[: config.objects]
     for cls, color in (names[i] for i in order):
         empty = [box for box in boxes if box.contains is None]
-        if empty and rng.random() < 0.34:
+        if empty and rng.random() < config.boxed:
             _hide(house, cls(color), empty[int(rng.integers(len(empty)))])
         else:
             _add(house, cls(color), _all_rooms(house), rng)

@@ -5,6 +5,7 @@ mentions everything in view, with its position. Both name a thing with its room 
 progress and the open subgoal, so that the latest report alone says what to plan for.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,28 @@ class Mention:
     def text(self) -> str:
         """The mention in words, such as ``red door in kitchen locked``."""
         return f"{self.name} in {self.room} {self.condition}".strip()
+
+
+@dataclass(frozen=True)
+class News:
+    """The content of the entry after one skill."""
+
+    skill: str
+    """The skill."""
+    outcome: str
+    """Its outcome."""
+    fresh: tuple[Mention, ...]
+    """Things that are new or have changed since the last entry."""
+    gone: tuple[str, ...]
+    """Names of things that have vanished from where they were seen."""
+    room: str
+    """Name of the agent's room."""
+    held: str
+    """Name of the held thing; empty where the hand is empty."""
+    done: int
+    """Number of subgoals reached."""
+    total: int
+    """Number of all subgoals."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +92,8 @@ class Report:
     """Number of all subgoals."""
     subgoal: str
     """Text of the open subgoal; empty where all are done."""
+    goals: tuple[str, ...] = ()
+    """Texts of all open subgoals, in the order in which they are due, where the report is to name them; else empty."""
     column: int = 0
     """The agent's column in cells."""
     row: int = 0
@@ -90,7 +115,8 @@ def describe(report: Report, verbosity: Verbosity) -> str:
     Returns
     -------
     str
-        One sentence or list per line; the progress and the open subgoal are in the last line.
+        One sentence or list per line. The progress and the open subgoal are in the last line; where the report names all open
+        subgoals, the last lines name one each.
 
     Raises
     ------
@@ -103,26 +129,39 @@ def describe(report: Report, verbosity: Verbosity) -> str:
     return "\n".join([*writers[verbosity](report), *_status(report)])
 
 
+def note(news: News, verbosity: Verbosity) -> str:
+    """Write the short entry after one skill: ``terse``, or ``verbose`` with the positions of what is new."""
+    lines = _outcomes([(news.skill, news.outcome)], verbosity)
+    lines += _seen(news.fresh) if verbosity == "terse" else [f"You notice {_placed(mention)}." for mention in news.fresh]
+    return "\n".join([*lines, *_gone(news.gone), _here(news)])
+
+
 def task_text(subgoals: list[str]) -> str:
     """Write the task, the first entry of the history, from the texts of its subgoals."""
     return "Task: " + " ".join(f"{number}. {text}." for number, text in enumerate(subgoals, 1))
 
 
 def _terse(report: Report) -> list[str]:
-    lines = [f"{skill}: {outcome}." for skill, outcome in report.outcomes]
-    if report.fresh:
-        lines.append("Seen: " + ", ".join(mention.text for mention in report.fresh) + ".")
-    return lines + _gone(report)
+    return [*_outcomes(report.outcomes, "terse"), *_seen(report.fresh), *_gone(report.gone)]
 
 
 def _verbose(report: Report) -> list[str]:
-    lines = [f"You did {skill} and the outcome was: {outcome}." for skill, outcome in report.outcomes]
+    lines = _outcomes(report.outcomes, "verbose")
     lines.append(f"You stand in column {report.column} and row {report.row} of the house and you look {COMPASS[report.direction]}.")
     if not report.fresh and not report.in_view:
         lines.append("You see nothing but the walls and the floor around you.")
     lines += [f"You notice {_placed(mention)}." for mention in report.fresh]
     lines += [f"You see {_placed(mention)}." for mention in report.in_view if mention not in report.fresh]
-    return lines + _gone(report)
+    return lines + _gone(report.gone)
+
+
+def _outcomes(outcomes: Iterable[tuple[str, str]], verbosity: Verbosity) -> list[str]:
+    form = "{}: {}." if verbosity == "terse" else "You did {} and the outcome was: {}."
+    return [form.format(skill, outcome) for skill, outcome in outcomes]
+
+
+def _seen(mentions: tuple[Mention, ...]) -> list[str]:
+    return ["Seen: " + ", ".join(mention.text for mention in mentions) + "."] if mentions else []
 
 
 def _placed(mention: Mention) -> str:
@@ -131,8 +170,8 @@ def _placed(mention: Mention) -> str:
     return f"{mention.text}, {abs(mention.ahead)} steps {ahead} and {abs(mention.right)} steps to the {side} of where you stand"
 
 
-def _gone(report: Report) -> list[str]:
-    return ["Gone: " + ", ".join(report.gone) + "."] if report.gone else []
+def _gone(names: tuple[str, ...]) -> list[str]:
+    return ["Gone: " + ", ".join(names) + "."] if names else []
 
 
 def _status(report: Report) -> list[str]:
@@ -143,5 +182,10 @@ def _status(report: Report) -> list[str]:
         places += " Locked: " + ", ".join(f"{m.name} in {m.room}" for m in report.locked) + "."
     if report.blocked:
         places += " Blocked: " + ", ".join(f"{room} by {what}" for room, what in report.blocked) + "."
-    here = f"You are in {report.room}, holding {report.held or 'nothing'}."
-    return [places, f"Progress {report.done}/{report.total}. {here} Goal: {report.subgoal or 'all done'}."]
+    if report.goals:
+        return [places, f"{_here(report)} Goals:", *report.goals]
+    return [places, f"{_here(report)} Goal: {report.subgoal or 'all done'}."]
+
+
+def _here(report: Report | News) -> str:
+    return f"Progress {report.done}/{report.total}. You are in {report.room}, holding {report.held or 'nothing'}."

@@ -23,7 +23,7 @@ def goal_info(subgoals: list[tuple[str, bool]], success: bool, disturbances: lis
     -------
     dict
         ``subgoals`` (texts), ``subgoals_done`` and ``subgoals_total`` (counts), ``subgoal`` (the open one, empty on success),
-        ``success`` and ``disturbances``.
+        ``subgoals_open`` (texts of all open ones, none on success), ``success`` and ``disturbances``.
     """
     open_ones = [text for text, done in subgoals if not done]
     return {
@@ -31,6 +31,7 @@ def goal_info(subgoals: list[tuple[str, bool]], success: bool, disturbances: lis
         "subgoals_done": len(subgoals) - len(open_ones),
         "subgoals_total": len(subgoals),
         "subgoal": open_ones[0] if open_ones and not success else "",
+        "subgoals_open": [] if success else open_ones,
         "success": success,
         "disturbances": disturbances,
     }

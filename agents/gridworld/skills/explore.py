@@ -1,10 +1,11 @@
 """``explore``: look over one room.
 
-It is the agent's room while some of it is unseen, else the nearest room with something unseen, else the room not seen for longest.
+It is the agent's room while some of it was never in view, else the nearest room with such a place, else the room not seen for
+longest. What an inventory tells of was not in view.
 """
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.navigation import is_frontier, neighbors, search, turn_to, walk_to
+from agents.gridworld.navigation import FIRST_VIEW, is_frontier, neighbors, search, turn_to, walk_to
 from agents.gridworld.skills.base import SkillRun
 from agents.world import OK, failed
 from envs.observation.embodied import Cell
@@ -21,7 +22,7 @@ def run(belief: Belief) -> SkillRun:
         return (yield from _look_again(belief))
     room = int(belief.room[frontier])
     for _ in range(MAX_LOOKS):
-        yield from _look_at(belief, frontier, 0)
+        yield from _look_at(belief, frontier, FIRST_VIEW)
         following = next_frontier(belief, room if room >= 0 else belief.here)
         if following is None or (room >= 0 and int(belief.room[following]) != room):
             return OK

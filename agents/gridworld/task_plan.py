@@ -1,0 +1,168 @@
+"""The expert's plan for the whole task: it plans subgoal after subgoal, and imagines that each plan has been carried out.
+
+The plan goes as far as the belief supports it. It ends where something must be looked for: with a search, which is ``explore`` some
+times, or at a closed box.
+"""
+
+from collections.abc import Collection, Sequence
+
+from agents.gridworld.belief import Belief, Thing, matches
+from agents.gridworld.expert import expert_plan, other_plans
+from agents.gridworld.navigation import is_frontier, neighbors, search
+from agents.gridworld.simulation import carry_out, imagined
+from envs.household.containers import BOX_CLOSED
+from envs.observation.names import BOX, DOOR, LOCKED, OPEN
+from planner import Horizon, SkillCall
+from planner.plan import parse_skill
+
+ROUNDS = 4
+"""How often the expert plans for one subgoal: a way may have to be cleared first."""
+SEARCH = 4
+"""Rooms that a plan looks over in a search. What is found on the way makes the rest of the search pointless: a surprise."""
+MOST_LINES = 40
+"""Lines after which a plan ends."""
+
+
+def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid: Collection[str] = ()) -> str:
+    """Plan for the open subgoal or for all of them, with a beginning that is not forbidden.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    goals
+        Texts of the open subgoals in the order in which they are due.
+    horizon
+        How far to plan.
+    avoid
+        Beginnings of plans (whole lines) that have led nowhere. Where the plan has one of them, something else is tried for the
+        first subgoal: clear a way, unlock, open, look elsewhere, carry off.
+    """
+    goal = goals[0] if goals else ""
+    plan = task_plan(belief, goals) if horizon == "task" else expert_plan(belief, goal)
+    if not is_forbidden(plan, avoid):
+        return plan
+    others = other_plans(belief, goal)
+    free = [other for other in others if not is_forbidden(other, avoid)]
+    return free[0] if free else others[len(avoid) % len(others)] if others else plan
+
+
+def is_forbidden(plan: str, avoid: Collection[str]) -> bool:
+    """Tell whether a plan begins with one of these texts, which are whole lines."""
+    return any(f"{plan}\n".startswith(f"{beginning}\n") for beginning in avoid)
+
+
+def task_plan(belief: Belief, goals: Sequence[str]) -> str:
+    """Plan for all open subgoals, as far as the belief supports it.
+
+    Parameters
+    ----------
+    belief
+        What the agent has seen.
+    goals
+        Texts of the open subgoals in the order in which they are due; empty where none is open.
+
+    Returns
+    -------
+    str
+        One skill per line; ``done`` where no subgoal is open.
+
+    Raises
+    ------
+    ValueError
+        For a subgoal of an unknown form.
+    """
+    if not goals:
+        return "done"
+    ahead, lines = imagined(belief), list[str]()
+    for goal in goals:
+        comes_true = goal != goals[0] and belief.unique_names and reached(ahead, goal)  # a level wants an act for each of its goals
+        if not (comes_true or _plan_goal(ahead, goal, lines)) or len(lines) >= MOST_LINES:
+            break
+    return "\n".join(lines[:MOST_LINES] or ["explore"])
+
+
+def _plan_goal(ahead: Belief, goal: str, lines: list[str]) -> bool:
+    """Add the lines for one subgoal; return whether it is reached if they are carried out."""
+    for _ in range(ROUNDS):
+        for line in expert_plan(ahead, goal).splitlines():
+            call = parse_skill(line)
+            if _shows_something(ahead, call):
+                lines.extend([line] * _looks(ahead, call))
+                return False
+            if not carry_out(ahead, call):
+                return False
+            lines.append(line)
+        if reached(ahead, goal):
+            return True
+    return False
+
+
+def _looks(belief: Belief, call: SkillCall) -> int:
+    """Return how often to look: once where the house is not all seen yet, else in one room after the other."""
+    seen = call.name == "explore" and not any(is_frontier(belief, cell) for cell in search(belief))
+    return SEARCH if seen else 1
+
+
+def _shows_something(belief: Belief, call: SkillCall) -> bool:
+    """Tell whether the skill is there to see something that the agent does not know."""
+    if call.name != "open":
+        return call.name == "explore"
+    name, _, room = call.args[0].partition(" in ")
+    return any(box.kind == BOX and box.state == BOX_CLOSED for box in belief.find(name, belief.room_names.index(room)))
+
+
+def reached(belief: Belief, goal: str) -> bool:
+    """Tell whether a subgoal is reached in the house as it is believed to be. Raises ``ValueError`` for one of an unknown form."""
+    for prefix, holds in _REACHED.items():
+        if goal.startswith(prefix):
+            return holds(belief, goal.removeprefix(prefix))
+    raise ValueError(f"subgoal {goal!r} is of no known form: it must begin with one of {[p.strip() for p in _REACHED]}")
+
+
+def _brought(belief: Belief, rest: str) -> bool:
+    name, _, room = rest.partition(" to ")
+    return bool(belief.find(name, belief.room_names.index(room)))
+
+
+def _put(belief: Belief, rest: str) -> bool:
+    name, joint, target = rest.partition(" next to ")
+    if joint:
+        beside = {cell for thing in belief.find(target) for cell in neighbors(thing.cell)}
+        return any(thing.cell in beside for thing in belief.find(name))
+    name, _, target = rest.partition(" in ")
+    return any(matches(box, target) for box in belief.boxed(name))
+
+
+def _opened(belief: Belief, name: str) -> bool:
+    return any(thing.kind == DOOR and thing.state == OPEN for thing in belief.find(name))
+
+
+def _unlocked(belief: Belief, name: str) -> bool:
+    doors = [thing for thing in belief.find(name) if thing.kind == DOOR]
+    return bool(doors) and all(door.state != LOCKED for door in doors)
+
+
+def _gone_to(belief: Belief, name: str) -> bool:
+    ahead = neighbors(belief.cell)[belief.direction]
+    return any(thing.cell == ahead for thing in belief.find(name))
+
+
+def _picked_up(belief: Belief, name: str) -> bool:
+    return belief.held is not None and matches(Thing(*belief.held, 0, belief.cell, belief.held_tags), name)
+
+
+def _inspected(belief: Belief, room: str) -> bool:
+    cells = belief.cells_of(belief.room_names.index(room))
+    return bool(cells) and not any(is_frontier(belief, cell) for cell in cells)
+
+
+_REACHED = {
+    "bring ": _brought,
+    "put ": _put,
+    "open ": _opened,
+    "unlock ": _unlocked,
+    "go to ": _gone_to,
+    "pick up ": _picked_up,
+    "inspect ": _inspected,
+}
