@@ -5,7 +5,7 @@ only: model, selector, device, dtype, threads.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class CostModel:
     late_p90: float = 1.0
     error_p50: float = 0.0
     error_max: float = 0.0
-    basis: str = MEASURED
+    basis: str = field(default=MEASURED, kw_only=True)
 
     def prefill_s(self, layer_tokens: Sequence[int]) -> float:
         """Predict the seconds to the first token where ``layer_tokens[l]`` tokens enter layer ``l``."""
@@ -186,7 +186,7 @@ class CostModel:
 
     def check_numbers(self) -> None:
         """Raise ``ValueError`` for a price that is no finite number, or is negative, and for an answer without tokens."""
-        prices = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("setting", "basis")}
+        prices = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("setting", "basis")}
         bad = [f"{name}={value!r}" for name, value in prices.items() if not is_finite_number(value) or value < 0]
         bad += [] if isinstance(self.basis, str) else [f"basis={self.basis!r}"]
         if bad or self.answer_tokens < 1:
