@@ -14,7 +14,7 @@ from benchmarks.commands.compare import compare
 from benchmarks.commands.doctor import doctor
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.profile import profile
-from benchmarks.commands.results_page import results
+from benchmarks.commands.results_page import results as results_command
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
 from benchmarks.commands.stages import stages
@@ -25,7 +25,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
     "compare": compare,
     "ablate": ablate,
-    "results": results,
+    "results": results_command,
     "profile": profile,
     "doctor": doctor,
     "calibrate": calibrate,
