@@ -22,6 +22,7 @@ from planner import (
     ReplanReason,
     Sampling,
     build_prompt,
+    cut_note,
 )
 from planner.history import EntryKind
 
@@ -173,6 +174,9 @@ class Episode:
         generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
         backend_s = time.perf_counter() - asked
         self._append("plan", generation.text if generation.text.strip() else "(empty)")
+        cut = cut_note(generation)
+        if cut is not None:
+            self._append("feedback", f"{cut.capitalize()}.")
         error: PlanParseError | None = None
         calls: list[Call] = []
         try:

@@ -265,7 +265,7 @@ class _BanProcessor(LogitsProcessor):
     def __init__(self, ban: TokenBan, prompt_tokens: int) -> None:
         self._ban, self._prompt_tokens = ban, prompt_tokens
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # LongTensor there
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Mask ``scores``, float ``(batch, vocab)``, by the tokens so far, int64 ``(batch, n)``."""
         return banned(scores, [self._ban(row) for row in input_ids[:, self._prompt_tokens :].tolist()])
 

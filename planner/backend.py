@@ -30,8 +30,8 @@ class Sampling:
     ignore_eos: bool = False
     """Whether to decode exactly ``max_new_tokens``, past any end-of-sequence token, so that timings compare equal work."""
     avoid: tuple[str, ...] = ()
-    """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing. A backend that cannot keep
-    tokens from being chosen leaves them out."""
+    """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing. A backend that cannot ban
+    tokens leaves them out."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands import agent_options, executors
 from benchmarks.commands import clock as clocks
-from benchmarks.commands import executors
 from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
@@ -31,6 +31,11 @@ def compare(
         typer.Option(help="Prompts in the paired replay, 60 by default; 0 leaves it out, the default for several clocks."),
     ] = None,
     replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
+    horizon: agent_options.Reach = None,
+    no_replan_on: agent_options.Never = None,
+    replan_every: agent_options.Every = None,
+    max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
+    max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
     clock: clocks.Rates = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -48,11 +53,12 @@ def compare(
     With several clocks each is played into a run directory of its own, OUT/clock-RATE, and OUT gets clock.json, clock.md and
     clock.png.
     """
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
-    loop = make_loop(choose_suite(suite, env), backends, episodes, seed)
+    loop = make_loop(choose_suite(suite, env), backends, episodes, seed, agent=agent)
     by_rate = clocks.make_clocks(clock, clock_source)
     several = len(by_rate) > 1
-    directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}{clocks.suffix(by_rate)}"
+    directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}{agent.suffix}{clocks.suffix(by_rate)}"
     prompts = (0 if several else 60) if replay_prompts is None else replay_prompts
     comparison = Comparison("compare", loop, directory, where, prompts, replay_tokens)
     if several:

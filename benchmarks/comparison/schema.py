@@ -61,15 +61,6 @@ class BudgetSummary(_Part):
     """Share of them that stayed within the budget, 0 to 1."""
 
 
-class ClockSummary(_Part):
-    """What thinking cost where the world does not wait for the planner."""
-
-    seconds: TimeSpread
-    """Seconds of thinking that the clock counted per replan."""
-    steps_share: float
-    """Share of all environment steps that passed while the planner thought, 0 to 1."""
-
-
 class LengthSpread(_Part):
     """Quantiles of a plan's length."""
 
@@ -143,6 +134,15 @@ class ReplanSummary(_Part):
     """Number of planner calls at which plans were forbidden, because they had been tried and changed nothing."""
 
 
+class ClockSummary(_Part):
+    """What thinking cost where the world does not wait for the planner."""
+
+    seconds: TimeSpread
+    """Seconds of thinking that the clock counted per replan."""
+    steps_share: float
+    """Share of all environment steps that passed while the planner thought, 0 to 1."""
+
+
 class BackendSummary(_Part):
     """One backend in the closed loop."""
 
@@ -181,12 +181,12 @@ class BackendSummary(_Part):
     """Episodes and success by gymnasium id."""
     budget: BudgetSummary | None = None
     """Share of replans within the latency budget; ``None`` for a backend without one."""
-    clock: ClockSummary | None = None
-    """What thinking cost; ``None`` where the world waits."""
     final_share: float | None = None
     """Share of the prompt's tokens that enter the last layer, mean over replans, 0 to 1; ``None`` without layers, in old files."""
     replans: ReplanSummary | None = None
     """Why it replanned and what its plans were like; ``None`` in old files, and for old records, which do not hold the plans."""
+    clock: ClockSummary | None = None
+    """What thinking cost; ``None`` where the world waits."""
 
 
 class PairedSummary(_Part):

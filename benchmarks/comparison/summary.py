@@ -102,9 +102,9 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
         budget=_budget([call for call in calls if call.parse_error is None]),
-        clock=_clock(episodes, calls),
         final_share=metrics.mean([made.layer_tokens[-1] / made.prompt_tokens for made in layered if made.prompt_tokens]),
         replans=summarize_replans(played.by_episode()),
+        clock=_clock(episodes, calls),
     )
 
 

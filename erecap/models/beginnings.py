@@ -80,8 +80,8 @@ class AvoidedBeginnings:
 
     - Where the last line has two words (``goto kitchen``), the fork is before the second, so that another room or thing is named. A
       number behind them belongs to them, and of it only the last digit: ``goto room 13`` may replace ``goto room 12``.
-    - Elsewhere (``explore``, ``pickup red ball in kitchen``) the fork is before the last line, so that another skill is chosen. With
-      a fork before its last word the bundled planner names the same ball in rooms where it is not (``docs/lab-notes.md``).
+    - Elsewhere (``explore``, ``pickup red ball in kitchen``) the fork is before the last line, so that another skill is chosen.
+      With a fork before its last word the bundled planner names the same ball in rooms where it is not (``docs/lab-notes.md``).
 
     Banned is every token with which the answer would go past the fork along the avoided lines. Pieces of a word are banned too
     (`` kit`` for `` kitchen``), because a model spells a word in other tokens where its usual token is banned. So the rule forbids
@@ -89,8 +89,8 @@ class AvoidedBeginnings:
     ball``.
 
     Texts are compared, not tokens. Upper and lower case, white space, blank lines, and bullets or numbers before a line make no
-    difference, and tokens that hold a line break are known. Of several avoided texts each bans its own tokens. A token that ends the
-    answer is never banned, so there is always a token left. Lines that follow reasoning (``<think>``) are not recognized.
+    difference, and tokens that hold a line break are known. Of several avoided texts each bans its own tokens. A token that ends
+    the answer is never banned, so there is always a token left. Lines that follow reasoning (``<think>``) are not recognized.
 
     Parameters
     ----------
