@@ -80,6 +80,7 @@ PUBLIC = {
     "agents": {
         "AgentConfig",
         "Call",
+        "Clock",
         "EpisodeJob",
         "EpisodeRecord",
         "ExpertBackend",
