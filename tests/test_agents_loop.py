@@ -1,16 +1,20 @@
 """The loop: when it replans, what it feeds back, how an episode ends, and what it records."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents.expert_backend import ExpertBackend
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, Episode, WorldBackend, run_episode
 from agents.records import RECORD, EpisodeRecord, StepRecord
+from agents.repeats import Repeats
 from envs import DisturbanceRates, make_env
 from planner import Entry, Generation, History, PromptTooLongError, ReplanPolicy, build_prompt
 
@@ -111,7 +115,7 @@ def test_failures_can_be_left_to_the_end_of_the_plan(players):
 def test_a_reached_subgoal_ends_its_plan(players, household):
     env_id = household(rows=1, cols=2, disturbances=rates(), tour=2, kinds=("bring",))
     run = players.play(env_id, players.Script(*["explore\ngoto hall\ndrop"] * 9), max_replans=4)
-    changed = next(i for i, call in enumerate(run.calls) if call.reason == "goal_changed")
+    changed = next(i for i, call in enumerate(run.calls) if call.reason == "subgoal_reached")
     before, after = run.observations[changed - 1], run.observations[changed]
     assert before.partition("Goal: ")[2] != after.partition("Goal: ")[2]
 
@@ -127,7 +131,7 @@ def test_a_surprise_that_matters_to_the_plan(players):
     assert episode.state().surprised
     episode.replan("surprise")
     assert not episode.state().surprised
-    episode.world.belief.surprises.add(episode.planned_for.split(" ", 1)[1])
+    episode.world.belief.surprises.add(episode.planned.goal.split(" ", 1)[1])
     assert episode.state().surprised
     episode.plan.clear()
     assert not episode.state().surprised, "without a plan there is nothing to contradict"
@@ -218,9 +222,10 @@ def test_a_planner_that_goes_round_in_circles_is_told(players):
     backend = players.Script(*["drop"] * 6)
     run = players.play(QUIET, backend, max_replans=8)
     said = [(r.index, r.text) for r in run.transcript if r.entry == "feedback"]
-    told = "Nothing has changed: {} times this plan led back to the same observation: drop. Plan something else."
-    assert [text for _, text in said] == [told.format(times) for times in (3, 4, 5)]
-    assert {run.transcript[index + 1].entry for index, _ in said} == {"observation"}
+    told = "Nothing has changed since this was tried: drop ({})."
+    assert [text for _, text in said] == [told.format(times) for times in ("once", *["twice"] * 4)]
+    assert {(run.transcript[index - 1].entry, run.transcript[index + 1].entry) for index, _ in said} == {("observation", "plan")}
+    assert [call.forbidden for call in run.calls] == [0, 0, 1, 1, 1, 1, 1, 1]
     for shorter, longer in pairwise(backend.prompts):
         assert [s.text for s in longer.segments[: len(shorter.segments)]] == [s.text for s in shorter.segments]
 
@@ -229,6 +234,42 @@ def test_a_planner_that_gets_on_is_told_nothing(players):
     run = players.play(QUIET, seed=1)
     assert run.end.success
     assert not any(r.entry == "feedback" for r in run.transcript)
+    assert not any(call.forbidden for call in run.calls)
+
+
+class Stubborn:
+    """Always gives the same answer; keeps what it was told to avoid."""
+
+    def __init__(self, text):
+        self.text, self.avoid = text, []
+
+    def generate(self, prompt, sampling, on_line=None):
+        self.avoid.append(sampling.avoid)
+        return Generation(text=self.text)
+
+
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_the_third_time_the_lines_that_were_tried_are_forbidden(players, horizon):
+    backend = Stubborn("drop\nexplore\nexplore")
+    players.play(QUIET, backend, max_replans=4, horizon=horizon)
+    assert backend.avoid == [(), (), ("drop",), ("drop",)], "the lines behind the failure were not tried"
+
+
+def test_an_answer_that_cannot_be_read_is_forbidden_up_to_its_bad_line(players):
+    backend = Stubborn("explore\nfly away\ndrop")
+    players.play(QUIET, backend, max_replans=4)
+    assert backend.avoid == [(), (), ("explore\nfly away",), ("explore\nfly away",)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["drop", "explore", "drop\nexplore"])), max_size=12))
+def test_plans_are_forbidden_only_in_the_state_in_which_they_were_tried_twice(tried):
+    repeats = Repeats()
+    for state, plan in tried:
+        repeats.note(state, plan)
+    for state in range(3):
+        counts = Counter(plan for where, plan in tried if where == state)
+        assert set(repeats.forbidden(state)) == {plan for plan, times in counts.items() if times >= 2}
+        assert (repeats.advice(state) is None) == (not counts)
 
 
 # ---- plans that cannot be read -------------------------------------------------------------------------------------------------

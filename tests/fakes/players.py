@@ -75,11 +75,17 @@ class Run:
 
 
 def play(
-    env_id: str, backend: Any = None, seed: int = 0, verbosity: Any = "terse", max_steps: int | None = None, **config: Any
+    env_id: str,
+    backend: Any = None,
+    seed: int = 0,
+    verbosity: Any = "terse",
+    max_steps: int | None = None,
+    horizon: Any = "subgoal",
+    **config: Any,
 ) -> Run:
     """One episode (of the expert by default)."""
     records: list[Record] = []
-    job = EpisodeJob("test", env_id, seed, verbosity, max_steps)
+    job = EpisodeJob("test", env_id, seed, verbosity, max_steps, horizon)
     end = run_episode(job, backend or ExpertBackend(), AgentConfig(**config), records.append)
     return Run(end, records)
 
