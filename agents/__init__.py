@@ -1,6 +1,7 @@
 """Agents: the loop that observes, replans and acts, the worlds it plays in, and what it records."""
 
 import envs  # noqa: F401  # isort: split  # first, so that the packages below it are imported without their banners
+from agents.clock import Clock
 from agents.expert_backend import ExpertBackend
 from agents.families import FAMILIES, Family, make_world, register_family
 from agents.job import EpisodeJob
@@ -17,6 +18,7 @@ __all__ = [
     "OK",
     "AgentConfig",
     "Call",
+    "Clock",
     "EpisodeJob",
     "EpisodeRecord",
     "ExpertBackend",

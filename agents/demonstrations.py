@@ -5,13 +5,14 @@ in the same state of the world. A played plan that differs from the expert's sta
 label. The expert's plan also becomes a sample of its own: the history up to there, then this plan.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from agents.expert_backend import ExpertBackend
 from agents.gridworld.noise import disturbed_plan
+from agents.gridworld.task_plan import is_forbidden
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
@@ -64,17 +65,24 @@ class Labeller:
     """Probability of playing the student's plan, 0 to 1."""
     noise: float = 0.0
     """Probability of playing the expert's plan with a mistake in it, 0 to 1. Only gridworlds have such mistakes."""
+    stubbornness: float = 0.0
+    """Probability of playing a mistaken plan again where it has changed nothing, 0 to 1."""
     labels: list[str] = field(default_factory=list)
     """The expert's plan of every replan so far."""
+    mistake: tuple[Hashable, str] = (None, "")
+    """The last mistaken plan, after the state of the world in which it was made."""
 
     def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Note the expert's plan; return it, the student's plan, or the expert's with a mistake in it."""
         label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
-        draw = self.rng.random()
+        draw, state, (mistaken_in, mistake) = self.rng.random(), world.state(), self.mistake
+        if mistake and state == mistaken_in and not is_forbidden(mistake, sampling.avoid) and self.rng.random() < self.stubbornness:
+            return Generation(text=mistake)
         if draw < self.noise:
             assert isinstance(world, GridWorld), "noise is made of rooms and things"
-            return Generation(text=disturbed_plan(self.rng, world.belief, label.text))
+            self.mistake = (state, disturbed_plan(self.rng, world.belief, label.text))
+            return Generation(text=self.mistake[1])
         if self.student is not None and draw < self.noise + self.share:
             return self.student.generate(prompt, sampling, on_line)
         return label

@@ -22,6 +22,7 @@ from planner import (
     ReplanReason,
     Sampling,
     build_prompt,
+    cut_note,
 )
 from planner.history import EntryKind
 
@@ -38,6 +39,16 @@ class _Request:
     """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
     rest: tuple[str, ...] = ()
     """What is left of the plan before it."""
+
+
+@dataclass(frozen=True)
+class _Thought:
+    """What the clock counted for one planner call."""
+
+    seconds: float | None = None
+    """Seconds of thinking; ``None`` where the world waits."""
+    steps: int = 0
+    """Environment steps that passed. Fewer than the seconds ask for where the episode ended meanwhile."""
 
 
 @dataclass
@@ -80,6 +91,10 @@ class Episode:
     """Whether a line was interrupted because the goal changed, since the last replan."""
     env_steps: int = 0
     """Environment steps so far."""
+    thinking_steps: int = 0
+    """Those of them that passed while the planner thought."""
+    clock_rest: float = 0.0
+    """Fraction of an environment step that the clock carries over to the next planner call."""
     replans: int = 0
     """Planner calls so far."""
     skills: int = 0
@@ -121,6 +136,9 @@ class Episode:
 
     def _ask_again(self, error: PlanParseError, request: _Request) -> None:
         """Ask once more, if policy and limit of replans allow it. Where no plan can be read, one environment step passes."""
+        if self.end is not None:  # the episode ended while the planner thought
+            self.plan = []
+            return
         try:
             if self.replans >= self.config.max_replans or not self.config.policy.on_parse_error:
                 raise error
@@ -156,6 +174,9 @@ class Episode:
         generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
         backend_s = time.perf_counter() - asked
         self._append("plan", generation.text if generation.text.strip() else "(empty)")
+        cut = cut_note(generation)
+        if cut is not None:
+            self._append("feedback", f"{cut.capitalize()}.")
         error: PlanParseError | None = None
         calls: list[Call] = []
         try:
@@ -166,11 +187,28 @@ class Episode:
             self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: caught.line]))
         own_s = time.perf_counter() - request.begin - backend_s
         plan = None if error is not None else tuple(call.text for call in calls)
-        self._record_call(request, entries, generation, backend_s, own_s, error, plan, len(avoid))
+        thought = self._let_time_pass(generation, own_s + backend_s)
+        self._record_call(request, entries, generation, backend_s, own_s, error, plan, len(avoid), thought)
         self.replans += 1
         if error is not None:
             raise error
         return calls
+
+    def _let_time_pass(self, generation: Generation, replan_s: float) -> _Thought:
+        """Let the world make the steps that one planner call costs, or fewer if the episode ends.
+
+        A backend that plans from the world, such as the expert, thinks for 0 seconds.
+        """
+        clock = self.config.clock
+        if clock is None:
+            return _Thought()
+        seconds = 0.0 if isinstance(self.backend, WorldBackend) else clock.count(generation, replan_s)
+        due, self.clock_rest = clock.steps(seconds, self.clock_rest)
+        before, self.caption = self.env_steps, "thinking"
+        while self.end is None and self.env_steps - before < due:
+            self._take(self.world.idle())
+        self.thinking_steps += self.env_steps - before
+        return _Thought(seconds, self.env_steps - before)
 
     def _generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if isinstance(self.backend, WorldBackend):
@@ -256,12 +294,13 @@ class Episode:
         error: PlanParseError | None,
         plan: tuple[str, ...] | None,
         forbidden: int,
+        thought: _Thought,
     ) -> None:
         self.sink(
             PlannerCall(
                 **self.key,
                 replan=self.replans,
-                env_step=self.env_steps,
+                env_step=self.env_steps - thought.steps,
                 reason=request.reason,
                 history_entries=entries,
                 generation=made,
@@ -273,6 +312,8 @@ class Episode:
                 plan=plan,
                 rest=request.rest,
                 forbidden=forbidden,
+                clock_s=thought.seconds,
+                clock_steps=thought.steps,
             )
         )
 
@@ -308,6 +349,7 @@ class Episode:
             reward=self.reward,
             end=end,
             wall_s=wall_s,
+            thinking_steps=self.thinking_steps,
             system=self.world.system,
         )
 

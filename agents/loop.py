@@ -1,6 +1,7 @@
 """The agent's loop: observe, replan when the policy says so, carry out the plan line by line, record.
 
-One path for every backend and every world. What happens in the world depends on the agent's actions, never on how long it thought.
+One path for every backend and every world. What happens in the world depends on the agent's actions; with a clock
+(``AgentConfig.clock``) also on how long it thought.
 """
 
 import time
@@ -69,7 +70,10 @@ def _play(episode: Episode) -> End:
         if reason is not None and episode.replans >= episode.config.max_replans:
             episode.end = "replan_limit"
         elif reason is not None:
+            thought = episode.thinking_steps
             _replan(episode, reason)
+            if episode.thinking_steps > thought:
+                continue  # the world has moved on: ask the policy again before the first line of the plan
         elif not episode.plan:
             episode.end = "plan_end"
         if episode.plan and episode.end is None:

@@ -1,12 +1,13 @@
 """Settings and callbacks of the loop, and the protocol of backends that plan from the world."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.clock import Clock
 from agents.records import Record
 from agents.world import Progress, Scene, World
 from planner import Generation, LineCallback, Prompt, ReplanPolicy, Sampling
@@ -71,3 +72,5 @@ class AgentConfig:
     """How the planner decodes."""
     max_replans: int = 60
     """Planner calls after which the episode ends; asking again for a plan that could not be read counts."""
+    clock: Clock | None = field(default=None, repr=False)
+    """Lets environment steps pass while the planner thinks; ``None`` for a world that waits. Run directories describe it apart."""

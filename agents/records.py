@@ -112,7 +112,7 @@ class StepRecord(_Upgraded):
     place: str | None
     """Where the agent was at its end; ``None`` where the world has no places."""
     disturbances: list[str]
-    """What happened without the agent's doing in these steps, and before them while no plan could be read."""
+    """What happened without the agent's doing in these steps, and before them while it thought or no plan could be read."""
     subgoals_done: int
     """Subgoals reached at its end."""
     subgoals_total: int
@@ -130,7 +130,7 @@ class EpisodeRecord(Record):
     subgoals_total: int
     """Subgoals of the task."""
     env_steps: int
-    """Environment steps taken."""
+    """Environment steps taken, those of ``thinking_steps`` included."""
     max_steps: int
     """Environment steps allowed."""
     replans: int
@@ -145,6 +145,8 @@ class EpisodeRecord(Record):
     """Why it ended."""
     wall_s: float
     """Seconds that the episode took."""
+    thinking_steps: int = 0
+    """Environment steps that passed while the planner thought; 0 where the world waits for it."""
     system: str | None = None
     """System text of its prompts; ``None`` in records of the first form, whose text was ``planner.system_text()``."""
     digest: str | None = None

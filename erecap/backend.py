@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from erecap.backend_options import (
@@ -27,11 +28,12 @@ from erecap.calibration.chooser import UNPRUNED, BudgetChooser, ChosenSchedule
 from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.thresholds import read_calibration
 from erecap.distributed.tensor_parallel import ranks_of
-from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.decode import DecodeOptions, TokenBan, banned, decode
 from erecap.engine.prefill import prefill
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
 from erecap.models.architecture import ContextLengthError, check_config, check_length
+from erecap.models.beginnings import AvoidedBeginnings, Vocabulary
 from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
 from erecap.models.kv_cache import cache_bytes
 from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
@@ -147,6 +149,14 @@ class _LocalBackend(ABC):
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
         return encode_prompt(self.chat, prompt)
 
+    def _ban(self, sampling: Sampling) -> TokenBan | None:
+        """Make the ban of the beginnings that the answer must not have; ``None`` where there are none."""
+        return AvoidedBeginnings(sampling.avoid, self.chat.decode, self._vocabulary) if sampling.avoid else None
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.chat.token_texts()[: self.loaded.model.config.vocab_size])
+
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
         """Prefill and decode; hand each token to ``answer``."""
@@ -187,7 +197,12 @@ class EngineBackend(_LocalBackend):
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
         chosen = self._choose(tokenized)
         options = DecodeOptions(
-            sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos
+            sampling.max_new_tokens,
+            sampling.temperature,
+            sampling.seed,
+            self.loaded.eos_ids,
+            sampling.ignore_eos,
+            self._ban(sampling),
         )
         start = prefill(self.loaded.model, tokenized, chosen.schedule, chosen.selector)
         for (token,) in decode(self.loaded.model, start, options):
@@ -205,7 +220,11 @@ class HFGenerateBackend(_LocalBackend):
         with torch.random.fork_rng(gpus):  # generate draws from the global generator
             torch.manual_seed(sampling.seed)
             output: Any = self.loaded.model.generate(  # type: ignore[operator]
-                ids, attention_mask=torch.ones_like(ids), generation_config=self._config(sampling), streamer=_TokenStreamer(answer)
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._config(sampling),
+                streamer=_TokenStreamer(answer),
+                logits_processor=self._processors(sampling, len(tokenized)),
             )
         layers = self.loaded.model.config.num_hidden_layers
         kv_bytes = self._prompt_kv_bytes(output, len(tokenized)) * ranks_of(self.loaded.model)
@@ -229,11 +248,26 @@ class HFGenerateBackend(_LocalBackend):
             **draws,
         )
 
+    def _processors(self, sampling: Sampling, prompt_tokens: int) -> LogitsProcessorList:
+        ban = self._ban(sampling)
+        return LogitsProcessorList([] if ban is None else [_BanProcessor(ban, prompt_tokens)])
+
     @staticmethod
     def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
         """Count the bytes of the cache after prefill: all layers have one length, so this is the prompt's share of the whole."""
         held = output["cache"] if "cache" in output else output["past_key_values"]  # the name up to transformers 5.24
         return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
+
+
+class _BanProcessor(LogitsProcessor):
+    """A ban of tokens in stock ``generate``; answers begin after ``prompt_tokens`` tokens."""
+
+    def __init__(self, ban: TokenBan, prompt_tokens: int) -> None:
+        self._ban, self._prompt_tokens = ban, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Mask ``scores``, float ``(batch, vocab)``, by the tokens so far, int64 ``(batch, n)``."""
+        return banned(scores, [self._ban(row) for row in input_ids[:, self._prompt_tokens :].tolist()])
 
 
 class _TokenStreamer(BaseStreamer):

@@ -1,6 +1,6 @@
 """The planner: history, prompt, plans, when to replan, and the protocol of its backends. Standard library only."""
 
-from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
+from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling, cut_note
 from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
@@ -36,6 +36,7 @@ __all__ = [
     "SkillSpec",
     "Trim",
     "build_prompt",
+    "cut_note",
     "parse_plan",
     "parse_skill",
     "system_text",

@@ -21,7 +21,7 @@ class PromptTooLongError(ValueError):
 class Sampling:
     """How to decode an answer. Raises ``ValueError`` for a value out of range."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 256
     """Most tokens to decode, at least 1."""
     temperature: float = 0.0
     """Temperature of the softmax that tokens are drawn from, at least 0; 0 is greedy decoding."""
@@ -30,7 +30,8 @@ class Sampling:
     ignore_eos: bool = False
     """Whether to decode exactly ``max_new_tokens``, past any end-of-sequence token, so that timings compare equal work."""
     avoid: tuple[str, ...] = ()
-    """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing."""
+    """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing. A backend that cannot ban
+    tokens leaves them out."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -109,6 +110,14 @@ class Generation:
     def dropped_tokens(self) -> int:
         """Number of prompt tokens that did not enter the last layer."""
         return self.prompt_tokens - self.layer_tokens[-1] if self.layer_tokens else 0
+
+
+def cut_note(generation: Generation) -> str | None:
+    """Say that an answer was cut and what of it counts, for the planner to read; ``None`` for an answer that was not cut."""
+    if not generation.truncated:
+        return None
+    left = "its last line was left out" if generation.complete_text.strip() else "before its first line was complete"
+    return f"the answer was cut after {generation.new_tokens} tokens, {left}: write a shorter plan and nothing else"
 
 
 @runtime_checkable

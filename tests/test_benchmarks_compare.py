@@ -121,6 +121,7 @@ def test_the_expert_plays_first_and_everything_is_written(run, tmp_path):
         "replan_latency.png",
         "prompt_tokens.png",
         "latency_by_length.png",
+        "replan_reasons.png",
     }
     assert Summary.model_validate_json((tmp_path / "summary.json").read_text()) == summary
     assert summary.complete

@@ -14,7 +14,7 @@ from erecap.distributed import ranks
 from erecap.distributed.ranks import joined
 from planner import Generation, Prompt, PromptTooLongError, Sampling, Segment
 
-PROMPT, SAMPLING = Prompt((Segment("user", "go"),)), Sampling()
+PROMPT, SAMPLING = Prompt((Segment("user", "go"),)), Sampling(avoid=("goto kitchen\nexplore",))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ class Loaded:
         self.spec, self.asked = spec, []
 
     def generate(self, prompt, sampling, on_line=None):
-        self.asked.append(prompt)
+        self.asked.append(sampling)
         if self.spec == "short":
             raise PromptTooLongError("too long")
         return Generation(f"plan of {self.spec}")
@@ -98,7 +98,7 @@ def planned(kind):
     with joined() as own:
         if not own.leads:
             follow(own, make)
-            return [(type(backend).__name__, len(getattr(backend, "asked", []))) for backend in made]
+            return [(type(backend).__name__, getattr(backend, "asked", [])) for backend in made]
         leader = Leader(own, make)
         first = leader("first")
         answers = [first.generate(PROMPT, SAMPLING).text for _ in range(2)]
@@ -119,7 +119,7 @@ def planned(kind):
 def test_the_others_make_and_ask_what_rank_0_does(fake, tmp_path):
     first, second = fake("two_ranks").run_on_ranks(planned, "ended", folder=tmp_path)
     assert first.value == ["plan of first", "plan of first", "too long", "plan"], first.err
-    assert second.value == [("Loaded", 2), ("Loaded", 1), ("Plain", 0)], second.err
+    assert second.value == [("Loaded", [SAMPLING] * 2), ("Loaded", [SAMPLING]), ("Plain", [])], second.err
 
 
 def test_the_others_leave_when_rank_0_was_interrupted(fake, tmp_path, monkeypatch):

@@ -10,10 +10,13 @@ from rich.console import Console
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from benchmarks.backends.registry import BackendFactory
+from benchmarks.comparison.replans import REASONS
 from benchmarks.comparison.replay import Measured, ReplayRow
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import mebibytes, pipes, seconds
 from benchmarks.reports.plots import per_bin, per_value, png, write_plots
+from benchmarks.reports.reason_bars import write_reason_bars
+from benchmarks.reports.replan_table import REASON_HEADERS, replan_markdown, replan_table
 from benchmarks.reports.table import COLUMNS, environments_table, paired_differences, summary_markdown, summary_table
 from benchmarks.runs.gif import record_gif
 
@@ -60,6 +63,24 @@ PAIRED = PairedSummary(
 def summary(**figures):
     backends = {"baseline": backend(**figures), "erecap?keep=0.7": backend(**figures)}
     return Summary(suite="s", seed=0, complete=True, reference="baseline", backends=backends, paired={"erecap?keep=0.7": PAIRED})
+
+
+LENGTH = {"p50": 8, "p90": 12.5, "max": 20}
+NO_LENGTH = {"p50": None, "p90": None, "max": None}
+REPLANS = {
+    "horizon": "task",
+    "reasons": {"start": 0.1, "failure": 0.3, "surprise": 0.2, "goal_changed": 0.0, "plan_end": 0.4},
+    "forced": 0.556,
+    "plan_lines": LENGTH,
+    "plan_tokens": NO_LENGTH,
+    "reuse": None,
+    "recovery": {"replans": 7, "recovered": 0.857, "replans_p50": 2, "env_steps_p50": 31},
+    "decode_share": None,
+    "last_prompt_p50": None,
+    "last_prompt_long": None,
+    "repeated": 0.05,
+    "forbidden": 0,
+}
 
 
 def text(renderable):
@@ -120,6 +141,34 @@ def test_budgets_have_a_column_only_where_there_are_any():
     assert "within budget (predicted)" in text(summary_table(mixed))
     cells = [line.split(" | ")[-1] for line in summary_markdown(mixed).splitlines() if line.startswith(("| a", "| b"))]
     assert cells[-2:] == ["- |", "75% (100%) |"]
+
+
+def test_the_table_about_replanning_shows_the_reasons_that_occurred():
+    shown = [" ".join(line.split()) for line in text(replan_table(summary(replans=REPLANS))).splitlines()]
+    assert "replanning start failure surprise end forced plan lines plan tokens reused recovered repeated decode" in shown
+    assert "baseline 10% 30% 20% 40% 56% 8 / 12 - - 86% 5% -" in shown
+    cells = "| baseline | 10% | 30% | 20% | 40% | 56% | 8 / 12 | - | - | 86% | 5% | - |"
+    assert cells in summary_markdown(summary(replans=REPLANS))
+
+
+def test_backends_without_figures_about_replanning_have_no_row_and_no_bar(tmp_path):
+    """Theirs are old records, which do not hold the plans."""
+    mixed = summary()
+    mixed = mixed.model_copy(update={"backends": mixed.backends | {"new": backend(replans=REPLANS)}})
+    assert [line.split(" | ")[0] for line in replan_markdown(mixed).splitlines()[2:3]] == ["| new"]
+    assert replan_table(summary()) is None
+    assert replan_markdown(summary()) == ""
+    assert write_reason_bars(summary(), tmp_path) == []
+
+
+def test_every_reason_has_a_header_and_the_bars_are_drawn(tmp_path):
+    assert tuple(REASON_HEADERS) == REASONS
+    every = REPLANS | {"reasons": dict.fromkeys(REASONS, 1 / len(REASONS))}
+    for number, replans in enumerate((REPLANS, every)):
+        folder = tmp_path / str(number)
+        assert write_reason_bars(summary(replans=replans), folder) == [folder / "replan_reasons.png"]
+        with Image.open(folder / "replan_reasons.png") as picture:
+            assert picture.width > 800
 
 
 def test_success_by_environment_is_shown_for_several():

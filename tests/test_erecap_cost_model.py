@@ -40,6 +40,25 @@ def test_an_answer_reads_what_is_cached_and_what_it_adds():
     assert decode_work((10, 6), 1) == (0, 0)
 
 
+def test_an_answer_is_charged_for_its_own_length():
+    assert TRUE.decode_s((10, 6), 4) == pytest.approx(3 * TRUE.step_s + 60 * TRUE.per_cached_s)
+    assert TRUE.replan_s((10, 6), 16) == TRUE.replan_s((10, 6))
+    assert TRUE.decode_s((10, 6), 1) == 0
+
+
+def test_a_file_says_where_its_prices_come_from(tmp_path):
+    replace(TRUE, basis="PREDICTED from rates").save(tmp_path / "cost.json")
+    assert CostModel.load(tmp_path / "cost.json").basis == "PREDICTED from rates"
+    TRUE.save(tmp_path / "cost.json")
+    content = json.loads((tmp_path / "cost.json").read_text())
+    del content["basis"], content["checksum"]
+    (tmp_path / "cost.json").write_text(json.dumps(content))
+    assert CostModel.load(tmp_path / "cost.json").basis == "measured", "as in files of before"
+    (tmp_path / "cost.json").write_text(json.dumps(content | {"basis": 3}))
+    with pytest.raises(ValueError, match="basis=3"):
+        CostModel.load(tmp_path / "cost.json")
+
+
 def test_a_fit_finds_the_prices_that_were_paid():
     fitted = fit_cost_model(SETTING, 16, FIT, [measurement(2000, 0.55)])
     for name in ("overhead_s", "per_token_s", "per_pair_s", "per_stage_s", "per_scored_s", "step_s", "per_cached_s"):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import BackendSpec, Generation, LoopState, PlannerBackend, ReplanPolicy, Sampling
+from planner.backend import cut_note
 
 QUIET = {
     "started": True,
@@ -114,6 +115,23 @@ def test_what_a_generation_says_of_itself():
 def test_a_generation_without_layers_has_dropped_nothing():
     made = Generation("explore", prompt_tokens=100, new_tokens=1, decode_s=2.0)
     assert (made.kept_share, made.dropped_tokens, made.tpot_s) == (1.0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "readable", "note"),
+    [
+        ("First I think about where the", "", "cut after 9 tokens, before its first line was complete"),
+        ("", "", "cut after 9 tokens, before its first line was complete"),
+        ("\n\nFirst I", "", "cut after 9 tokens, before its first line was complete"),
+        ("explore\npickup re", "explore", "cut after 9 tokens, its last line was left out"),
+        ("explore\n", "explore", "cut after 9 tokens, its last line was left out"),
+    ],
+)
+def test_an_answer_that_was_cut_says_so(text, readable, note):
+    cut = Generation(text, new_tokens=9, truncated=True)
+    assert cut.complete_text.strip() == readable
+    assert note in cut_note(cut)
+    assert cut_note(Generation(text, new_tokens=9)) is None
 
 
 def test_backends_are_told_by_their_method():

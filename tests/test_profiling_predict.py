@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from erecap.calibration.cost_model import CostModel
 from erecap.calibration.machines import named_machine
 from erecap.calibration.paper_model import ModelWork, Split
 from erecap.profiling.cli import main
+from erecap.profiling.layer_counts import tokens_by_layer
 from erecap.profiling.predict_inputs import MeasuredFile, calibrated, with_rates
 from erecap.profiling.predict_profile import choose_splits
 from erecap.profiling.results import read_result
@@ -161,6 +163,8 @@ def test_splits_follow_the_heads():
         (("--gpus", "8", "--parallel", "tensor"), "do not divide by 8 devices"),
         (("--parallel", "sideways"), "--parallel sideways is not known"),
         (("--gpus", "1"), "takes at least 2"),
+        (("--captured",), "add --cost-out FILE"),
+        (("--cost-out", "cost.json"), "at least two prompt lengths"),
         (("--shape", "nano", "--calibrate", str(RESULTS / "nvidia-h200" / "prefill.json")), "28 layers"),
         (("--calibrate", str(RESULTS / "nvidia-h200" / "memory.json")), "is a result of 'memory'"),
         (("--rates", "nothing.json"), "cannot be read"),
@@ -169,6 +173,24 @@ def test_splits_follow_the_heads():
 def test_bad_input_is_an_error_with_its_remedy(arguments, message, tmp_path, capsys):
     assert main(["predict", *arguments, "--lengths", "64", "--out", str(tmp_path / "p.json")]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_cost_model_gives_the_predictions_back(captured, tmp_path, capsys):
+    options = ["--captured"] if captured else []
+    content = predict(
+        tmp_path, "--lengths", "1024,2048,4096,8192", "--keeps", "0.7", "--cost-out", tmp_path / "cost.json", *options
+    )
+    cost = CostModel.load(tmp_path / "cost.json")
+    assert cost.basis.startswith("PREDICTED, not measured, for one NVIDIA H200")
+    assert "PREDICTED, not measured" in capsys.readouterr().out
+    assert (cost.setting.model.name, cost.setting.model.num_layers, cost.setting.dtype) == ("qwen2-7b", 28, "bfloat16")
+    tpot_name = "predicted_captured_tpot_ms" if captured else "predicted_tpot_ms"
+    for point in content["points"]:
+        if point["devices"] == 1:
+            tokens = tokens_by_layer(point["prompt_tokens"], point["keep"], 28)
+            assert cost.prefill_s(tokens) == pytest.approx(point["predicted_ttft_ms"] / 1e3, rel=0.15)
+            assert cost.decode_s(tokens, 101) / 100 == pytest.approx(point[tpot_name] / 1e3, rel=0.05)
 
 
 def test_units():

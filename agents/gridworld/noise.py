@@ -6,12 +6,14 @@ from agents.gridworld.belief import Belief
 
 
 def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
-    """Make a mistake in ``plan``: cut it short, name the wrong room or thing, or replace it by one skill that does not help."""
+    """Make a mistake in ``plan``: cut it, name the wrong room or thing, leave a line out, or do something that does not help."""
     lines = plan.splitlines()
     rooms = [belief.room_names[room] for room in belief.known_rooms()]
     things = [thing.name for thing in belief.things.values()] or ["red ball"]
     room, thing = rooms[int(rng.integers(len(rooms)))], things[int(rng.integers(len(things)))]
     cut = int(rng.integers(1, len(lines) + 1))
+    at = int(rng.integers(len(lines)))
+    elsewhere = f"{lines[at].rpartition(' in ')[0]} in {room}" if " in " in lines[at] else f"goto {room}"
     ways = (
         lines[:cut],
         lines[:cut],
@@ -21,5 +23,7 @@ def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
         ["drop"],
         ["explore"],
         lines[1:] or lines,
+        [*lines[:at], elsewhere, *lines[at + 1 :]],
+        [*lines[:at], *lines[at + 1 :]] or lines,
     )
     return "\n".join(ways[int(rng.integers(len(ways)))])

@@ -40,14 +40,15 @@ def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid:
     """
     goal = goals[0] if goals else ""
     plan = task_plan(belief, goals) if horizon == "task" else expert_plan(belief, goal)
-    if not _is_forbidden(plan, avoid):
+    if not is_forbidden(plan, avoid):
         return plan
     others = other_plans(belief, goal)
-    free = [other for other in others if not _is_forbidden(other, avoid)]
+    free = [other for other in others if not is_forbidden(other, avoid)]
     return free[0] if free else others[len(avoid) % len(others)] if others else plan
 
 
-def _is_forbidden(plan: str, avoid: Collection[str]) -> bool:
+def is_forbidden(plan: str, avoid: Collection[str]) -> bool:
+    """Tell whether a plan begins with one of these texts, which are whole lines."""
     return any(f"{plan}\n".startswith(f"{beginning}\n") for beginning in avoid)
 
 

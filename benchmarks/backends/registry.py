@@ -28,7 +28,8 @@ def _engine(spec: BackendSpec) -> PlannerBackend:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run draws its own progress bars
     backend = make_backend(spec)
-    backend.generate(_WARM_UP, Sampling(max_new_tokens=2))  # warm-up: the first call in a process is slow
+    # warm-up: the first call in a process is slow, and so is the first that avoids something, which indexes the vocabulary
+    backend.generate(_WARM_UP, Sampling(max_new_tokens=2, avoid=("done",)))
     return backend
 
 

@@ -14,8 +14,10 @@ from benchmarks.commands.compare import compare
 from benchmarks.commands.doctor import doctor
 from benchmarks.commands.listings import backends, suites
 from benchmarks.commands.profile import profile
+from benchmarks.commands.results_page import results as results_command
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
+from benchmarks.commands.stages import stages
 from benchmarks.commands.train_planner import train_planner_command
 from benchmarks.commands.train_pruner import train_pruner_command
 
@@ -23,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "run": run,
     "compare": compare,
     "ablate": ablate,
+    "results": results_command,
     "profile": profile,
     "doctor": doctor,
     "calibrate": calibrate,
@@ -31,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train-planner": train_planner_command,
     "saliency": saliency,
     "train-pruner": train_pruner_command,
+    "stages": stages,
 }
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,6 @@
 """``erecap ablate``."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +8,8 @@ import typer
 
 from benchmarks.backends.registry import parse_specs
 from benchmarks.commands import executors
-from benchmarks.commands.results import code_of, make_results
+from benchmarks.commands.results import code_of, make_all
 from benchmarks.comparison.grid import choose_rows, comparisons
-from benchmarks.comparison.run import Comparison, Results
 from benchmarks.output.console import result_console
 from benchmarks.output.lock import OutputLock
 from benchmarks.reports.ablation import ablation_markdown, write_ablation
@@ -44,7 +42,7 @@ def ablate(
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     rows = choose_rows([name for name in suites.split(",") if name], parse_specs(backends) if backends else [], episodes)
     with OutputLock(out) as lock:
-        done, stopped = _play(comparisons(rows, out, seed, where, replay_prompts))
+        done, stopped = make_all(comparisons(rows, out, seed, where, replay_prompts))
         lock.check()
         summaries = [results.summary for results in done]
         written = write_ablation(summaries, out)
@@ -53,18 +51,3 @@ def ablate(
     typer.echo(json.dumps({"complete": complete, "files": [str(path) for path in written]}))
     if not complete:
         raise typer.Exit(code_of(done[-1].stopped or stopped))
-
-
-def _play(grid: Sequence[Comparison]) -> tuple[list[Results], KeyboardInterrupt | None]:
-    """Run the comparisons until one is incomplete. Return what there is, and what came before the last one had begun."""
-    done: list[Results] = []
-    try:
-        for comparison in grid:
-            done.append(make_results(comparison))
-            if not done[-1].summary.complete:
-                break
-    except KeyboardInterrupt as stopped:
-        if not done:
-            raise
-        return done, stopped
-    return done, None

@@ -6,13 +6,12 @@ from dataclasses import replace
 import structlog
 
 from agents.expert_backend import has_expert
-from agents.loop import AgentConfig
 from benchmarks.backends.registry import EXPERT, parse_specs
+from benchmarks.commands.agent_options import AgentOptions
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.suites import Suite, find_suite, suite_of_env
 
 DEFAULT_SUITE = "smoke"
-
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +35,14 @@ def choose_suite(suite: str | None, env: str | None) -> Suite:
     return suite_of_env(env) if env is not None else find_suite(suite or DEFAULT_SUITE)
 
 
-def make_loop(chosen: Suite, backends: str, episodes: int | None, seed: int, training_seeds: bool = False) -> ClosedLoop:
+def make_loop(
+    chosen: Suite,
+    backends: str,
+    episodes: int | None,
+    seed: int,
+    training_seeds: bool = False,
+    agent: AgentOptions = AgentOptions(),  # noqa: B008  # immutable
+) -> ClosedLoop:
     """Make the closed loop; the expert is left out, with a warning, where the environment has none.
 
     Parameters
@@ -51,9 +57,16 @@ def make_loop(chosen: Suite, backends: str, episodes: int | None, seed: int, tra
         Number of the run.
     training_seeds
         Whether to play seeds that may be trained on.
+    agent
+        How the agent plans.
+
+    Raises
+    ------
+    ValueError
+        For options that are unknown or out of range.
     """
     specs, count = tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes
-    loop = ClosedLoop(chosen, specs, count, seed, AgentConfig(), training_seeds)
+    loop = ClosedLoop(chosen, specs, count, seed, agent.config, training_seeds, horizon=agent.reach)
     return replace(loop, expert_plays=EXPERT in specs or _has_expert(loop))
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands import executors
+from benchmarks.commands import agent_options, executors
+from benchmarks.commands import clock as clocks
 from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
@@ -25,8 +26,18 @@ def compare(
     episodes: Annotated[int | None, typer.Option(help="Episodes per backend; the suite's own number by default.")] = None,
     seed: Annotated[int, typer.Option(help="Number of the run; it selects a block of held-out seeds.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/compare-SUITE-SEED by default.")] = None,
-    replay_prompts: Annotated[int, typer.Option(help="Prompts in the paired replay; 0 leaves it out.")] = 60,
+    replay_prompts: Annotated[
+        int | None,
+        typer.Option(help="Prompts in the paired replay, 60 by default; 0 leaves it out, the default for several clocks."),
+    ] = None,
     replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
+    horizon: agent_options.Reach = None,
+    no_replan_on: agent_options.Never = None,
+    replan_every: agent_options.Every = None,
+    max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
+    max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
+    clock: clocks.Rates = None,
+    clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
     address: executors.Address = None,
@@ -38,8 +49,19 @@ def compare(
 
     The run directory gets steps.jsonl, replay.jsonl, summary.json, table.md, config.json and plots. The same command continues a
     stopped run. The last line of stdout is one JSON object.
+
+    With several clocks each is played into a run directory of its own, OUT/clock-RATE, and OUT gets clock.json, clock.md and
+    clock.png.
     """
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
-    loop = make_loop(choose_suite(suite, env), backends, episodes, seed)
-    directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}"
-    print_results(make_results(Comparison("compare", loop, directory, where, replay_prompts, replay_tokens)))
+    loop = make_loop(choose_suite(suite, env), backends, episodes, seed, agent=agent)
+    by_rate = clocks.make_clocks(clock, clock_source)
+    several = len(by_rate) > 1
+    directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}{agent.suffix}{clocks.suffix(by_rate)}"
+    prompts = (0 if several else 60) if replay_prompts is None else replay_prompts
+    comparison = Comparison("compare", loop, directory, where, prompts, replay_tokens)
+    if several:
+        clocks.run_sweep(comparison, by_rate)
+    else:
+        print_results(make_results(clocks.with_only_clock(comparison, by_rate)))

@@ -5,13 +5,16 @@ from rich.table import Table
 from benchmarks.backends.descriptions import INFO, OWN
 from benchmarks.output.console import result_console
 from benchmarks.runs.suites import SUITES
+from planner import Horizon
+
+_REACH: dict[Horizon, str] = {"subgoal": "one subgoal", "task": "the task"}
 
 
 def suites() -> None:
-    """List the suites: how many episodes each has, in which environments, and what it is."""
-    table = _table("suite", "episodes", "environments", "what it is")
+    """List the suites: how many episodes each has, in which environments, how far plans reach, and what it is."""
+    table = _table("suite", "episodes", "environments", "plans for", "what it is")
     for suite in SUITES.values():
-        table.add_row(suite.name, str(suite.episodes), "\n".join(suite.env_ids), suite.summary)
+        table.add_row(suite.name, str(suite.episodes), "\n".join(suite.env_ids), _REACH[suite.horizon], suite.summary)
     console = result_console()
     console.print(table)
     console.print(

@@ -1,6 +1,7 @@
 """The part that ``erecap run`` and ``erecap compare`` share: play, write the report, print the table and one JSON line."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -12,6 +13,7 @@ from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_com
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
 from benchmarks.output.signals import exit_code
+from benchmarks.reports.replan_table import replan_table
 from benchmarks.reports.table import environments_table, paired_differences, summary_table
 from benchmarks.reports.write import TABLE_FILE, write_report
 from benchmarks.runs.progress import ComparisonProgress
@@ -41,6 +43,44 @@ def make_results(comparison: Comparison) -> Results:
     """
     factory = backend_maker(comparison.executor.threads)
     return run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker(), report=write_report)
+
+
+def make_all(
+    comparisons: Sequence[Comparison], on_results: Callable[[Results], object] = lambda results: None
+) -> tuple[list[Results], KeyboardInterrupt | None]:
+    """Run comparisons one after the other, until one is incomplete.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        The comparisons, each with its own run directory.
+    on_results : callable, optional
+        Called with the results of each, incomplete ones included.
+
+    Returns
+    -------
+    list of Results
+        What there is.
+    KeyboardInterrupt or None
+        What came before the last comparison had begun.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where it came before there was anything.
+    """
+    done: list[Results] = []
+    try:
+        for comparison in comparisons:
+            done.append(make_results(comparison))
+            on_results(done[-1])
+            if not done[-1].summary.complete:
+                break
+    except KeyboardInterrupt as stopped:
+        if not done:
+            raise
+        return done, stopped
+    return done, None
 
 
 def print_results(results: Results) -> None:
@@ -76,10 +116,9 @@ def code_of(stopped: KeyboardInterrupt | None) -> int:
 
 def _print_tables(summary: Summary) -> None:
     console = result_console()
-    console.print(summary_table(summary))
-    by_env = environments_table(summary)
-    if by_env is not None:
-        console.print(by_env)
+    for table in (summary_table(summary), replan_table(summary), environments_table(summary)):
+        if table is not None:
+            console.print(table)
     for line in paired_differences(summary):
         console.print(line, markup=False)
 

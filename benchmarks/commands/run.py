@@ -8,7 +8,8 @@ import typer
 
 from benchmarks.backends.makers import backend_maker
 from benchmarks.backends.registry import EXPERT
-from benchmarks.commands import executors
+from benchmarks.commands import agent_options, executors
+from benchmarks.commands import clock as clocks
 from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
@@ -34,6 +35,13 @@ def run(
     ] = False,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode here as a GIF.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/run-SUITE-BACKEND-SEED by default.")] = None,
+    horizon: agent_options.Reach = None,
+    no_replan_on: agent_options.Never = None,
+    replan_every: agent_options.Every = None,
+    max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
+    max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
+    clock: clocks.Rate = None,
+    clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
     address: executors.Address = None,
@@ -46,22 +54,27 @@ def run(
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     chosen = choose_suite(suite, env)
-    loop = make_loop(chosen, backend, episodes, seed, training_seeds)
+    loop = make_loop(chosen, backend, episodes, seed, training_seeds, agent)
     if len(loop.backends) != 1:
         raise ValueError(
             f"backend {','.join(loop.backends)!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several"
         )
+    by_rate = clocks.make_clocks(clock, clock_source)
+    if len(by_rate) != 1:
+        raise ValueError(f"--clock {clock!r} gives {len(by_rate)} rates: run takes one, `erecap compare` takes several")
     if gif is not None:
         check_gif(loop.jobs(EXPERT, {})[0], gif)
-    directory = (
-        out or Path("runs") / f"run-{slug(chosen.name)}-{slug(loop.backends[0])}-{'training-' if training_seeds else ''}{seed}"
-    )
-    results = make_results(Comparison("run", loop, directory, where, replay_prompts=0))
+    kind = f"{'training-' if training_seeds else ''}{seed}{agent.suffix}{clocks.suffix(by_rate)}"
+    name = f"run-{slug(chosen.name)}-{slug(loop.backends[0])}-{kind}"
+    comparison = Comparison("run", loop, out or Path("runs") / name, where, replay_prompts=0)
+    comparison = clocks.with_only_clock(comparison, by_rate)
+    results = make_results(comparison)
     print_results(results)
     if gif is not None:
-        _record(loop, results, gif)
+        _record(comparison.loop, results, gif)
 
 
 def _record(loop: ClosedLoop, results: Results, gif: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents.clock import Clock
 from agents.episode_log import EpisodeLog
 from agents.job import EpisodeJob
 from agents.loop import run_episode
@@ -30,7 +31,7 @@ from benchmarks.runs.suites import Case
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "table.md"
-REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png")
+REPORT_FILES = (TABLE_FILE, "replan_latency.png", "prompt_tokens.png", "latency_by_length.png", "replan_reasons.png")
 """Files that ``benchmarks.reports`` writes into a run directory."""
 _MAY_DIFFER = ("episodes", "backends", "executor", "workers", "replay_prompts")
 """Arguments that may change when a run is continued, because finished episodes stay valid. Old runs have ``workers``."""
@@ -89,11 +90,18 @@ class Comparison:
             "training_seeds": self.loop.training_seeds,
             "executor": self.executor.settings(),
             "verbosity": self.loop.suite.verbosity,
+            "horizon": self.loop.plan_horizon,
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
+            **clock_arguments(self.loop.config.clock),
             "replay_prompts": self.replay_prompts,
             "replay_tokens": self.replay_tokens,
         }
+
+
+def clock_arguments(clock: Clock | None) -> dict[str, Any]:
+    """Describe a clock for ``config.json``. Without one there is nothing to describe, as in runs that are older than the clock."""
+    return {} if clock is None else {"clock": clock.steps_per_second, "clock_source": str(clock.seconds)}
 
 
 @dataclass(frozen=True)

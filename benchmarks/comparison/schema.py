@@ -7,6 +7,7 @@ remote model has no layers and no cache that could be measured from here.
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.comparison.metrics import Interval
+from planner.horizon import Horizon
 
 
 class _Part(BaseModel):
@@ -60,6 +61,88 @@ class BudgetSummary(_Part):
     """Share of them that stayed within the budget, 0 to 1."""
 
 
+class LengthSpread(_Part):
+    """Quantiles of a plan's length."""
+
+    p50: float | None
+    """Median."""
+    p90: float | None
+    """90th percentile."""
+    max: int | None
+    """Maximum."""
+
+
+class ReuseSummary(_Part):
+    """What new plans kept of what was left of the old one, over the replans that had such a rest and gave a plan."""
+
+    replans: int
+    """Number of these replans."""
+    distance_p50: float
+    """Median edit distance between rest and new plan (Levenshtein), in lines."""
+    distance_mean: float
+    """Its mean."""
+    lines_p50: float
+    """Median share of the new plan's lines that stand in the rest in the same order (longest common subsequence), 0 to 1."""
+    lines_mean: float
+    """Its mean."""
+    words_p50: float
+    """The median share of words instead of lines."""
+    words_mean: float
+    """Its mean."""
+
+
+class RecoverySummary(_Part):
+    """What followed the replans that a failure, a surprise or a changed goal caused."""
+
+    replans: int
+    """Number of these replans."""
+    recovered: float
+    """Share of them after which the episode reached a further subgoal or its end with success, 0 to 1."""
+    replans_p50: float | None
+    """Median number of plans up to there, the replan's own included; ``None`` where there was no recovery."""
+    env_steps_p50: float | None
+    """Median number of environment steps up to there, those that pass while the planner thinks included."""
+
+
+class ReplanSummary(_Part):
+    """Why one backend replanned, and what its plans were like."""
+
+    horizon: Horizon
+    """How far its plans reach."""
+    reasons: dict[str, float]
+    """Share of all planner calls by their reason, 0 to 1; ``start`` is the first plan of an episode."""
+    forced: float | None
+    """Share of failures, surprises and changed goals among the planner calls after the first plan, 0 to 1."""
+    plan_lines: LengthSpread
+    """Lines of a plan that could be read."""
+    plan_tokens: LengthSpread
+    """Tokens of an answer; the expert has none."""
+    reuse: ReuseSummary | None
+    """What new plans kept of the old ones; ``None`` where no replan had a rest of one."""
+    recovery: RecoverySummary | None
+    """What followed failures, surprises and changed goals; ``None`` where there were none."""
+    decode_share: float | None
+    """Median share of a replan's time that is decoding after the first token, 0 to 1. A replan that answers an unreadable plan
+    counts without the time of that plan."""
+    last_prompt_p50: float | None
+    """Median length of an episode's last prompt, in tokens."""
+    last_prompt_long: float | None
+    """Share of episodes whose last prompt is longer than 8,000 tokens, 0 to 1."""
+    repeated: float | None
+    """Share of plans that equal the plan before them in their episode, 0 to 1."""
+    forbidden: int
+    """Number of planner calls at which plans were forbidden, because they had been tried and changed nothing."""
+
+
+class ClockSummary(_Part):
+    """What thinking cost where the world does not wait for the planner."""
+
+    seconds: TimeSpread
+    """Seconds of thinking that the clock counted per replan."""
+    steps_share: float
+    """Share of all environment steps that passed while the planner thought, 0 to 1."""
+
+
 class BackendSummary(_Part):
     """One backend in the closed loop."""
 
@@ -72,7 +155,10 @@ class BackendSummary(_Part):
     subgoal_progress: float
     """Mean share of an episode's subgoals that were reached, 0 to 1."""
     spl: float | None
-    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played."""
+    """Mean success weighted by path length (SPL), relative to the expert's steps, 0 to 1; ``None`` where no expert played. Steps of
+    thinking count as steps."""
+    spl_ci95: Interval | None = None
+    """95% bootstrap interval of it, over episodes; ``None`` where no expert played, and in older summaries."""
     replans_mean: float
     """Mean number of replans per episode."""
     prompt_tokens: TokenSpread
@@ -95,6 +181,12 @@ class BackendSummary(_Part):
     """Episodes and success by gymnasium id."""
     budget: BudgetSummary | None = None
     """Share of replans within the latency budget; ``None`` for a backend without one."""
+    final_share: float | None = None
+    """Share of the prompt's tokens that enter the last layer, mean over replans, 0 to 1; ``None`` without layers, in old files."""
+    replans: ReplanSummary | None = None
+    """Why it replanned and what its plans were like; ``None`` in old files, and for old records, which do not hold the plans."""
+    clock: ClockSummary | None = None
+    """What thinking cost; ``None`` where the world waits."""
 
 
 class PairedSummary(_Part):

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from agents.records import EpisodeRecord, PlannerCall
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison import metrics
+from benchmarks.comparison.replans import summarize_replans
 from benchmarks.comparison.replay import ReplayRow
 from benchmarks.comparison.schema import (
     BackendSummary,
     BudgetSummary,
     ByteSpread,
+    ClockSummary,
     EnvSummary,
     PairedSummary,
     Summary,
@@ -88,6 +90,7 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         success_ci95=metrics.wilson_interval(successes, len(episodes)),
         subgoal_progress=sum(_progress(e) for e in episodes) / len(episodes),
         spl=metrics.mean(list(spls.values())),
+        spl_ci95=metrics.bootstrap_interval(list(spls.values())) if spls else None,
         replans_mean=sum(e.replans for e in episodes) / len(episodes),
         prompt_tokens=_tokens(tokens for call in calls if (tokens := call.generation.prompt_tokens)),
         kept_share=metrics.mean([made.kept_share for made in layered]),
@@ -99,6 +102,9 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         parse_errors=sum(e.parse_errors for e in episodes),
         by_env=_by_env(episodes),
         budget=_budget([call for call in calls if call.parse_error is None]),
+        final_share=metrics.mean([made.layer_tokens[-1] / made.prompt_tokens for made in layered if made.prompt_tokens]),
+        replans=summarize_replans(played.by_episode()),
+        clock=_clock(episodes, calls),
     )
 
 
@@ -111,6 +117,15 @@ def _budget(calls: Sequence[PlannerCall]) -> BudgetSummary | None:
         predicted=sum(bool(call.generation.budget_met) for call, _ in limited) / len(limited),
         within=sum(call.replan_s <= budget_s for call, budget_s in limited) / len(limited),
     )
+
+
+def _clock(episodes: Sequence[EpisodeRecord], calls: Sequence[PlannerCall]) -> ClockSummary | None:
+    """Sum up what the clock counted; ``None`` where the world waited."""
+    counted = [call.clock_s for call in calls if call.clock_s is not None]
+    if not counted:
+        return None
+    steps = sum(episode.env_steps for episode in episodes)
+    return ClockSummary(seconds=_times(counted), steps_share=sum(episode.thinking_steps for episode in episodes) / max(1, steps))
 
 
 def _by_env(episodes: Sequence[EpisodeRecord]) -> dict[str, EnvSummary]:

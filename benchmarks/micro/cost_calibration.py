@@ -3,27 +3,23 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from math import sqrt
 from time import perf_counter
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from benchmarks.micro.timing import in_turn
 from erecap.calibration.cost_fit import Measurement, fit_cost_model
 from erecap.calibration.cost_model import CostModel, Setting
+from erecap.calibration.cost_points import Point, cost_points
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import prefill
 from erecap.models.device import synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.pruner import TokenPruner
 from erecap.profiling.shapes import make_random_prompt
-from erecap.schedule import PruneSchedule, layer_tokens
+from erecap.schedule import PruneSchedule
 from erecap.schedule.search import stage_sets
 from erecap.selectors import Selector, SelectorContext, make_selector
-
-_FIT_KEEPS, _JUDGE_KEEPS = (0.7, 0.4), (0.85, 0.55)
 
 
 @dataclass(frozen=True)
@@ -50,25 +46,6 @@ class Workload:
                 f"lengths={list(self.lengths)}, rounds={self.rounds}, answer_tokens={self.answer_tokens}: a cost model needs at "
                 "least two lengths, one round, and answers of two tokens"
             )
-
-
-@dataclass(frozen=True)
-class Point:
-    """One prompt length under one schedule.
-
-    Attributes
-    ----------
-    tokens
-        Tokens of the prompt.
-    schedule
-        How it is pruned.
-    held_out
-        Whether the point is left out of the fit, to measure its error.
-    """
-
-    tokens: int
-    schedule: PruneSchedule
-    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -121,31 +98,11 @@ def calibrate_cost(
     context = SelectorContext(PruneSchedule.none(), pruner, model=loaded.model)
     calls = {
         point: partial(_answer, loaded.model, point, _selector_for(selector, context, point.schedule), tokens)
-        for point in _points(sorted(set(workload.lengths)), stage_sets(loaded.identity.num_layers, stages))
+        for point in cost_points(workload.lengths, stage_sets(loaded.identity.num_layers, stages))
     }
     measured = {point: _measurement(point, spent, loaded) for point, spent in in_turn(calls, workload.rounds, on_round).items()}
     fitted, held_out = ([m for point, m in measured.items() if point.held_out == flag] for flag in (False, True))
     return CostCalibration(fit_cost_model(Setting.of(loaded, selector), tokens, fitted, held_out), measured)
-
-
-def _points(lengths: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Point]:
-    """List the points: the given lengths to fit to, and held-out points at their geometric means with other keep ratios."""
-    between = [round(sqrt(a * b)) for a, b in pairwise(lengths)]
-    fit = [
-        Point(tokens, schedule, False)
-        for tokens in lengths
-        for schedule in _schedules(_FIT_KEEPS, [*sets, *(layers[::2] for layers in sets[:1])])
-    ]
-    return fit + [Point(tokens, schedule, True) for tokens in between for schedule in _schedules(_JUDGE_KEEPS, sets)]
-
-
-def _schedules(keeps: Sequence[float], sets: Sequence[Sequence[int]]) -> list[PruneSchedule]:
-    """List the schedules: no pruning, and every set of stages with every keep ratio.
-
-    The fit needs sets of different sizes. With one size only, the price of a stage and the overhead could not be separated.
-    """
-    pruned = [PruneSchedule.after(layers, keep) for layers in sets for keep in keeps]
-    return [PruneSchedule.none(), *pruned]
 
 
 def _selector_for(selector: str, context: SelectorContext, schedule: PruneSchedule) -> Selector:
@@ -166,5 +123,5 @@ def _answer(model: PreTrainedModel, point: Point, selector: Selector, answer_tok
 
 
 def _measurement(point: Point, spent: Sequence[tuple[float, float]], loaded: LoadedModel) -> Measurement:
-    entered = layer_tokens(point.schedule, loaded.identity.num_layers, np.zeros(point.tokens, np.bool_))
+    entered = point.layer_tokens(loaded.identity.num_layers)
     return Measurement(entered, tuple(ttft for ttft, _ in spent), tuple(rest for _, rest in spent))

@@ -1,22 +1,25 @@
 """What a picture of an episode tells, gathered from the loop's moments and records. Nothing is drawn here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agents.job import EpisodeJob
 from agents.protocols import Moment
 from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord
+from planner import ReplanReason
 
 State = Literal["todo", "now", "done", "failed"]
 """State of one line of the plan."""
 Tone = Literal["replan", "disturbance", "failure", "success"]
 """What a note is about; it decides its colour."""
 
-REASONS = {
+REASONS: Mapping[ReplanReason, str] = {
     "start": "first plan",
     "failure": "a skill failed",
     "surprise": "something was out of place",
     "goal_changed": "the goal changed",
+    "subgoal_reached": "a subgoal is reached",
     "plan_end": "the plan is done",
     "interval": "a fixed number of skills",
     "parse_error": "the answer could not be read",
@@ -29,6 +32,7 @@ ENDS = {
     "terminated": "The world ended the episode",
     "replan_limit": "Out of replans",
     "context_limit": "The history no longer fits the model",
+    "plan_end": "The plan is done, and the policy asks for no other",
 }
 """Ends of an episode in words."""
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
+from benchmarks.reports.replan_table import replan_markdown
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def _budget(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return NONE if b.budget is None else f"{percent(b.budget.within)} ({percent(b.budget.predicted)})"
 
 
+def thinking(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    """Format the share of steps that passed while the planner thought. The parameters are those of ``Column.cell``."""
+    return NONE if b.clock is None else percent(b.clock.steps_share)
+
+
 def _speedup(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return NONE if p is None or p.ttft_speedup_p50 is None else f"{times(p.ttft_speedup_p50)} / {times(p.replan_speedup_p50)}"
 
@@ -73,11 +79,14 @@ COLUMNS = (
     Column("measured / ceiling", _of_ceiling),
 )
 _BUDGET_COLUMN = Column("within budget (predicted)", _budget)
+_CLOCK_COLUMN = Column("steps spent thinking", thinking)
 
 
 def _columns(summary: Summary) -> tuple[Column, ...]:
-    """Return the columns of the table. The budget column is left out if no backend had a budget."""
-    return (*COLUMNS, _BUDGET_COLUMN) if any(b.budget for b in summary.backends.values()) else COLUMNS
+    """Return the columns of the table: those of budgets and of the clock only where there are any."""
+    shown = summary.backends.values()
+    budget = (_BUDGET_COLUMN,) if any(b.budget for b in shown) else ()
+    return (*COLUMNS, *budget, *((_CLOCK_COLUMN,) if any(b.clock for b in shown) else ()))
 
 
 def _cells(summary: Summary) -> list[list[str]]:
@@ -112,12 +121,13 @@ def _in_env(b: BackendSummary, env: str) -> str:
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Write the table for a document, with the differences from the reference below it."""
+    """Write the table for a document, with the differences from the reference below it, and the table about replanning."""
     head = [column.header for column in _columns(summary)]
     return (
         f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
+        + (f"\n{replanning}" if (replanning := replan_markdown(summary)) else "")
     )
 
 

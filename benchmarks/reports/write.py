@@ -24,8 +24,9 @@ def write_report(results: Results) -> list[Path]:
         The files. A plot without points is left out.
     """
     from benchmarks.reports.plots import write_plots  # matplotlib takes a second to import
+    from benchmarks.reports.reason_bars import write_reason_bars
 
     table = results.out / TABLE_FILE
     write_atomically(table, summary_markdown(results.summary))
     calls = {backend: played.calls for backend, played in results.played.items() if backend != EXPERT}
-    return [table, *write_plots(calls, results.rows, results.out)]
+    return [table, *write_plots(calls, results.rows, results.out), *write_reason_bars(results.summary, results.out)]

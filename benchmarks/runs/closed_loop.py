@@ -17,6 +17,7 @@ from agents.runner import EpisodeFunction, LostEpisodesError, MakeBackend, run_j
 from benchmarks.backends.hidden_specs import keep_secrets
 from benchmarks.backends.registry import EXPERT, choose_reference, runs_model
 from benchmarks.runs.suites import Case, Suite
+from planner import Horizon
 
 STEPS_FILE = "steps.jsonl"
 OnEpisode = Callable[[EpisodeRecord], None]
@@ -42,6 +43,8 @@ class ClosedLoop:
         Whether to play seeds that may be trained on instead of held-out ones.
     user_models : tuple of str
         Those of ``backends`` that come from a user's package and run a model in this process. This is known after they are made.
+    horizon : {"subgoal", "task"} or None
+        How far plans reach; ``None`` for the suite's own horizon.
     expert_plays : bool
         Whether the expert plays; ``False`` for environments without one. A suite with a step limit needs it.
     """
@@ -54,6 +57,7 @@ class ClosedLoop:
     training_seeds: bool = False
     user_models: tuple[str, ...] = ()
     expert_plays: bool = True
+    horizon: Horizon | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backends", tuple(map(keep_secrets, self.backends)))
@@ -75,6 +79,11 @@ class ClosedLoop:
         return choose_reference(self.all_backends, self.user_models)
 
     @property
+    def plan_horizon(self) -> Horizon:
+        """How far plans reach."""
+        return self.horizon or self.suite.horizon
+
+    @property
     def cases(self) -> list[Case]:
         """The episodes, the same for every backend."""
         return self.suite.cases(self.episodes, self.seed, self.training_seeds)
@@ -94,9 +103,12 @@ class ClosedLoop:
         list of EpisodeJob
             One job per case.
         """
-        suite, limited = self.suite, backend != EXPERT and self.suite.step_limit_factor is not None
-        cases = [(case, limits[case] if limited else None) for case in self.cases if case in limits or not limited]
-        return [EpisodeJob(backend, c.env_id, c.seed, suite.verbosity, limit, suite.horizon) for c, limit in cases]
+        verbosity, limited = self.suite.verbosity, backend != EXPERT and self.suite.step_limit_factor is not None
+        cases = [case for case in self.cases if case in limits or not limited]
+        return [
+            EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None, self.plan_horizon)
+            for case in cases
+        ]
 
 
 def play(

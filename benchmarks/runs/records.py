@@ -6,13 +6,34 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from agents.episode_log import read_records
 from agents.recorded_prompts import RecordedPrompt, rebuild_prompts
-from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from agents.records import EpisodeRecord, PlannerCall, Record, StepRecord, TranscriptRecord
 from benchmarks.runs.suites import Case
 from planner import Entry
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class EpisodeRecords:
+    """The records of one finished episode.
+
+    Attributes
+    ----------
+    end : EpisodeRecord
+        How it ended.
+    calls : tuple of PlannerCall
+        Its replans in order.
+    steps : tuple of StepRecord
+        The lines of its plans that were carried out, in order.
+    """
+
+    end: EpisodeRecord
+    calls: tuple[PlannerCall, ...]
+    steps: tuple[StepRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -27,16 +48,19 @@ class BackendRecords:
         The replans of all episodes, in the order of the file.
     transcripts : dict of Case to tuple of Entry
         The whole history of each episode, oldest entry first.
+    steps : list of StepRecord
+        The lines of plans that were carried out in all episodes, in the order of the file.
     """
 
     episodes: dict[Case, EpisodeRecord] = field(default_factory=dict)
     calls: list[PlannerCall] = field(default_factory=list)
     transcripts: dict[Case, tuple[Entry, ...]] = field(default_factory=dict)
+    steps: list[StepRecord] = field(default_factory=list)
 
     @cached_property
     def prompts(self) -> list[RecordedPrompt]:
         """The prompts of all replans, episode by episode. They are rebuilt from the transcripts on first use."""
-        calls = self._calls_by_case()
+        calls = _by_case(self.calls)
         return [
             prompt
             for case, episode in self.episodes.items()
@@ -49,18 +73,18 @@ class BackendRecords:
         Workers finish episodes in any order, and intervals are drawn from values in order: the order of the file must not matter.
         """
         played = [case for case in dict.fromkeys(cases) if case in self.episodes]
-        calls = self._calls_by_case()
+        calls, steps = _by_case(self.calls), _by_case(self.steps)
         return BackendRecords(
             {case: self.episodes[case] for case in played},
             [call for case in played for call in calls[case]],
             {case: self.transcripts[case] for case in played if case in self.transcripts},
+            [step for case in played for step in steps[case]],
         )
 
-    def _calls_by_case(self) -> dict[Case, list[PlannerCall]]:
-        calls: dict[Case, list[PlannerCall]] = defaultdict(list)
-        for call in self.calls:
-            calls[Case(call.env_id, call.seed)].append(call)
-        return calls
+    def by_episode(self) -> list[EpisodeRecords]:
+        """Return the replans and lines of each episode, in the order of ``episodes``."""
+        calls, steps = _by_case(self.calls), _by_case(self.steps)
+        return [EpisodeRecords(end, tuple(calls[case]), tuple(steps[case])) for case, end in self.episodes.items()]
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,8 @@ class RunRecords:
                 transcript.append(record)
             elif isinstance(record, PlannerCall):
                 backends[record.backend].calls.append(record)
+            elif isinstance(record, StepRecord):
+                backends[record.backend].steps.append(record)
             elif isinstance(record, EpisodeRecord):
                 case, played = Case(record.env_id, record.seed), backends[record.backend]
                 played.episodes[case] = record
@@ -158,6 +184,13 @@ class RunRecords:
                 f"{self.path} holds no planner call of backend {backend!r}: name a backend that the run has episodes of"
             )
         return prompts
+
+
+def _by_case(records: Iterable[R]) -> dict[Case, list[R]]:
+    found: dict[Case, list[R]] = defaultdict(list)
+    for record in records:
+        found[Case(record.env_id, record.seed)].append(record)
+    return found
 
 
 def _entries(transcript: Sequence[TranscriptRecord]) -> tuple[Entry, ...]:

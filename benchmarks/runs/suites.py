@@ -50,10 +50,10 @@ class Suite:
         Length of the observation text.
     episodes : int
         Episodes per backend by default.
+    horizon : {"subgoal", "task"}
+        How far plans reach, unless the run says otherwise.
     step_limit_factor : float or None
         Limits an episode to ``ceil(factor * expert's steps)`` steps; ``None`` is the environment's own limit.
-    horizon : {"subgoal", "task"}
-        How far a plan reaches.
     """
 
     name: str

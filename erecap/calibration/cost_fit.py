@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from erecap.calibration.cost_model import CostModel, Setting, decode_work, prefill_work
 
+_PRICES = ("overhead_s", "per_token_s", "per_pair_s", "per_stage_s", "per_scored_s", "step_s", "per_cached_s")
 _LATE = 0.9
 
 
@@ -75,7 +77,8 @@ def fit_cost_model(
         )
     prefill = _fit([prefill_work(m.layer_tokens) for m in measured], [m.first_s for m in measured])
     decode = _fit([decode_work(m.layer_tokens, answer_tokens) for m in measured], [median(m.decode_s) for m in measured])
-    return _judged(CostModel(setting, answer_tokens, *prefill, *decode), held_out)
+    prices: dict[str, Any] = dict(zip(_PRICES, [*prefill, *decode], strict=True))
+    return _judged(CostModel(setting=setting, answer_tokens=answer_tokens, **prices), held_out)
 
 
 def relative_error(model: CostModel, measurement: Measurement) -> float:

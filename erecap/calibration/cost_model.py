@@ -5,7 +5,7 @@ only: model, selector, device, dtype, threads.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from erecap.models.loading import LoadedModel
 
 DEFAULT_FILE = Path("runs/cost.json")
 FORMAT_VERSION = 1
+MEASURED = "measured"
 _REMEDY = "make it again with `erecap calibrate --cost`"
 
 
@@ -42,7 +43,7 @@ class Setting:
     dtype
         Dtype of the weights.
     threads
-        CPU threads of torch; ignored by ``matches`` where the device is a GPU.
+        CPU threads of torch, 0 in a prediction; ignored by ``matches`` where the device is a GPU.
     torch
         Version of torch; ignored by ``matches``.
     """
@@ -63,7 +64,8 @@ class Setting:
 
     def describe(self) -> str:
         """Write the setting as one phrase for messages."""
-        return f"{self.model.describe()}, selector {self.selector}, {self.dtype} on {self.device}, {self.threads} threads"
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.model.describe()}, selector {self.selector}, {self.dtype} on {self.device}{threads}"
 
     def matches(self, other: "Setting") -> bool:
         """Tell whether times measured in one setting hold in the other."""
@@ -105,6 +107,8 @@ class CostModel:
         Median over prompts of the relative error of the predicted median.
     error_max
         Largest relative error of a predicted median.
+    basis
+        ``measured``, or what the prices were predicted from. Shown wherever the prices are used.
     """
 
     setting: Setting
@@ -119,20 +123,24 @@ class CostModel:
     late_p90: float = 1.0
     error_p50: float = 0.0
     error_max: float = 0.0
+    basis: str = field(default=MEASURED, kw_only=True)
 
     def prefill_s(self, layer_tokens: Sequence[int]) -> float:
         """Predict the seconds to the first token where ``layer_tokens[l]`` tokens enter layer ``l``."""
         prices = (self.overhead_s, self.per_token_s, self.per_pair_s, self.per_stage_s, self.per_scored_s)
         return sum(price * amount for price, amount in zip(prices, prefill_work(layer_tokens), strict=True))
 
-    def decode_s(self, layer_tokens: Sequence[int]) -> float:
-        """Predict the seconds of the answer's tokens after the first; ``layer_tokens[l]`` tokens are cached in layer ``l``."""
-        steps, cached = decode_work(layer_tokens, self.answer_tokens)
+    def decode_s(self, layer_tokens: Sequence[int], answer_tokens: int | None = None) -> float:
+        """Predict the seconds of the answer's tokens after the first; ``layer_tokens[l]`` tokens are cached in layer ``l``.
+
+        An answer has ``answer_tokens`` tokens, at least 1; by default as many as the timed ones.
+        """
+        steps, cached = decode_work(layer_tokens, self.answer_tokens if answer_tokens is None else answer_tokens)
         return self.step_s * steps + self.per_cached_s * cached
 
-    def replan_s(self, layer_tokens: Sequence[int]) -> float:
-        """Predict the median seconds of the whole answer."""
-        return self.prefill_s(layer_tokens) + self.decode_s(layer_tokens)
+    def replan_s(self, layer_tokens: Sequence[int], answer_tokens: int | None = None) -> float:
+        """Predict the median seconds of the whole answer. The parameters are those of ``decode_s``."""
+        return self.prefill_s(layer_tokens) + self.decode_s(layer_tokens, answer_tokens)
 
     def late_replan_s(self, layer_tokens: Sequence[int]) -> float:
         """Predict the 90th percentile of the seconds of the whole answer. Latency budgets are compared with it."""
@@ -178,10 +186,11 @@ class CostModel:
 
     def check_numbers(self) -> None:
         """Raise ``ValueError`` for a price that is no finite number, or is negative, and for an answer without tokens."""
-        prices = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "setting"}
+        prices = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("setting", "basis")}
         bad = [f"{name}={value!r}" for name, value in prices.items() if not is_finite_number(value) or value < 0]
+        bad += [] if isinstance(self.basis, str) else [f"basis={self.basis!r}"]
         if bad or self.answer_tokens < 1:
-            raise ValueError(f"{', '.join(bad) or f'answer_tokens={self.answer_tokens}'}: not a number of this kind")
+            raise ValueError(f"{', '.join(bad) or f'answer_tokens={self.answer_tokens}'}: not a value of this kind")
 
 
 def prefill_work(layer_tokens: Sequence[int]) -> tuple[int, int, int, int, int]:

@@ -52,6 +52,12 @@ def predict_step_s(machine: Machine, work: ModelWork, cached: Sequence[int], spl
     return sum(layer.busy_s + layer.traffic_s for layer in layers) + head_s(machine, work, split)
 
 
+def predict_captured_step_s(machine: Machine, work: ModelWork, cached: Sequence[int], split: Split = _ONE) -> float:
+    """Predict the seconds of one further token where the step is captured as a CUDA graph, which takes no time to launch."""
+    layers = step_times(machine, work, split, cached)
+    return sum(max(layer.read_s, layer.compute_s) + layer.traffic_s for layer in layers) + head_s(machine, work, split)
+
+
 def fit_prefill(
     machine: Machine, work: ModelWork, measured: Sequence[MeasuredPrefill], source: str, basis: str = "measured"
 ) -> Efficiency:

@@ -3,7 +3,7 @@
 It yields token ids; ``erecap.models.answers`` turns them into lines of text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -16,6 +16,9 @@ from erecap.engine.prefill import PrefillResult, run_layer
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
 from erecap.models.grouped_attention import heads_grouped
 from erecap.models.masks import attention_mask
+
+TokenBan = Callable[[Sequence[int]], Iterable[int]]
+"""Takes the tokens of an answer so far, and returns those with which it must not go on; at least one must be left."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,16 @@ class DecodeOptions:
         Tokens that end a row.
     ignore_eos
         Whether to decode exactly ``max_new_tokens`` tokens, for paired timings.
+    ban
+        Tokens that must not come next, by the tokens of the row so far; ``None`` for no such tokens.
     """
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     eos_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    ban: TokenBan | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -85,14 +91,16 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
     choose, steps = _Chooser(options, start.logits), DecodeSteps(parts, start, options.max_new_tokens)
     ended = [False] * len(start.logits)
-    tokens = parts.agree(choose(start.logits))
+    bans = _Bans(options.ban, len(start.logits))
+    tokens = parts.agree(choose(bans.masked(start.logits)))
     for step in range(options.max_new_tokens):
         ids = tokens.tolist()
         yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
         ended = [done or (token in options.eos_ids and not options.ignore_eos) for token, done in zip(ids, ended, strict=True)]
         if all(ended) or step == options.max_new_tokens - 1:
             return
-        tokens = parts.agree(choose(steps.run(tokens, step)))
+        bans.take(ids)
+        tokens = parts.agree(choose(bans.masked(steps.run(tokens, step))))
 
 
 class DecodeSteps:
@@ -142,6 +150,47 @@ class DecodeSteps:
                 visible = None if mask is None else mask[..., : width + step + 1]
                 hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, ropes[place])
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
+
+
+class _Bans:
+    """The tokens that must not come next, row by row. It reads the tokens that the host knows, so it never waits for the device."""
+
+    def __init__(self, ban: TokenBan | None, rows: int) -> None:
+        self._ban = ban
+        self._answers: list[list[int]] = [[] for _ in range(rows)]
+
+    def take(self, ids: Sequence[int]) -> None:
+        """Take the next token of each row."""
+        for answer, token in zip(self._answers, ids, strict=True):
+            answer.append(token)
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """Set the logits of banned tokens to minus infinity, in a copy; float32 ``(batch, vocab)``."""
+        if self._ban is None:
+            return logits
+        return banned(logits, [self._ban(answer) for answer in self._answers])
+
+
+def banned(logits: Tensor, tokens: Sequence[Iterable[int]]) -> Tensor:
+    """Set the logits of each row's ``tokens`` to minus infinity.
+
+    Parameters
+    ----------
+    logits
+        Logits, float ``(batch, vocab)``.
+    tokens
+        Token ids by row.
+
+    Returns
+    -------
+    Tensor
+        ``logits`` where no row has such tokens, else a copy.
+    """
+    places = [(row, token) for row, ids in enumerate(tokens) for token in ids]
+    masked = logits.clone() if places else logits
+    for place in places:  # few; an index tensor would have to be copied to the device, which waits for it
+        masked[place].fill_(float("-inf"))
+    return masked
 
 
 class _Chooser:

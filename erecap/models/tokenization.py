@@ -126,6 +126,14 @@ class ChatTokenizer:
         """Turn the tokens of an answer into text, without special tokens and with white space untouched."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_texts(self) -> list[str]:
+        """Return the text of each token alone, by id; empty for special tokens."""
+        alone = [[token] for token in range(len(self.tokenizer))]
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        if fast is not None:  # a quarter of the time
+            return list(fast.decode_batch(alone, skip_special_tokens=True))
+        return [self.decode(ids) for ids in alone]
+
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation and its answer's header as one text, as the template itself writes it."""
         return self._render([{"role": role, "content": text} for role, text, _ in messages], header=True)

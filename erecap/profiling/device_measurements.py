@@ -109,6 +109,11 @@ class PredictMeasurement(DeviceMeasurement):
     def measure(self) -> None:
         """See ``DeviceMeasurement``."""
         self.work.run(self.file)
+        out: Path | None = self.args.cost_out
+        if out is not None:
+            made = self.work.cost_model(self.name.removesuffix(" (random weights)"), self.config, self.dtype, self.args.captured)
+            made.save(out)
+            self.file.note(cost={"file": str(out), "basis": made.basis, "error_p50": made.error_p50, "error_max": made.error_max})
 
 
 DEVICE_MEASUREMENTS: Mapping[str, type[DeviceMeasurement]] = {"comm": CommMeasurement, "predict": PredictMeasurement}
@@ -158,7 +163,22 @@ def remarks(content: Row) -> list[str]:
     """Return what is to be said below the table of a result file."""
     if content["kind"] != "predict":
         return [content["note"]] if "note" in content else []
-    return [*content["remarks"], f"All times above are predictions. Accuracy on one device: {accuracy(content)}."]
+    return [
+        *content["remarks"],
+        *_cost_remarks(content),
+        f"All times above are predictions. Accuracy on one device: {accuracy(content)}.",
+    ]
+
+
+def _cost_remarks(content: Row) -> list[str]:
+    """Say what the cost model was fitted to, and how well."""
+    if "cost" not in content:
+        return []
+    cost = content["cost"]
+    return [
+        f"Cost model: {cost['file']}. {cost['basis']}. Its linear prices give these predictions back with a median error of "
+        f"{cost['error_p50']:.1%}, at most {cost['error_max']:.1%}."
+    ]
 
 
 def stated_rows(points: Sequence[Row]) -> list[Row]:

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.machines import MACHINES, named_machine
 from erecap.calibration.paper_machine import Machine
 from erecap.calibration.paper_model import ModelWork
+from erecap.models.device import dtype_name
+from erecap.models.identity import ModelIdentity
+from erecap.profiling.predict_cost import NO_WEIGHTS, predicted_cost
 from erecap.profiling.predict_inputs import MeasuredFile, calibrated, overridden, with_rates
 from erecap.profiling.predict_profile import PredictPlan, choose_splits, error_rows, profile_predict
 from erecap.profiling.results import ResultFile, Row
@@ -46,6 +50,14 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, nargs="+", default=[], metavar="FILE",
         help="results of `prefill` and `generate` to fit the efficiencies to; the errors of the fit are printed",
     )  # fmt: skip
+    parser.add_argument(
+        "--cost-out", type=Path, metavar="FILE",
+        help="also write a cost model of one device, for `--clock-source model:FILE`, fitted to the predictions at --lengths",
+    )  # fmt: skip
+    parser.add_argument(
+        "--captured", action="store_true",
+        help="price the cost model's decode steps as captured in CUDA graphs; otherwise the host launches them, as the engine does",
+    )  # fmt: skip
     parser.add_argument("--compare", type=Path, nargs="+", default=[], metavar="FILE", help="further results to state errors for")
 
 
@@ -76,6 +88,8 @@ class Prediction:
     @classmethod
     def of(cls, args: argparse.Namespace, config: PretrainedConfig, dtype: torch.dtype) -> "Prediction":
         """Read the options ``args`` for a model of ``config`` in ``dtype``. Raise ``ValueError`` for what cannot be."""
+        if args.captured and args.cost_out is None:
+            raise ValueError("--captured changes the prices of a cost model only: add --cost-out FILE, or leave it out")
         machine = named_machine(args.machine)
         work = ModelWork.of(config, dtype.itemsize)
         for path in args.rates:
@@ -105,6 +119,12 @@ class Prediction:
     def run(self, file: ResultFile) -> None:
         """Predict all cases."""
         profile_predict(self.machine, self.work, self.plan, file)
+
+    def cost_model(self, name: str, config: PretrainedConfig, dtype: torch.dtype, captured: bool) -> CostModel:
+        """Make the cost model of one device, for the model called ``name`` of ``config`` in ``dtype``."""
+        identity = ModelIdentity(name, NO_WEIGHTS, self.work.layers, config.hidden_size)
+        setting = Setting(identity, "learned", self.machine.name, dtype_name(dtype), 0, "")
+        return predicted_cost(self.machine, self.work, setting, self.plan.lengths, captured)
 
 
 def _quantity(args: argparse.Namespace, option: str) -> float | None:

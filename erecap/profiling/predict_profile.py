@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from erecap.calibration.paper_fit import held_out_errors, predict_prefill_s, predict_step_s
+from erecap.calibration.paper_fit import held_out_errors, predict_captured_step_s, predict_prefill_s, predict_step_s
 from erecap.calibration.paper_machine import Machine
 from erecap.calibration.paper_model import LayerTime, ModelWork, Split, head_s, prefill_flops, prefill_times, step_times
 from erecap.profiling.layer_counts import tokens_by_layer
@@ -138,12 +138,11 @@ def _point(machine: Machine, work: ModelWork, split: Split, length: int, keep: f
         return point | {"status": f"does not fit: {needed / 1e9:.0f} GB on a device of {machine.memory_bytes / 1e9:.0f}"}
     layers, step = prefill_times(machine, work, split, tokens), step_times(machine, work, split, tokens)
     head_ms, step_traffic = head_s(machine, work, split) * 1e3, sum(layer.traffic_s for layer in step)
-    read = sum(max(layer.read_s, layer.compute_s) for layer in step) + head_s(machine, work, split)
     return point | {
         "predicted_ttft_ms": predict_prefill_s(machine, work, tokens, split) * 1e3,
         **_parts(layers, head_ms),
         "predicted_tpot_ms": predict_step_s(machine, work, tokens, split) * 1e3,
-        "predicted_captured_tpot_ms": (read + step_traffic) * 1e3,
+        "predicted_captured_tpot_ms": predict_captured_step_s(machine, work, tokens, split) * 1e3,
         "predicted_step_traffic_ms": step_traffic * 1e3,
         "step_traffic_bytes": sum(layer.traffic_bytes for layer in step),
         "stages": [
@@ -188,9 +187,8 @@ def error_rows(machine: Machine, work: ModelWork, files: Sequence[MeasuredFile])
             predicted = predict_prefill_s(machine, work, prefill.tokens, split)
             rows.append(_error(found, point, "ttft", prefill.seconds, predicted) | {"held_out_error": without})
         for point, step in found.steps(work.layers):
-            times = step_times(machine, work, split, step.tokens)
-            captured = sum(max(layer.read_s, layer.compute_s) + layer.traffic_s for layer in times) + head_s(machine, work, split)
-            predicted = captured if step.captured else predict_step_s(machine, work, step.tokens, split)
+            predict = predict_captured_step_s if step.captured else predict_step_s
+            predicted = predict(machine, work, step.tokens, split)
             rows.append(_error(found, point, f"tpot ({point['decoder']})", step.seconds, predicted))
     return rows
 

@@ -110,8 +110,9 @@ def _turns(messages: Sequence[TrainingMessage], answers_begin_turns: bool) -> li
     turns, turn, answered = [], 0, False
     for message in messages:
         answers = message["role"] == "assistant"
-        if answers if answers_begin_turns else answered and not answers and not message.get("same_turn", False):
+        begins = not answers and not message.get("same_turn", False)
+        if answers if answers_begin_turns else answered and begins:
             turn += 1
-        answered = answers
+        answered = answers or (answered and not begins)
         turns.append(ALWAYS_KEPT if message.get("protected", message["role"] == "system") else turn)
     return turns

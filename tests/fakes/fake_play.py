@@ -86,6 +86,7 @@ def fake_call(key: dict[str, Any], replan: int, tokens: int, entries: int = 2, r
         backend_s=0.45,
         overhead_s=0.05,
         replan_s=replan_s,
+        plan=("explore",),
     )
 
 

@@ -7,7 +7,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from erecap import decode, prefill
 from erecap.dropin.reference import reference
-from erecap.engine.decode import DecodeOptions
+from erecap.engine.decode import DecodeOptions, banned
 
 pytestmark = pytest.mark.gpu
 
@@ -108,3 +108,12 @@ def test_prefill_never_waits_for_the_gpu(cuda, nano, pruning, prompt, name, keep
     result = prefill(model, prompt(700), schedule, selector)
     torch.cuda.set_sync_debug_mode("default")
     assert result.logits.isfinite().all()
+
+
+def test_banning_tokens_never_waits_for_the_gpu(cuda):
+    logits = torch.zeros(2, 1000, device=cuda)
+    banned(logits, [[1], []])  # first use may set up libraries
+    torch.cuda.set_sync_debug_mode("error")
+    masked = banned(logits, [[3, 999], [0]])
+    torch.cuda.set_sync_debug_mode("default")
+    assert masked.isinf().nonzero().tolist() == [[0, 3], [0, 999], [1, 0]]

@@ -33,6 +33,8 @@ class RoundPlay:
         Number of the round, from 0.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1.
+    stubbornness
+        Probability that a disturbed plan that changed nothing is played again, 0..1.
     corrections
         Largest number of samples made of an episode's corrections.
     student
@@ -43,6 +45,7 @@ class RoundPlay:
 
     number: int
     noise: float
+    stubbornness: float
     corrections: int
     student: str = ""
     share: float = 0.0
@@ -112,7 +115,7 @@ def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
             raise ValueError(f"{source.episodes} episodes of {source.env_id} exceed its {seeds} seeds of a round: ask for fewer")
         base = how.number * SEEDS_PER_ROUND + number * seeds
         for start in range(0, source.episodes, source.chunk):
-            name = f"{source.env_id.replace('/', '-')}-{source.verbosity}-{base + start}.jsonl"
+            name = f"{source.env_id.replace('/', '-')}-{source.verbosity}-{source.horizon}-{base + start}.jsonl"
             count = min(source.chunk, source.episodes - start)
             found.append(Chunk(source, base + start, count, how, out / name))
     return found
@@ -158,8 +161,8 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
     episodes = successes = plans = agreed = 0
     for seed in range(chunk.first_seed, chunk.first_seed + chunk.episodes):
         rng = np.random.default_rng((seed, 1))
-        labeller = Labeller(rng, student, how.share, how.noise)
-        job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity)
+        labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
+        job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
         made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
         lines += [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
         episodes, successes = episodes + 1, successes + int(made.episode.success)

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.recipes.seeds import MAX_ROUNDS
 from envs import LEVELS, Verbosity
+from planner import Horizon
 
 
 class Source(BaseModel):
@@ -17,6 +18,8 @@ class Source(BaseModel):
         Number of episodes.
     verbosity
         Length of the observation text.
+    horizon
+        How far a plan reaches.
     chunk
         Number of episodes that a worker plays in a row.
     """
@@ -26,21 +29,36 @@ class Source(BaseModel):
     env_id: str
     episodes: int = Field(ge=0)
     verbosity: Verbosity = "terse"
+    horizon: Horizon = "subgoal"
     chunk: int = Field(default=40, ge=1)
 
 
-def _levels(episodes: int) -> tuple[Source, ...]:
-    return tuple(Source(env_id=env_id, episodes=episodes) for env_id in LEVELS.values())
+def _house(name: str, episodes: int, verbosity: Verbosity = "terse", horizon: Horizon = "subgoal", chunk: int = 40) -> Source:
+    return Source(env_id=f"ERecap/{name}-v0", episodes=episodes, verbosity=verbosity, horizon=horizon, chunk=chunk)
+
+
+def _level(name: str, episodes: int = 40, horizon: Horizon = "subgoal", chunk: int = 40) -> Source:
+    return Source(env_id=LEVELS[name], episodes=episodes, horizon=horizon, chunk=chunk)
 
 
 EXPERT_SOURCES = (
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=1600),
-    Source(env_id="ERecap/HouseholdSmall-v0", episodes=280, verbosity="verbose"),
-    Source(env_id="ERecap/Household-v0", episodes=400),
-    Source(env_id="ERecap/HouseholdRecall-v0", episodes=1600),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=160),
-    Source(env_id="ERecap/HouseholdLong-v0", episodes=400, verbosity="verbose"),
-    *_levels(400),
+    _house("HouseholdSmall", 1000),
+    _house("HouseholdSmall", 120, "verbose"),
+    _house("HouseholdSmall", 520, horizon="task"),
+    _house("HouseholdSmall", 120, "verbose", "task"),
+    _house("Household", 200),
+    _house("Household", 160, horizon="task"),
+    _house("HouseholdRecall", 640),
+    _house("HouseholdRecall", 240, horizon="task"),
+    _house("HouseholdTroubled", 160, horizon="task"),
+    _house("HouseholdLong", 80),
+    _house("HouseholdLong", 140, "verbose", chunk=20),
+    _house("HouseholdLong", 80, "terse", "task"),
+    _house("HouseholdLong", 120, "verbose", "task", 20),
+    _house("HouseholdReplan", 240, "terse", "task", 20),
+    _house("HouseholdReplan", 280, "verbose", "task", 20),
+    *(_level(name, 200) for name in LEVELS),
+    *(_level(name, 120, "task") for name in LEVELS),
 )
 
 
@@ -69,50 +87,50 @@ class Round(BaseModel):
     minutes: float = Field(default=9, gt=0)
 
 
-def _level(name: str, chunk: int = 40) -> Source:
-    return Source(env_id=LEVELS[name], episodes=40, chunk=chunk)
-
-
-# The first round shows where the student gets stuck: in long households, at a full box or a locked door. The second and the third
-# play these again; the third corrects every plan. The fourth has many such states, in houses with many disturbances.
+# The first rounds show where the student gets stuck: in long households, at a full box or a locked door, and with plans for the
+# whole task. The later ones play these again and correct every plan. The last one has many such states.
+_HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
 STUDENT_ROUNDS = (
     Round(
         sources=(
-            Source(env_id="ERecap/HouseholdSmall-v0", episodes=160),
-            Source(env_id="ERecap/HouseholdRecall-v0", episodes=160),
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=16, verbosity="verbose", chunk=8),
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=32, chunk=8),
-            Source(env_id="ERecap/Household-v0", episodes=80, chunk=20),
-            *(_level(name) for name in ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")),
-        ),
-    ),
-    Round(
-        sources=(
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=16, verbosity="verbose", chunk=4),
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=32, chunk=8),
-            Source(env_id="ERecap/Household-v0", episodes=40, chunk=10),
-            _level("BossLevel", chunk=10),
-        ),
-        corrections=8,
-    ),
-    Round(
-        sources=(
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=24, verbosity="verbose", chunk=4),
-            Source(env_id="ERecap/HouseholdLong-v0", episodes=64, chunk=4),
-            Source(env_id="ERecap/Household-v0", episodes=40, chunk=10),
-            _level("BossLevel", chunk=10),
+            _house("HouseholdSmall", 80),
+            _house("HouseholdSmall", 80, horizon="task"),
+            _house("HouseholdRecall", 80),
+            _house("HouseholdRecall", 40, horizon="task"),
+            _house("HouseholdLong", 16, "verbose", chunk=8),
+            _house("HouseholdLong", 16, "verbose", "task", 8),
+            _house("HouseholdReplan", 32, "verbose", "task", 8),
+            _house("Household", 40, chunk=20),
+            *(_level(name) for name in _HARD),
+            *(_level(name, 20, "task", 20) for name in _HARD),
         ),
         corrections=2,
-        in_place=True,
         minutes=12,
     ),
     Round(
         sources=(
-            Source(env_id="ERecap/HouseholdTroubled-v0", episodes=160, chunk=20),
-            Source(env_id="ERecap/HouseholdTroubled-v0", episodes=12, verbosity="verbose", chunk=12),
+            _house("HouseholdLong", 16, "verbose", chunk=4),
+            _house("HouseholdLong", 16, "verbose", "task", 4),
+            _house("HouseholdReplan", 48, "verbose", "task", 4),
+            _house("HouseholdReplan", 24, "terse", "task", 4),
+            _house("Household", 40, chunk=10),
+            _level("BossLevel", 40, chunk=10),
         ),
-        in_place=True,
+        corrections=6,
         minutes=16,
+    ),
+    Round(
+        sources=(
+            _house("HouseholdLong", 24, "verbose", chunk=4),
+            _house("HouseholdLong", 24, "verbose", "task", 4),
+            _house("HouseholdReplan", 48, "verbose", "task", 4),
+            _house("HouseholdTroubled", 80, chunk=20),
+            _house("HouseholdTroubled", 40, horizon="task", chunk=20),
+            _level("BossLevel", 40, chunk=10),
+        ),
+        corrections=3,
+        in_place=True,
+        minutes=20,
     ),
 )
 
@@ -130,6 +148,8 @@ class Recipe(BaseModel):
         Number of lessons in the training data of round 0.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1.
+    stubbornness
+        Probability that a disturbed plan that changed nothing is played again, 0..1.
     student_share
         Share of the replans in which the student's plan is played in its rounds, 0..1.
     corrections
@@ -158,16 +178,17 @@ class Recipe(BaseModel):
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
-    lessons: int = Field(5000, ge=0)
+    lessons: int = Field(6000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
+    stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=1, ge=0)
     rehearsal: int = Field(8, ge=1)
-    train_minutes: float = Field(50, gt=0)
+    train_minutes: float = Field(80, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
-    max_tokens: int = Field(6144, ge=512)
+    max_tokens: int = Field(8192, ge=512)
     shortest: int = Field(700, ge=128)
     vocabulary: int = Field(2048, ge=300)
     seed: int = Field(0, ge=0)

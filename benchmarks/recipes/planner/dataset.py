@@ -39,7 +39,7 @@ def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessag
             message["train"], label = next(plans)
             if in_place and label is not None and not message["train"]:
                 message["label"] = label
-        found.append(message | ({"same_turn": True} if kind == "feedback" else {}))
+        found.append(message | ({"same_turn": True} if kind in ("outcome", "feedback") else {}))
     return found
 
 

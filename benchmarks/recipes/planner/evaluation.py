@@ -16,7 +16,7 @@ from benchmarks.output.logs import configure_logging
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
 from benchmarks.runs.suites import SUITES
 
-SUITE_NAMES = ("household-small", "babyai", "household-recall", "household-long")
+SUITE_NAMES = ("household-small", "babyai", "household-recall", "household-long", "household-replan")
 
 
 class SuiteScore(BaseModel):

@@ -6,7 +6,7 @@ per token as an episode (one per hundred), so the planner learns sooner to copy 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
@@ -18,6 +18,8 @@ LESSON_KINDS = ("ball", "key", "box")
 """Types of the things in the imagined house."""
 BRIEF = 0.7
 """Share of the lessons whose observations hold only what the plan needs."""
+WHOLE_TASK = 0.5
+"""Share of the lessons whose plans cover several goals."""
 Turn = tuple[str, str]
 """An observation and the plan that answers it."""
 
@@ -59,6 +61,43 @@ class Lesson:
             yield "\n".join(lines), "\n".join(plan)
             outcomes = [f"{line}: ok." for line in plan]
             goal = self._after(goal, plan)
+
+    def task_turns(self, count: int) -> Iterator[Turn]:
+        """Write ``count`` observations that name several goals, with plans for all of them; each plan is carried out in part."""
+        self.here = self._room()
+        goals: list[str] = []
+        done = 0
+        for number in range(count):
+            lines = self._news(12 if number == 0 and self.brief else 4)
+            goals += [self._goal() for _ in range(int(self.rng.integers(2, 7)) - len(goals))]
+            here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goals:"
+            lines = [*lines, here if self.brief else f"Progress {done}/{done + len(goals)}. {here}", *goals]
+            parts = self._task_plan(goals)
+            yield "\n".join(lines), "\n".join(line for part in parts for line in part)
+            reached = self._carry_out_some(parts)
+            goals, done = goals[reached:], done + reached
+
+    def _task_plan(self, goals: list[str]) -> list[list[str]]:
+        """Plan for goal after goal as if each plan had been carried out; stop at the first thing that is not known."""
+        ahead, parts = replace(self, place=dict(self.place)), list[list[str]]()
+        for goal in goals:
+            parts.append(ahead._plan(goal))
+            if parts[-1][-1] == "explore":
+                break
+            for line in parts[-1]:
+                ahead._do(line)
+        return parts
+
+    def _carry_out_some(self, parts: list[list[str]]) -> int:
+        """Carry out the first lines of a plan; return how many goals that reaches."""
+        left = int(self.rng.integers(1, sum(map(len, parts)) + 1))
+        for number, part in enumerate(parts):
+            for line in part[:left]:
+                self._do(line)
+            left -= len(part)
+            if left < 0 or part[-1] == "explore":
+                return number
+        return len(parts)
 
     def _room(self) -> str:
         return ROOM_NAMES[int(self.rng.integers(len(ROOM_NAMES)))]
@@ -144,6 +183,7 @@ def lesson(rng: np.random.Generator) -> list[TrainingMessage]:
     """Write one lesson as chat messages, as ``encode_episode`` reads them."""
     messages: list[TrainingMessage] = []
     brief = bool(rng.random() < BRIEF)
-    for observation, plan in Lesson(rng, brief=brief).turns(int(rng.integers(8, 16) if brief else rng.integers(4, 14))):
+    house, count = Lesson(rng, brief=brief), int(rng.integers(8, 16) if brief else rng.integers(4, 14))
+    for observation, plan in house.task_turns((count + 1) // 2) if rng.random() < WHOLE_TASK else house.turns(count):
         messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]
     return messages

@@ -1,0 +1,89 @@
+"""How the agent plans: the options that ``erecap run`` and ``compare`` share."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import typer
+
+from agents.loop import AgentConfig
+from planner import HORIZONS, Horizon, ReplanPolicy, Sampling
+
+_PANEL = "How the agent plans"
+SWITCHES = {
+    "failure": "on_failure",
+    "surprise": "on_surprise",
+    "goal_changed": "on_goal_change",
+    "subgoal_reached": "on_subgoal_reached",
+    "plan_end": "on_plan_end",
+    "parse_error": "on_parse_error",
+}
+"""The reasons for replanning that can be turned off, each with its field of ``ReplanPolicy``."""
+
+Reach = Annotated[
+    str | None,
+    typer.Option(
+        "--horizon",
+        help="How far a plan reaches: `subgoal`, or `task` for all open subgoals. By default as the suite says.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Never = Annotated[
+    str | None,
+    typer.Option(
+        "--no-replan-on",
+        help=f"Reasons that do not make the agent replan, separated by commas: {', '.join(SWITCHES)}. Without plan_end an episode "
+        "ends with its plan.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Every = Annotated[
+    int | None,
+    typer.Option("--replan-every", help="Replan after this many skills in any case.", rich_help_panel=_PANEL),
+]
+MaxReplans = Annotated[int, typer.Option(help="Planner calls after which an episode ends.", rich_help_panel=_PANEL)]
+MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.", rich_help_panel=_PANEL)]
+MAX_REPLANS, MAX_NEW_TOKENS = AgentConfig().max_replans, Sampling().max_new_tokens
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """The options as given; ``None`` where one was left out."""
+
+    horizon: str | None = None
+    no_replan_on: str | None = None
+    replan_every: int | None = None
+    max_replans: int = MAX_REPLANS
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+    @property
+    def reach(self) -> Horizon | None:
+        """How far plans reach; ``None`` for the suite's own horizon. Raises ``ValueError`` for an unknown horizon."""
+        found = next((known for known in HORIZONS if known == self.horizon), None)
+        if self.horizon is not None and found is None:
+            raise ValueError(f"--horizon {self.horizon!r} is unknown: choose from {', '.join(HORIZONS)}")
+        return found
+
+    @property
+    def config(self) -> AgentConfig:
+        """The agent's settings. Raises ``ValueError`` for an unknown reason, and for numbers that are out of range."""
+        if self.max_replans < 1:
+            raise ValueError(f"--max-replans {self.max_replans} must be at least 1: an episode needs a plan")
+        off = [] if self.no_replan_on is None else [part.strip() for part in self.no_replan_on.split(",")]
+        unknown = [reason for reason in off if reason not in SWITCHES]
+        if unknown:
+            raise ValueError(
+                f"--no-replan-on {self.no_replan_on!r}: {unknown[0]!r} is no reason that can be turned off; choose from "
+                f"{', '.join(SWITCHES)}"
+            )
+        policy = replace(ReplanPolicy(every=self.replan_every), **{SWITCHES[reason]: False for reason in off})
+        return AgentConfig(policy, Sampling(self.max_new_tokens), self.max_replans)
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a run directory says about these options; empty where all are at their defaults."""
+        parts = [self.horizon or ""]
+        parts += [f"no-{self.no_replan_on.replace(',', '-').replace(' ', '')}"] if self.no_replan_on else []
+        parts += [f"every-{self.replan_every}"] if self.replan_every else []
+        parts += [f"replans-{self.max_replans}"] if self.max_replans != MAX_REPLANS else []
+        parts += [f"tokens-{self.max_new_tokens}"] if self.max_new_tokens != MAX_NEW_TOKENS else []
+        return "".join(f"-{part}" for part in parts if part)
