@@ -25,7 +25,7 @@ _TROUBLED_RATES = DisturbanceRates(
     door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005
 )
 _REPLAN_RATES = DisturbanceRates(
-    door_closes=0.01, door_locks=0.003, object_moves=0.003, item_knocked=0.004, skill_fails=0.1, goal_changes=0.008
+    door_closes=0.01, door_locks=0.004, object_moves=0.002, item_knocked=0.003, skill_fails=0.12, goal_changes=0.008
 )
 HOUSEHOLDS: dict[str, dict[str, Any]] = {
     "ERecap/Household-v0": {},

@@ -107,9 +107,9 @@ class _Planner:
         return self._clear(room) if room in blocked and not itself else []
 
     def _unlock(self, door: Thing) -> Lines:
-        """Plan to fetch the key and unlock the door. Where the key seems to be behind its own door, look for it elsewhere."""
+        """Plan to fetch the key and unlock the door. Where the key seems to be behind its own door, try other doors, or look."""
         if door.name in self._unlocking:
-            return ["explore"]
+            return self._unlock_another() or ["explore"]
         self._unlocking.add(door.name)
         way = [] if any(locked.thing == door for locked in self.situation.locked) else self._way_to(door)
         if way:
@@ -118,9 +118,18 @@ class _Planner:
         if self._holds(key):
             return [last]
         if self._known(key) is None:
-            return self._find(looking_for_key=True)
+            return self._find()
         fetch = self._fetch(key)
         return [*fetch, last] if self._picks_up(fetch, key) else fetch
+
+    def _unlock_another(self) -> Lines:
+        """Plan to unlock a door that this plan has not tried to unlock yet, and whose key is known; empty where there is none."""
+        for door in self.situation.locked:
+            if door.thing.name not in self._unlocking and has_key(self.belief, door.thing):
+                lines = self._unlock(door.thing)
+                if lines != ["explore"]:
+                    return lines
+        return []
 
     def _clear(self, goal: str) -> Lines:
         """Plan to unlock the door or move the thing that blocks the way to ``goal``; look around where no way is known."""
@@ -143,15 +152,14 @@ class _Planner:
         assert box.content is not None
         return [*self._free_hand(), f"pickup {thing_name(*box.content)} in {self.belief.place_of(box)}", "drop"]
 
-    def _find(self, looking_for_key: bool = False) -> Lines:
+    def _find(self) -> Lines:
         """Plan to search: in unseen places, behind locked doors, in closed boxes, behind obstacles, then everywhere again."""
         situation = self.situation
         if situation.unexplored:
             return ["explore"]
-        if not looking_for_key:
-            for door in situation.locked:
-                if has_key(self.belief, door.thing):
-                    return self._unlock(door.thing)
+        another = self._unlock_another()
+        if another:
+            return another
         if situation.unopened:
             named = things_named(self._subgoal)  # a level's box vanishes when it is opened: one that the goal needs comes last
             box = min(situation.unopened, key=lambda t: not self.belief.unique_names and any(matches(t, name) for name in named))

@@ -99,9 +99,9 @@ def _plan_goal(ahead: Belief, goal: str, lines: list[str]) -> bool:
 
 
 def _looks(belief: Belief, call: SkillCall) -> int:
-    """Return how often to look: once where the house is not all seen yet, else in one room after the other."""
-    seen = call.name == "explore" and not any(is_frontier(belief, cell) for cell in search(belief))
-    return SEARCH if seen else 1
+    """Return how often to look: once where the house is not all known yet, from sight or an inventory, else room after room."""
+    known = call.name == "explore" and not any(is_frontier(belief, cell, since=0) for cell in search(belief))
+    return SEARCH if known else 1
 
 
 def _shows_something(belief: Belief, call: SkillCall) -> bool:

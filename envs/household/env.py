@@ -227,6 +227,8 @@ class HouseholdEnv(House):
         writer.follow(before)
         fresh = [g for g in writer.write(("bring", "next_to"), 2) if g not in self.subgoals]
         fresh = [g for g in fresh if {gift.text for gift in gifts(self, [*before, g, *rest])} <= held]
+        if self.config.any_goal_changes:
+            fresh = [g for g in fresh if TaskWriter(self, rng).allows([*before, g, *rest])]
         if fresh:
             self.subgoals[index] = fresh[0]
             self.goal_changes += 1

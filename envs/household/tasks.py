@@ -64,6 +64,14 @@ class TaskWriter:
             else:
                 self._leave_inside(goal.thing, goal.target)
 
+    def allows(self, goals: list[Subgoal]) -> bool:
+        """Tell whether no subgoal wants a thing next to one that is in a box by then; note where the subgoals leave the things."""
+        for goal in goals:
+            if goal.kind == "next_to" and goal.target in self.in_box:
+                return False
+            self.follow([goal])
+        return True
+
     def one_more(self, kinds: tuple[str, ...]) -> Subgoal | None:
         """Draw one subgoal, or ``None`` where the house offers none of the kind that was drawn."""
         return self._one(kinds[int(self.rng.integers(len(kinds)))])
