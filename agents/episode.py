@@ -4,14 +4,15 @@ import time
 from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from agents.families import make_world
 from agents.job import EpisodeJob
-from agents.protocols import AgentConfig, FrameSink, Moment, MomentSink, Sink, WorldBackend
-from agents.records import End, EpisodeRecord, PlannerCall, StepRecord, TranscriptRecord
+from agents.pictures import Pictures
+from agents.protocols import AgentConfig, FrameSink, Moment, Sink, WorldBackend
+from agents.recorder import Recorder, Reply, Request, Spent, Thought
+from agents.records import End, EpisodeRecord
 from agents.repeats import Repeats
-from agents.world import Call, Outcome, Scene, SceneWorld, Tick, failed
+from agents.world import Call, Outcome, Tick, failed
 from planner import (
     Generation,
     History,
@@ -25,30 +26,6 @@ from planner import (
     cut_note,
 )
 from planner.history import EntryKind
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One request to the planner."""
-
-    reason: ReplanReason
-    """Why it is made."""
-    begin: float
-    """When it began, by ``time.perf_counter`` in seconds."""
-    waited_s: float = 0.0
-    """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
-    rest: tuple[str, ...] = ()
-    """What is left of the plan before it."""
-
-
-@dataclass(frozen=True)
-class _Thought:
-    """What the clock counted for one planner call."""
-
-    seconds: float | None = None
-    """Seconds of thinking; ``None`` where the world waits."""
-    steps: int = 0
-    """Environment steps that passed. Fewer than the seconds ask for where the episode ended meanwhile."""
 
 
 @dataclass
@@ -113,7 +90,8 @@ class Episode:
         with ExitStack() as on_error:
             on_error.callback(self.world.close)
             self.progress = self.planned = self.world.reset(self.job.seed)
-            self._show()
+            self.recorder, self.pictures = Recorder(self.job, self.sink), Pictures(self.world, self.frames)
+            self.pictures.show(self.caption, self._moment(self.caption))
             self._append("task", self.progress.task)
             if self.world.briefing is not None:
                 self._append("briefing", self.world.briefing)
@@ -125,16 +103,16 @@ class Episode:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted = True, False
-        request = _Request(reason, time.perf_counter(), rest=(*self.broken, *(call.text for call in self.plan)))
+        request = Request(reason, time.perf_counter(), (*self.broken, *(call.text for call in self.plan)))
         self._observe()
         try:
             self.plan = self._ask(request)
         except PlanParseError as error:
             self._ask_again(error, replace(request, reason="parse_error", waited_s=time.perf_counter() - request.begin))
         self.broken = ()
-        self._tell("")
+        self.pictures.tell(self._moment(""))
 
-    def _ask_again(self, error: PlanParseError, request: _Request) -> None:
+    def _ask_again(self, error: PlanParseError, request: Request) -> None:
         """Ask once more, if policy and limit of replans allow it. Where no plan can be read, one environment step passes."""
         if self.end is not None:  # the episode ended while the planner thought
             self.plan = []
@@ -167,48 +145,51 @@ class Episode:
         else:
             self.outcomes.append((line, outcome))
 
-    def _ask(self, request: _Request) -> list[Call]:
+    def _ask(self, request: Request) -> list[Call]:
         prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
         avoid = self.repeats.forbidden(self.asked_in)
         asked = time.perf_counter()
         generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
         backend_s = time.perf_counter() - asked
-        self._append("plan", generation.text if generation.text.strip() else "(empty)")
-        cut = cut_note(generation)
-        if cut is not None:
-            self._append("feedback", f"{cut.capitalize()}.")
-        error: PlanParseError | None = None
-        calls: list[Call] = []
-        try:
-            calls = list(self.world.parse(generation.complete_text))
-        except PlanParseError as caught:
-            error = caught
-            self.parse_errors += 1
-            self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: caught.line]))
-        own_s = time.perf_counter() - request.begin - backend_s
+        calls, error = self._read(generation)
         plan = None if error is not None else tuple(call.text for call in calls)
+        own_s = time.perf_counter() - request.begin - backend_s
         thought = self._let_time_pass(generation, own_s + backend_s)
-        self._record_call(request, entries, generation, backend_s, own_s, error, plan, len(avoid), thought)
+        reply = Reply(generation, entries, len(avoid), backend_s, own_s, plan, error)
+        self.recorder.call(self.replans, self.env_steps - thought.steps, request, reply, thought)
         self.replans += 1
         if error is not None:
             raise error
         return calls
 
-    def _let_time_pass(self, generation: Generation, replan_s: float) -> _Thought:
+    def _read(self, generation: Generation) -> tuple[list[Call], PlanParseError | None]:
+        """Put the answer into the history, and read its complete lines."""
+        self._append("plan", generation.text if generation.text.strip() else "(empty)")
+        cut = cut_note(generation)
+        if cut is not None:
+            self._append("feedback", f"{cut.capitalize()}.")
+        try:
+            return list(self.world.parse(generation.complete_text)), None
+        except PlanParseError as error:
+            self.parse_errors += 1
+            self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: error.line]))
+            return [], error
+
+    def _let_time_pass(self, generation: Generation, replan_s: float) -> Thought:
         """Let the world make the steps that one planner call costs, or fewer if the episode ends.
 
         A backend that plans from the world, such as the expert, thinks for 0 seconds.
         """
         clock = self.config.clock
         if clock is None:
-            return _Thought()
+            return Thought()
         seconds = 0.0 if isinstance(self.backend, WorldBackend) else clock.count(generation, replan_s)
         due, self.clock_rest = clock.steps(seconds, self.clock_rest)
         before, self.caption = self.env_steps, "thinking"
         while self.end is None and self.env_steps - before < due:
             self._take(self.world.idle())
         self.thinking_steps += self.env_steps - before
-        return _Thought(seconds, self.env_steps - before)
+        return Thought(seconds, self.env_steps - before)
 
     def _generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if isinstance(self.backend, WorldBackend):
@@ -231,7 +212,8 @@ class Episode:
         self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
         self.skills += 1
         self.since_replan += 1
-        self._record_step(call, outcome, self.env_steps - steps, self.reward - reward)
+        spent = Spent(self.env_steps - steps, self.reward - reward, self.world.place, self.disturbances)
+        self.recorder.step(self.replans - 1, call.text, outcome, spent, self.progress)
         self.disturbances = []
         if outcome.gave_up and self.end is None:
             self.end = "gave_up"
@@ -254,7 +236,7 @@ class Episode:
         self.reward += tick.reward
         self.progress = tick.progress
         self.disturbances += tick.disturbances
-        self._show(tick.disturbances)
+        self.pictures.show(self.caption, self._moment(self.caption, tick.disturbances))
         if tick.success:
             self.end = "success"
         elif tick.terminated:
@@ -278,66 +260,10 @@ class Episode:
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """The fields that every record of the episode begins with."""
-        backend, env_id, seed = self.job.key
-        return {"backend": backend, "env_id": env_id, "seed": seed}
-
-    def _record_call(
-        self,
-        request: _Request,
-        entries: int,
-        made: Generation,
-        backend_s: float,
-        own_s: float,
-        error: PlanParseError | None,
-        plan: tuple[str, ...] | None,
-        forbidden: int,
-        thought: _Thought,
-    ) -> None:
-        self.sink(
-            PlannerCall(
-                **self.key,
-                replan=self.replans,
-                env_step=self.env_steps - thought.steps,
-                reason=request.reason,
-                history_entries=entries,
-                generation=made,
-                backend_s=backend_s,
-                overhead_s=own_s + made.tokenize_s,
-                replan_s=request.waited_s + own_s + backend_s,
-                parse_error=None if error is None else str(error),
-                horizon=self.job.horizon,
-                plan=plan,
-                rest=request.rest,
-                forbidden=forbidden,
-                clock_s=thought.seconds,
-                clock_steps=thought.steps,
-            )
-        )
-
-    def _record_step(self, call: Call, outcome: Outcome, env_steps: int, reward: float) -> None:
-        self.sink(
-            StepRecord(
-                **self.key,
-                replan=self.replans - 1,
-                skill=call.text,
-                succeeded=outcome.succeeded,
-                outcome=outcome.text,
-                env_steps=env_steps,
-                reward=reward,
-                place=self.world.place,
-                disturbances=self.disturbances,
-                subgoals_done=self.progress.done,
-                subgoals_total=self.progress.total,
-            )
-        )
-
     def record(self, end: End, wall_s: float) -> EpisodeRecord:
         """Sum up the episode, which ended for the reason ``end`` after ``wall_s`` seconds."""
         return EpisodeRecord(
-            **self.key,
+            **self.recorder.key,
             success=end == "success",
             subgoals_done=self.progress.done,
             subgoals_total=self.progress.total,
@@ -354,24 +280,12 @@ class Episode:
         )
 
     def _append(self, kind: EntryKind, text: str) -> None:
-        index = len(self.history.entries)
         self.history = self.history.append(kind, text)
-        self.sink(TranscriptRecord(**self.key, index=index, entry=kind, text=self.history.entries[index].text))
+        self.recorder.entry(len(self.history.entries) - 1, self.history.entries[-1])
 
-    def _show(self, disturbances: tuple[str, ...] = ()) -> None:
-        frame = self.world.frame() if self.frames is not None else None
-        if self.frames is not None and frame is not None:
-            self._tell(self.caption, disturbances)
-            self.frames(frame, self.caption)
-
-    def _tell(self, line: str, disturbances: tuple[str, ...] = ()) -> None:
-        """Tell a ``MomentSink`` where the episode stands."""
-        frames: object = self.frames
-        world: object = self.world
-        if isinstance(frames, MomentSink):
-            scene = world.scene() if isinstance(world, SceneWorld) else Scene()
-            rest = tuple(call.text for call in self.plan)
-            frames.see(Moment(self.env_steps, self.world.max_steps, self.progress, line, rest, disturbances, scene))
+    def _moment(self, line: str, events: tuple[str, ...] = ()) -> Moment:
+        rest = tuple(call.text for call in self.plan)
+        return self.pictures.moment(self.env_steps, self.progress, line, rest, events)
 
 
 _OUTCOME_AT_END: dict[End | None, Outcome] = {
