@@ -207,9 +207,7 @@ class Episode:
         if self.env_steps == steps and self.end is None:
             self._take(self.world.idle())
         self._tell_outcome(call.text, outcome.text)
-        self.carried.append(call.text)
-        self.broken = () if outcome.succeeded else (call.text,)
-        self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
+        self._follow_up(call, outcome)
         self.skills += 1
         self.since_replan += 1
         spent = Spent(self.env_steps - steps, self.reward - reward, self.world.place, self.disturbances)
@@ -217,6 +215,16 @@ class Episode:
         self.disturbances = []
         if outcome.gave_up and self.end is None:
             self.end = "gave_up"
+
+    def _follow_up(self, call: Call, outcome: Outcome) -> None:
+        """Note how a line ended. One that a changed goal interrupted is no failure; where that is no reason to replan, it goes on."""
+        self.failed, self.goal_interrupted = False, self.goal_interrupted or outcome.goal_changed
+        if outcome.goal_changed and not self.config.policy.on_goal_change:
+            self.plan.insert(0, call)
+            return
+        self.carried.append(call.text)
+        self.broken = () if outcome.succeeded else (call.text,)
+        self.failed = not (outcome.succeeded or outcome.goal_changed)
 
     def _carry_out(self, call: Call) -> Outcome:
         """Step the world until the line of the plan or the episode ends."""

@@ -236,6 +236,20 @@ def test_without_a_second_request_an_unreadable_plan_costs_a_step(players):
     assert [call.reason for call in run.calls] == ["start", "failure"]
 
 
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_a_changed_goal_that_is_no_reason_leaves_the_plan_as_it_is(players, horizon):
+    policy = ReplanPolicy(on_goal_change=False)
+    runs = [players.play("ERecap/HouseholdTroubled-v0", seed=seed, horizon=horizon, policy=policy) for seed in range(4)]
+    interrupted = 0
+    for run in runs:
+        assert all(call.reason != "goal_changed" for call in run.calls)
+        for before, after in pairwise(run.steps):
+            if before.outcome == "interrupted, the goal changed":
+                interrupted += 1
+                assert (after.skill, after.replan) == (before.skill, before.replan), "the same line goes on"
+    assert interrupted
+
+
 def test_a_cut_answer_says_so_and_keeps_its_lines(players):
     class Cut:
         def generate(self, prompt, sampling, on_line=None):
