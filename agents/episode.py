@@ -258,7 +258,7 @@ class Episode:
     def state(self) -> LoopState:
         """Return what the replan policy looks at."""
         replaced = bool(self.plan) and self.progress.replaces(self.planned, self.job.horizon)
-        beyond = self.job.horizon == "task" or self.progress.goal == self.planned.goal  # text worlds have one goal
+        reached = self.progress.done > self.planned.done and self.progress.goal != self.planned.goal
         return LoopState(
             started=self.started,
             skills_left=len(self.plan),
@@ -266,7 +266,7 @@ class Episode:
             last_failed=self.failed,
             surprised=bool(self.plan) and self.world.touches(self.plan),
             goal_changed=self.goal_interrupted or replaced,
-            subgoal_reached=bool(self.plan) and not beyond and self.progress.done > self.planned.done,
+            subgoal_reached=bool(self.plan) and reached and self.job.horizon == "subgoal",
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
