@@ -44,13 +44,13 @@ class Progress:
     def replaces(self, before: "Progress", horizon: Horizon) -> bool:
         """Tell whether a subgoal that a plan was made for has been replaced since ``before``, the progress at that time.
 
-        A subgoal that was reached is not replaced. With the horizon ``subgoal`` only the open one counts.
+        A subgoal that was reached is not replaced. With the horizon ``subgoal``, and where the world does not list the open
+        ones, only ``goal`` counts.
         """
-        now, then = self.goals or (self.goal,), before.goals or (before.goal,)
-        if horizon == "subgoal":
-            return now[:1] != then[:1] and self.done <= before.done
-        left = iter(then)
-        return bool(self.goal) and not all(goal in left for goal in now)
+        if horizon == "subgoal" or not (self.goals and before.goals):
+            return self.goal != before.goal and self.done <= before.done
+        left = iter(before.goals)
+        return not all(goal in left for goal in self.goals)
 
 
 @dataclass(frozen=True)

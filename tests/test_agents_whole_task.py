@@ -226,6 +226,12 @@ def test_which_changes_of_the_open_subgoals_are_replacements(now, horizon, repla
     assert progress(now, done).replaces(progress(("a", "b", "c"), 0), horizon) == replaced
 
 
+@pytest.mark.parametrize(("done", "replaced"), [(0, True), (1, False)])
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_where_a_world_lists_no_subgoals_a_new_one_after_progress_is_no_replacement(horizon, done, replaced):
+    assert Progress("", "b", done, 3).replaces(Progress("", "a", 0, 3), horizon) == replaced
+
+
 def test_without_a_replan_at_its_end_a_plan_is_all_there_is(players):
     run = players.play(QUIET, players.Script("explore\nexplore"), policy=ReplanPolicy(on_plan_end=False), horizon="task")
     assert (run.end.end, run.end.replans, len(run.steps)) == ("plan_end", 1, 2)

@@ -184,8 +184,7 @@ class TextWorld:
         self._task = str(info.get("task") or self._task)
         total = self._reached[1]
         self._reached = read_progress(info) or ((total, total) if success else self._reached)
-        goals = () if success else (self._task,)
-        self._progress = Progress(f"Task: {self._task}", "".join(goals), *self._reached, goals)
+        self._progress = Progress(f"Task: {self._task}", "" if success else self._task, *self._reached)
         return self._progress
 
 
