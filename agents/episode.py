@@ -175,7 +175,7 @@ class Episode:
             return list(self.world.parse(generation.complete_text)), None
         except PlanParseError as error:
             self.parse_errors += 1
-            self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: error.line]))
+            self.repeats.note(self.asked_in, "\n".join(generation.complete_text.splitlines()[: error.line]))
             return [], error
 
     def _let_time_pass(self, generation: Generation, replan_s: float) -> Thought:

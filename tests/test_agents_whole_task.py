@@ -265,3 +265,15 @@ def test_a_cut_answer_says_so_and_keeps_its_lines(players):
     assert run.calls[0].plan == ("explore",)
     feedback = next(r.text for r in run.transcript if r.entry == "feedback")
     assert feedback.startswith("The answer was cut after 7 tokens, its last line was left out")
+
+
+def test_a_line_that_was_cut_is_no_plan_that_was_tried(players):
+    class Cut:
+        def generate(self, prompt, sampling, on_line=None):
+            return Generation(text="pickup red b", new_tokens=1, truncated=True)
+
+    run = players.play(QUIET, Cut(), max_replans=6, horizon="task")
+    assert [call.forbidden for call in run.calls] == [0] * 6
+    told = [r.text for r in run.transcript if r.entry == "feedback"]
+    assert not any("was tried" in text for text in told)
+    assert told[0].startswith("The answer was cut after 1 token, before its first line was complete")

@@ -95,7 +95,10 @@ class TextWorld:
         return "\n".join(lines)
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task."""
+        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task.
+
+        What the world said last stands in every observation, even if an entry after a line has told it: pruning keeps observations.
+        """
         lines = [f"{line}: {outcome}." for line, outcome in outcomes if outcome != OK.text]
         lines += [reply for reply in (self._replies or [self._said]) if reply.strip()]
         if self.actions:
