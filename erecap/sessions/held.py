@@ -99,12 +99,13 @@ class HeldTokens:
     def judging(self, prompt: TokenizedPrompt) -> Judging:
         """Begin a run of the tokens of ``prompt`` that are not held.
 
-        Until ``take``, only tokens with a verdict are sure to be whole, because the run may drop others that it judges.
+        Where tokens are dropped on the way, those without a verdict are not sure to be whole if the run breaks off.
         """
-        self._sound = self.verdicts.settled
         until = max(_complete(prompt), self.verdicts.settled)
         forced = self.guarded(prompt.protected) | self._tail(prompt)
-        return Judging(self._schedule, self.verdicts, prompt.segment_ends, forced, until)
+        judging = Judging(self._schedule, self.verdicts, prompt.segment_ends, forced, until)
+        self._sound = self.verdicts.settled if judging.at_once else len(self)
+        return judging
 
     def take(self, prompt: TokenizedPrompt, verdicts: Verdicts, ran: list[NDArray[np.int64]]) -> None:
         """Take in the tokens of ``prompt`` that were run, with the positions that each layer appended."""

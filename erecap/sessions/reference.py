@@ -157,8 +157,7 @@ class SessionReference:
 
     def _mask(self, layer: int, hidden: Tensor) -> Tensor:
         """Hide from each token what it did not see, as numbers that are added to the logits, ``(1, 1, n, n)``."""
-        seen = torch.zeros(len(self._ids), len(self._ids), dtype=torch.bool)
-        for p, saw in enumerate(self._saw[layer]):
-            seen[p, sorted(saw)] = True
-        hides = torch.zeros(seen.shape, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+        pairs = [(p, q) for p, saw in enumerate(self._saw[layer]) for q in saw]
+        hides = torch.full((len(self._ids), len(self._ids)), torch.finfo(hidden.dtype).min, dtype=hidden.dtype)
+        hides[tuple(torch.tensor(pairs).T)] = 0.0
         return hides.to(hidden.device)[None, None]
