@@ -247,7 +247,7 @@ class Episode:
     def state(self) -> LoopState:
         """Return what the replan policy looks at."""
         replaced = bool(self.plan) and self.progress.replaces(self.planned, self.job.horizon)
-        beyond = self.job.horizon == "task"
+        reached = self.progress.done > self.planned.done and self.progress.goal != self.planned.goal
         return LoopState(
             started=self.started,
             skills_left=len(self.plan),
@@ -255,7 +255,7 @@ class Episode:
             last_failed=self.failed,
             surprised=bool(self.plan) and self.world.touches(self.plan),
             goal_changed=self.goal_interrupted or replaced,
-            subgoal_reached=bool(self.plan) and not beyond and self.progress.done > self.planned.done,
+            subgoal_reached=bool(self.plan) and reached and self.job.horizon == "subgoal",
         )
 
     # ---- records ---------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class TranscriptRecord(Record):
     index: int
     """Place in the history, from 0."""
     entry: EntryKind
-    """What it is: the task, an observation, a plan, or feedback on the plans."""
+    """What it is, such as the task, an observation, a plan, or the outcome of one line of a plan."""
     text: str
     """What the planner reads, or wrote."""
 

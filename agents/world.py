@@ -157,7 +157,7 @@ class World(Protocol):
         ...
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Write the observation that the planner reads at a replan; its last line says what to plan for."""
+        """Write the observation that the planner reads at a replan; its last lines say what to plan for."""
         ...
 
     def parse(self, answer: str) -> Sequence[Call]:

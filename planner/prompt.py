@@ -26,6 +26,8 @@ class Segment:
     """What is said."""
     protected: bool = False
     """Whether pruning must keep all of its tokens."""
+    observation: bool = False
+    """Whether it is an observation, and no other message of a user."""
 
 
 @dataclass(frozen=True)
@@ -76,5 +78,6 @@ def build_prompt(history: History, system: str | None = None) -> Prompt:
     segments = [Segment("system", system_text() if system is None else system, protected=True)]
     for index, entry in enumerate(history.entries):
         role: Role = "assistant" if entry.kind == "plan" else "user"
-        segments.append(Segment(role, entry.text, protected=entry.kind == "task" or index == plan or index >= latest))
+        protected = entry.kind == "task" or index == plan or index >= latest
+        segments.append(Segment(role, entry.text, protected, entry.kind == "observation"))
     return Prompt(tuple(segments))

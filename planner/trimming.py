@@ -77,6 +77,14 @@ def _begin(prompt: Prompt, count: int) -> int:
     """Return the index of the segment that begins the newest ``count`` observations; the latest one begins the protected end."""
     if count < 1:
         raise ValueError(f"{count} observations leave nothing to plan from: give at least 1")
+    found = [index for index, segment in enumerate(prompt.segments) if segment.observation]
+    if found:
+        return found[max(len(found) - count, 0)]
+    return _begin_of_chat(prompt, count)
+
+
+def _begin_of_chat(prompt: Prompt, count: int) -> int:
+    """Return the same for a chat of the user's own, in which every message of the user counts as an observation."""
     found = [index for index, segment in enumerate(prompt.segments) if segment.role == "user"]
     tasks = next((n for n, index in enumerate(found) if not prompt.segments[index].protected), len(found))
     latest = next((n for n in range(tasks, len(found)) if prompt.segments[found[n]].protected), len(found) - 1)

@@ -78,7 +78,8 @@ def split(text):
 
 def assert_told_only_what_was_shown(run, tape):
     """Things and rooms; not where the agent is while it has stood in doorways only (see the test of that)."""
-    shown, rooms, placed = [set()], [set()], [False]
+    told = names_in([r.text for r in run.transcript if r.entry == "briefing"])
+    shown, rooms, placed = [told[0]], [told[1]], [False]
     for observation, *_ in tape.results:
         visible = observation["rooms"]
         placed.append(placed[-1] or visible[3, 6] >= 0)
@@ -87,7 +88,7 @@ def assert_told_only_what_was_shown(run, tape):
     plans = []
     for call in run.calls:
         if call.reason != "parse_error":
-            text = run.transcript[call.history_entries - 1].text
+            text = next(r.text for r in reversed(run.transcript[: call.history_entries]) if r.entry == "observation")
             text = text if placed[call.env_step + 1] else re.sub(r"(?:You are|seen|free place) in [a-z0-9 ]+[,.]", "", text)
             outcomes, rest = map(names_in, split(text))
             things, places = shown[call.env_step + 1], rooms[call.env_step + 1]

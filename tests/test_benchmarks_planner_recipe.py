@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.job import EpisodeJob
-from agents.loop import AgentConfig
+from agents.loop import AgentConfig, run_episode
+from agents.records import PlannerCall, Record, TranscriptRecord
 from agents.world import World
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.recipes.planner.collect import (
@@ -24,9 +25,12 @@ from benchmarks.recipes.planner.collect import (
 )
 from benchmarks.recipes.planner.config import Recipe, Round, Source
 from benchmarks.recipes.planner.dataset import chat_messages, encode, make_tokenizer
+from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
-from planner import Generation, History, LineCallback, Prompt, Sampling, build_prompt
+from erecap.training import encoding
+from erecap.training.sequences import ALWAYS_KEPT
+from planner import Entry, Generation, History, LineCallback, Prompt, Sampling, build_prompt, parse_plan
 
 SMALL = "ERecap/HouseholdSmall-v0"
 
@@ -173,3 +177,63 @@ def test_the_recipe_runs_from_nothing_and_goes_on_where_it_stopped(tmp_path: Pat
     assert log
     with pytest.raises(ValueError, match="another recipe"):
         run_recipe(recipe.model_copy(update={"seed": 7}), tmp_path, 1, 0, False, Reports())
+
+
+# ---- plans for the whole task --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lessons_speak_as_observations_do(seed: int) -> None:
+    messages = lesson(np.random.default_rng(seed))
+    assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+    for observation, plan in zip(messages[::2], messages[1::2], strict=True):
+        lines = parse_plan(plan["content"]).skills
+        assert "explore" not in [line.text for line in lines[:-1]], "nothing is planned behind a search"
+        assert (" Goals:\n" in observation["content"]) != (" Goal: " in observation["content"])
+
+
+def test_a_lesson_for_the_whole_task_plans_goal_after_goal() -> None:
+    house = Lesson(np.random.default_rng(3), {"red ball": "attic", "blue key": "hall", "grey box": "study"}, here="hall")
+    goals = ["bring red ball to study", "put blue key next to red ball", "pick up grey box", "go to green ball", "pick up blue key"]
+    parts = house._task_plan(goals)
+    assert parts == [
+        ["pickup red ball in attic", "goto study", "drop"],
+        ["pickup blue key in hall", "put blue key next to red ball in study"],
+        ["pickup grey box in study"],
+        ["explore"],
+    ]
+    assert house.place["red ball"] == "attic", "the house itself stays as it is"
+
+
+def test_turns_of_a_whole_task_begin_with_observations() -> None:
+    entries = (
+        Entry("task", "Task: 1. a."),
+        Entry("briefing", "Inventory"),
+        Entry("observation", "one"),
+        Entry("plan", "explore\ndrop"),
+        Entry("outcome", "explore: ok."),
+        Entry("outcome", "drop: failed."),
+        Entry("observation", "two"),
+        Entry("feedback", "Nothing has changed."),
+        Entry("plan", "drop"),
+        Entry("outcome", "drop: ok."),
+        Entry("observation", "three"),
+        Entry("plan", "done"),
+    )
+    messages = chat_messages(Sample(entries, ("explore\ndrop", "drop", "done")))
+    texts = [str(message["content"]) for message in messages]
+    turns = dict(zip(texts, encoding._turns(messages, False), strict=True))
+    assert turns["one"] == turns["explore: ok."] == turns["drop: failed."] == turns["Inventory"] == 0
+    assert turns["two"] == turns["Nothing has changed."] == turns["drop: ok."] == 1
+    assert turns["three"] == turns["done"] == 2
+    assert turns["Task: 1. a."] == ALWAYS_KEPT
+
+
+def test_a_stubborn_mistake_is_made_again_until_it_is_forbidden() -> None:
+    records: list[Record] = []
+    for seed in range(4):
+        labeller = Labeller(np.random.default_rng(seed), noise=0.5, stubbornness=1.0)
+        run_episode(EpisodeJob("expert", SMALL, seed), labeller, AgentConfig(max_replans=30), records.append)
+    assert any(record.forbidden for record in records if isinstance(record, PlannerCall)), "the guard has forbidden a mistake"
+    told = [record.text for record in records if isinstance(record, TranscriptRecord) and record.entry == "feedback"]
+    assert any("(twice)" in text for text in told)

@@ -63,14 +63,14 @@ def test_latest_observation(events):
 
 
 @given(EVENTS)
-def test_protected_are_system_task_and_everything_since_the_latest_observation(events):
+def test_protected_are_system_task_current_plan_and_everything_since_the_latest_observation(events):
     history = history_of(events)
     system, *rest = build_prompt(history).segments
     assert (system.role, system.text, system.protected) == ("system", system_text(), True)
     assert [segment.text for segment in rest] == [entry.text for entry in history.entries]
     for index, (segment, entry) in enumerate(zip(rest, history.entries, strict=True)):
         assert segment.role == ("assistant" if entry.kind == "plan" else "user")
-        assert segment.protected == (index == 0 or index >= history.latest_observation)
+        assert segment.protected == (index in (0, history.current_plan) or index >= history.latest_observation)
 
 
 @given(EVENTS, EVENTS.filter(bool))

@@ -22,7 +22,7 @@ def texts(prompt: Prompt) -> list[str]:
 
 def test_the_last_observations_stay_with_the_plans_between_them():
     assert texts(last_observations(prompt_of(4), 2)) == ["task 0", "seen 3", "plan 3", "seen 4"]
-    assert texts(last_observations(prompt_of(4), 1)) == ["task 0", "seen 4"]
+    assert texts(last_observations(prompt_of(4), 1)) == ["task 0", "plan 3", "seen 4"]
 
 
 def test_masking_keeps_every_plan():
@@ -33,7 +33,17 @@ def test_masking_keeps_every_plan():
 def test_feedback_belongs_to_the_latest_observation():
     entries = (Entry("task", "t"), Entry("observation", "old"), Entry("plan", "p"), Entry("observation", "new"), Entry("plan", "?"))
     prompt = build_prompt(History((*entries, Entry("feedback", "line 1: unknown"))))
-    assert texts(last_observations(prompt, 1)) == ["t", "new", "?", "line 1: unknown"]
+    assert texts(last_observations(prompt, 1)) == ["t", "p", "new", "?", "line 1: unknown"]
+
+
+def test_outcomes_of_skills_are_no_observations():
+    entries = [Entry("task", "t"), Entry("briefing", "b")]
+    for turn in range(3):
+        entries += [Entry("observation", f"seen {turn}"), Entry("plan", f"p{turn}"), *[Entry("outcome", f"did {turn}")] * 2]
+    prompt = build_prompt(History((*entries, Entry("observation", "seen 3"))))
+    assert texts(last_observations(prompt, 2)) == ["t", "seen 2", "p2", "did 2", "did 2", "seen 3"]
+    masked = ["t", MASK, MASK, "p0", MASK, MASK, MASK, "p1", MASK, MASK, "seen 2", "p2", "did 2", "did 2", "seen 3"]
+    assert texts(mask_observations(prompt, 2)) == masked
 
 
 @given(turns=st.integers(0, 12), tasks=st.integers(1, 2), count=st.integers(1, 14), name=st.sampled_from(sorted(TRIMS)))

@@ -76,7 +76,7 @@ NOUNS = (
     Noun("report", "table.md, plots", "benchmarks", 3, 2),
 )
 STEPS = (
-    Step("observation", "text", "World.describe", "world.py", "agents"),
+    Step("observation", "text", "describe, note", "world.py", "agents"),
     Step("text", "History", "append", "history.py", "planner"),
     Step("History", "Prompt", "build_prompt", "prompt.py", "planner"),
     Step("Prompt", "TokenizedPrompt", "encode", "models/tokenization.py", "erecap"),
@@ -160,7 +160,9 @@ def _loop(axes: Axes) -> None:
     left, colour = 0.25, COLOURS["envs"]
     edge = COLUMNS[0] - BOX[0] / 2
     _line(axes, [(edge, ROWS[2]), (left, ROWS[2]), (left, ROWS[0]), (edge, ROWS[0])], colour)
-    axes.text(left - 0.1, (ROWS[0] + ROWS[2]) / 2, "next replan", rotation=90, ha="center", va="center", fontsize=9, color=colour)
+    axes.text(
+        left - 0.1, (ROWS[0] + ROWS[2]) / 2, "next line or replan", rotation=90, ha="center", va="center", fontsize=9, color=colour
+    )
 
 
 def _legend(axes: Axes) -> None:

@@ -33,22 +33,22 @@ class RoundPlay:
         Number of the round, from 0.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1.
-    stubbornness
-        Probability that a disturbed plan that changed nothing is played again, 0..1.
     corrections
         Largest number of samples made of an episode's corrections.
     student
         Backend spec of the student; empty where only the expert plays.
     share
         Share of the replans in which the student's plan is played, 0..1.
+    stubbornness
+        Probability that a disturbed plan that changed nothing is played again, 0..1.
     """
 
     number: int
     noise: float
-    stubbornness: float
     corrections: int
     student: str = ""
     share: float = 0.0
+    stubbornness: float = 0.0
 
 
 @dataclass(frozen=True)
