@@ -170,13 +170,24 @@ def test_a_growing_history_leaves_the_state_of_the_reference(family, rule):
     play(model, *pruning(model, rule), [*WINDOW, Turn("replace", where=2), Turn(window=2), Turn("shorten", where=1)])
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    family=st.sampled_from(sorted(FAMILIES)),
-    rule=st.sampled_from(["chunk_top_k", "chunk_top_k", "threshold", "none"]),
-    turns=st.lists(TURNS, min_size=2, max_size=6),
-)
+ANY_TURNS = {
+    "family": st.sampled_from(sorted(FAMILIES)),
+    "rule": st.sampled_from(["chunk_top_k", "chunk_top_k", "threshold", "none"]),
+    "turns": st.lists(TURNS, min_size=2, max_size=5),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(**ANY_TURNS)
 def test_any_turns_leave_the_state_of_the_reference(family, rule, turns):
+    model = model_of(family)
+    play(model, *pruning(model, rule), turns)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None)
+@given(**ANY_TURNS)
+def test_any_of_many_turns_leave_the_state_of_the_reference(family, rule, turns):
     model = model_of(family)
     play(model, *pruning(model, rule), turns)
 

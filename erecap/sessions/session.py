@@ -26,7 +26,9 @@ header and the answer. Their message is not complete, so they have scores and no
 message. The other tokens are cropped. Keys depend on earlier tokens only, so what is left is as it was before the cropped tokens
 came, except that ``compact`` has dropped tokens since; of these, the unprotected ones would be dropped now anyway.
 
-Errors. Tokens that a broken call left in some layers are taken out at the next call.
+Errors. After a call that broke off, the next one takes out what it left in some layers, and goes on from the tokens held before.
+Those that ``compact`` dropped stay dropped. Tokens without a verdict are run again where the broken call could drop them. A layer
+whose tokens were being moved leaves nothing to go on from, so the session starts afresh.
 """
 
 from collections.abc import Iterator
