@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from erecap.models import grouped_attention as module
 from erecap.models.grouped_attention import grouped_attention, heads_grouped
-from erecap.models.masks import causal
+from erecap.models.masks import attention_mask, causal, extension_mask
 
 
 def attend(batch: int, kv_heads: int, group: int, new: int, keys: int, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,3 +67,16 @@ def test_it_serves_few_new_tokens_of_sdpa_on_a_cpu(make_model, kind: str, new: i
     config = make_model(2).config
     with heads_grouped(config, kind, new, torch.device(device)):
         assert config._attn_implementation == "sdpa"
+
+
+def test_new_tokens_see_all_before_them_under_any_attention() -> None:
+    hidden = torch.zeros(1, 3, 8)
+    visible = extension_mask("sdpa", 5, hidden)
+    assert visible is not None
+    assert visible[0, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    added = extension_mask("eager", 5, hidden)
+    assert added is not None
+    assert torch.equal(added == 0, visible)
+    assert extension_mask("flash_attention_2", 5, hidden) is None
+    for kind in ("sdpa", "eager"):
+        assert extension_mask(kind, 5, hidden[:, :1]) is attention_mask(kind, None, hidden[:, :1]) is None

@@ -52,6 +52,20 @@ def test_what_was_trimmed_is_written_over() -> None:
     assert values[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 60, 61]
 
 
+def test_kept_tokens_close_up_within_their_buffer() -> None:
+    cache = make_cache_of_one()
+    place = cache.update(states(10), states(10, 50), 0)[0].data_ptr()
+    layer = cache.layers[0]
+    layer.keep(3, torch.tensor([4, 7, 8]))
+    assert layer.keys[0, 0, :, 0].tolist() == [0, 1, 2, 4, 7, 8]
+    keys, values = cache.update(states(2, 90), states(2, 95), 0)
+    assert keys[1, 2, :, 3].tolist() == [0, 1, 2, 4, 7, 8, 90, 91]
+    assert values[0, 0, :, 0].tolist() == [50, 51, 52, 54, 57, 58, 95, 96]
+    assert keys.data_ptr() == place
+    layer.keep(0, torch.tensor([], dtype=torch.long))
+    assert cache.get_seq_length(0) == 0
+
+
 def test_rows_chosen_by_a_caller_are_kept_apart_from_the_buffers() -> None:
     cache = make_cache_of_one()
     cache.update(states(4), states(4), 0)

@@ -89,10 +89,34 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 
 @torch.inference_mode()
 def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
-    choose, steps = _Chooser(options, start.logits), DecodeSteps(parts, start, options.max_new_tokens)
-    ended = [False] * len(start.logits)
-    bans = _Bans(options.ban, len(start.logits))
-    tokens = parts.agree(choose(bans.masked(start.logits)))
+    yield from decode_by(DecodeSteps(parts, start, options.max_new_tokens).run, parts, start.logits, options)
+
+
+@torch.inference_mode()
+def decode_by(
+    run: Callable[[Tensor, int], Tensor], parts: DecoderParts, logits: Tensor, options: DecodeOptions
+) -> Iterator[tuple[int | None, ...]]:
+    """Choose the tokens of all rows, one step at a time, and decide when to stop.
+
+    Parameters
+    ----------
+    run
+        Runs the last token of each row, int64 ``(batch,)``, as ``DecodeSteps.run`` does. The last tokens of all are not run.
+    parts
+        The model's modules.
+    logits
+        Logits of the first token, float32 ``(batch, vocab)``.
+    options
+        Settings of the decode.
+
+    Returns
+    -------
+    iterator of tuple of int or None
+        As ``decode`` returns it.
+    """
+    choose, ended = _Chooser(options, logits), [False] * len(logits)
+    bans = _Bans(options.ban, len(logits))
+    tokens = parts.agree(choose(bans.masked(logits)))
     for step in range(options.max_new_tokens):
         ids = tokens.tolist()
         yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
@@ -100,7 +124,7 @@ def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -
         if all(ended) or step == options.max_new_tokens - 1:
             return
         bans.take(ids)
-        tokens = parts.agree(choose(bans.masked(steps.run(tokens, step))))
+        tokens = parts.agree(choose(bans.masked(run(tokens, step))))
 
 
 class DecodeSteps:
@@ -116,11 +140,19 @@ class DecodeSteps:
         Result of the prefill; its cache grows with each step.
     max_new_tokens
         The most steps that will be run.
+    on_layer
+        Called after each layer with its number and the residual stream that leaves it, ``(batch, 1, hidden_size)``.
     """
 
-    def __init__(self, parts: DecoderParts, start: PrefillResult, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        parts: DecoderParts,
+        start: PrefillResult,
+        max_new_tokens: int,
+        on_layer: Callable[[int, Tensor], None] | None = None,
+    ) -> None:
         device = start.logits.device
-        self._parts, self._cache = parts, start.cache
+        self._parts, self._cache, self._on_layer = parts, start.cache, on_layer
         first = torch.tensor(start.next_positions, device=device)
         positions = first[:, None] + torch.arange(max_new_tokens, device=device)
         like = torch.empty(0, dtype=parts.embed.weight.dtype, device=device)  # type: ignore[arg-type]  # rotary reads dtype and device
@@ -146,9 +178,12 @@ class DecodeSteps:
         hidden = self._parts.embed(tokens[:, None])
         ropes = {place: (cos[:, step : step + 1], sin[:, step : step + 1]) for place, (cos, sin) in self._ropes.items()}
         with heads_grouped(self._parts.config, self._parts.attention, 1, hidden.device):
-            for layer, place, (mask, width) in zip(self._parts.layers, self._parts.places, self._masks, strict=True):
+            layers = zip(self._parts.layers, self._parts.places, self._masks, strict=True)
+            for number, (layer, place, (mask, width)) in enumerate(layers):
                 visible = None if mask is None else mask[..., : width + step + 1]
                 hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, ropes[place])
+                if self._on_layer is not None:
+                    self._on_layer(number, hidden)
         return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
 
 

@@ -12,6 +12,7 @@ class Selector(Protocol):
     """A scorer of the tokens that reach a stage. The engine keeps the tokens with the highest scores.
 
     One that was made for the stages of a schedule names their layers, in order, in the attribute ``stage_layers``, a tuple of int.
+    One whose score of a token depends on nothing but the token's hidden state and position says so with ``tokenwise = True``.
     """
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
@@ -56,6 +57,22 @@ class PreparedSelector(Selector, Protocol):
             Number of tokens of each row.
         """
         ...
+
+
+def check_tokenwise(selector: Selector) -> None:
+    """Refuse a selector whose score of a token may change when the prompt grows, as sessions must.
+
+    Raises
+    ------
+    ValueError
+        For a selector that does not declare ``tokenwise = True``.
+    """
+    if not getattr(selector, "tokenwise", False) or isinstance(selector, PreparedSelector):
+        raise ValueError(
+            f"the {type(selector).__name__} may score a token by other tokens, and a session keeps verdicts when the prompt grows: "
+            "use the selector learned, random, recency or key-norm; a selector of your own that scores each token by its hidden "
+            "state and position alone declares it with the class attribute tokenwise = True"
+        )
 
 
 def check_selector(selector: object, schedule: PruneSchedule) -> None:

@@ -35,6 +35,19 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base r
         self.values = self._buffers[1].append(self.values, value_states)
         return self.keys, self.values
 
+    def keep(self, first: int, index: Tensor) -> None:
+        """Keep the first tokens and chosen ones behind them. Only what is kept behind the first ones moves, within its buffers.
+
+        Parameters
+        ----------
+        first
+            Number of first tokens that stay where they are.
+        index
+            The tokens that are kept behind them, int64 ``(kept,)``, rising, each at least ``first``.
+        """
+        total = first + len(index)
+        self.keys, self.values = _moved(self.keys, first, total, index), _moved(self.values, first, total, index)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put row ``beam_idx[i]`` in the place of row ``i``, int64 ``(batch,)``."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any integer tensor will do
@@ -72,6 +85,12 @@ class _Buffer:
             self._room[..., :tokens, :] = held
         self._room[..., tokens:total, :] = new
         return self._room[..., :total, :]
+
+
+def _moved(states: Any, first: int, total: int, index: Tensor) -> Any:
+    """Move the tokens at ``index`` behind the first ones, in place; return the ``total`` tokens that are left, as a view."""
+    states[..., first:total, :] = states.index_select(-2, index)
+    return states[..., :total, :]
 
 
 def make_cache(config: PretrainedConfig) -> DynamicCache:

@@ -45,6 +45,30 @@ def attention_mask(kind: str, visible: Tensor | None, hidden: Tensor) -> Tensor 
     return None
 
 
+def extension_mask(kind: str, keys: int, hidden: Tensor) -> Tensor | None:
+    """Make the mask for new tokens that follow a cache: each attends to itself and to all keys before it.
+
+    Parameters
+    ----------
+    kind
+        Attention function, one of ``ATTENTION_KINDS``.
+    keys
+        Number of keys in all, those of the new tokens included.
+    hidden
+        Residual stream of the new tokens, ``(batch, new, hidden_size)``.
+
+    Returns
+    -------
+    Tensor or None
+        As ``attention_mask`` returns it. ``None`` for one token, and for flash attention, which lines up the last query with the
+        last key.
+    """
+    new = hidden.shape[1]
+    if new == 1 or kind.startswith("flash"):
+        return attention_mask(kind, None, hidden[:, :1])
+    return attention_mask(kind, causal(new, keys, hidden.device), hidden)
+
+
 def causal(queries: int, keys: int, device: torch.device) -> Tensor:
     """Let the last ``queries`` of ``keys`` tokens attend to themselves and all before them: bool ``(1, 1, queries, keys)``."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]

@@ -11,6 +11,8 @@ from erecap.selectors.projections import Projections
 class KeyNormSelector:
     """A selector by the negative norm of a token's key in the layer after the stage, averaged over KV heads."""
 
+    tokenwise = True
+
     def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
         self._projections = projections
         self.stage_layers = tuple(stage.after_layer for stage in schedule.stages)

@@ -13,6 +13,8 @@ class LearnedSelector:
     Making it raises ``ValueError`` for a schedule with a stage that the pruner was not trained for.
     """
 
+    tokenwise = True
+
     def __init__(self, pruner: TokenPruner, schedule: PruneSchedule) -> None:
         missing = [stage.after_layer for stage in schedule.stages if stage.after_layer not in pruner.stages]
         if missing:

@@ -16,6 +16,8 @@ class RandomSelector:
     splitmix64's finaliser (Steele et al. 2014) in wrapping int64 arithmetic; 24 bits of it fit a float32 exactly.
     """
 
+    tokenwise = True
+
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
 

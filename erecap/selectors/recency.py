@@ -9,6 +9,8 @@ from erecap.selectors.base import SelectorContext
 class RecencySelector:
     """A selector by original position. Scores are exact in float32 up to 16 million tokens."""
 
+    tokenwise = True
+
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RecencySelector":
         """Make the selector; the context is not used."""

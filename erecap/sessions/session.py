@@ -1,0 +1,267 @@
+"""A session: the pruned cache of one agent, extended while its prompt grows, so that a replan costs only what is new.
+
+What is held. Each layer holds the keys and values of the tokens that reached it, at their original positions. Each token has a
+message (*segment*), a flag that tells whether it is protected now, and a verdict.
+
+Verdict. The number of stages that the token survives by the schedule's rule, as if nothing but the schedule's head were protected.
+``threshold`` judges each token by its score. ``chunk_top_k`` keeps, of the tokens of a message that survived the stages before, the
+share ``keep``. So a verdict never changes because of what comes later. The rule ``top_k`` is refused, for its verdicts would.
+
+Protection. The head and the tokens that the prompt protects go through all layers, whatever their verdict; the stages score them on
+the way. An unprotected token is dropped at the first stage that its verdict names, as in a prefill. ``compact`` drops what is
+protected no longer: the keys and values behind the first stage that the token does not survive. What ran before saw these keys;
+what runs later does not.
+
+Tail. As in a prefill, no stage drops the last ``tail_min`` tokens of a prompt. Unprotected ones that are held for this reason alone
+are run again at the next turn, because what followed them saw them. Prompts end in protected tokens, so this is rare.
+
+A new prompt. ``extend`` takes the whole prompt and reuses the tokens that it has in common with the last one, up to
+
+- its last token, which gives the logits,
+- the first token that it protects and that a layer lacks,
+- the first token held for the tail alone.
+
+With ``chunk_top_k``, reuse ends at a message's end, unless it ends in the protected tokens behind the last message, the answer's
+header and the answer. Their message is not complete, so they have scores and no verdict yet, and may become the beginning of any
+message. The other tokens are cropped. Keys depend on earlier tokens only, so what is left is as it was before the cropped tokens
+came, except that ``compact`` has dropped tokens since; of these, the unprotected ones would be dropped now anyway.
+
+Errors. After a call that broke off, the next one takes out what it left in some layers, and goes on from the tokens held before.
+Those that ``compact`` dropped stay dropped. Tokens without a verdict are run again where the broken call could drop them. A layer
+whose tokens were being moved leaves nothing to go on from, so the session starts afresh.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from erecap.engine.decode import DecodeOptions, DecodeSteps, decode_by
+from erecap.engine.prefill import PrefillResult
+from erecap.engine.selector_protocol import Selector, check_selector, check_tokenwise
+from erecap.models.architecture import check_length, decoder_parts
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule import PruneSchedule
+from erecap.sessions.forward import run_new_tokens
+from erecap.sessions.held import HeldTokens
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The outcome of ``ReplanSession.extend``.
+
+    Attributes
+    ----------
+    prompt_tokens
+        Number of tokens of the prompt.
+    reused_tokens
+        Those that were not run again.
+    layer_tokens
+        Number of tokens that each layer holds.
+    kv_bytes
+        Bytes of the keys and values held; of a model that is divided among ranks, of all ranks together.
+    logits
+        Logits of the next token, float32 ``(1, vocab)``.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    layer_tokens: tuple[int, ...]
+    kv_bytes: int
+    logits: Tensor
+
+
+class ReplanSession:
+    """The pruned cache of one agent. With the empty schedule it is a prefix cache.
+
+    Parameters
+    ----------
+    model
+        A stock transformers model in evaluation mode.
+    schedule
+        Where tokens are dropped and how many, by the rule ``chunk_top_k`` or ``threshold``. Default: the empty schedule.
+    selector
+        Scores the tokens at the stages; required by a schedule with stages. A token's score must depend on nothing but its hidden
+        state and position.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model that the engine cannot run.
+    ValueError
+        For a rule, a guarded tail or a selector whose verdicts would change with a longer prompt, stages without a selector, or a
+        schedule that does not fit the model's depth.
+    """
+
+    def __init__(self, model: PreTrainedModel, schedule: PruneSchedule | None = None, selector: Selector | None = None) -> None:
+        self._schedule, self._selector = schedule or PruneSchedule.none(), selector
+        _check(self._schedule, selector, model)
+        self._parts, self._config = decoder_parts(model), model.config
+        self._stages = {layer: index for index, layer in enumerate(self._schedule.layers)}
+        self._turn = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and free the cache."""
+        self._turn += 1
+        self._logits: Tensor | None = None
+        self._prompt_tokens = 0
+        self._held = HeldTokens(self._config, self._schedule, self._parts.entry)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Ids of the tokens held, those of the answer included, int64 ``(tokens,)``."""
+        return self._held.ids.copy()
+
+    @property
+    def kept(self) -> tuple[NDArray[np.int64], ...]:
+        """Original positions of the tokens that each layer holds, int64 ``(held,)``, rising."""
+        return self._held.cache.positions
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the keys and values held, without spare room; of a divided model, of all ranks together."""
+        return self._held.cache.nbytes * self._parts.ranks
+
+    @torch.inference_mode()
+    def extend(self, prompt: TokenizedPrompt) -> Extension:
+        """Take in a prompt: reuse what it has in common with the last one, drop what is protected no longer, run the rest.
+
+        Parameters
+        ----------
+        prompt
+            The whole prompt, with or without the header of the answer.
+
+        Raises
+        ------
+        ContextLengthError
+            For a prompt beyond the model's positions.
+        """
+        check_length(self._config, len(prompt))
+        self._begin_turn()
+        reused = self._held.reusable(prompt)
+        self._held.crop(reused)
+        self._held.compact(self._held.guarded(prompt.protected)[:reused])
+        logits = self._run(prompt)
+        self._logits, self._prompt_tokens = logits, len(prompt)
+        return Extension(len(prompt), reused, self._held.cache.layer_tokens, self.kv_bytes, logits)
+
+    @torch.inference_mode()
+    def compact(self, protected: NDArray[np.bool_]) -> None:
+        """Drop what is protected no longer, ahead of the ``extend`` that would do so.
+
+        Parameters
+        ----------
+        protected
+            Which of the first tokens held are still protected, bool ``(n,)``; the others keep their flags.
+
+        Raises
+        ------
+        ValueError
+            For more flags than tokens.
+        """
+        if len(protected) > len(self._held):
+            raise ValueError(f"{len(protected)} flags for {len(self._held)} tokens held: give at most one per token")
+        self._begin_turn()
+        self._held.compact(self._held.guarded(protected))
+
+    def plan(self, options: DecodeOptions) -> Iterator[int]:
+        """Decode an answer to the prompt of the last ``extend``.
+
+        The tokens of the answer stay in the session, all but the last one, which is not run. They are reused where the next prompt
+        goes on with them. A second call forgets the first answer.
+
+        Parameters
+        ----------
+        options
+            Settings of the decode.
+
+        Returns
+        -------
+        iterator of int
+            The tokens, the end token included. It raises ``ValueError`` where the session was used otherwise in the meantime.
+
+        Raises
+        ------
+        ContextLengthError
+            Where prompt and answer exceed the model's positions.
+        ValueError
+            Without an ``extend`` before, or after one that failed.
+        """
+        logits = self._logits
+        if logits is None:
+            raise ValueError("the session has no prompt to answer: call extend(prompt) first")
+        check_length(self._config, self._prompt_tokens, options.max_new_tokens)
+        self._begin_turn()
+        self._held.crop(self._prompt_tokens)
+        self._logits = logits
+        return self._decode(logits, options, self._turn)
+
+    def _begin_turn(self) -> None:
+        """End the answer under way, and make the session whole after a call that broke off."""
+        self._turn += 1
+        self._logits = None
+        if not self._held.restore():
+            self.reset()
+
+    def _run(self, prompt: TokenizedPrompt) -> Tensor:
+        """Run the tokens of ``prompt`` that are not held; return the logits of the next one, float32 ``(1, vocab)``."""
+        ids, judging = prompt.input_ids[len(self._held) :], self._held.judging(prompt)
+        last, ran = run_new_tokens(self._parts, self._held.cache, ids, judging, self._stages, self._selector)
+        logits: Tensor = self._parts.head(self._parts.norm(last)).float()
+        self._held.take(prompt, judging.close(), ran)
+        return logits
+
+    @torch.inference_mode()
+    def _decode(self, logits: Tensor, options: DecodeOptions, turn: int) -> Iterator[int]:
+        answer, scores = list[int](), list[Tensor]()
+        steps = DecodeSteps(self._parts, self._start(logits), options.max_new_tokens, lambda *left: self._score(scores, *left))
+
+        def run(tokens: Tensor, step: int) -> Tensor:
+            if turn != self._turn:
+                raise ValueError("the session was used otherwise while this answer was decoded: finish an answer, or drop it")
+            scores.clear()
+            made = steps.run(tokens, step)
+            self._held.append(answer[-1], torch.stack(scores) if scores else tokens.new_zeros(0, 1).float())
+            return made
+
+        for (token,) in decode_by(run, self._parts, logits, options):
+            assert token is not None, "the decode ends with its only row"
+            answer.append(token)
+            yield token
+
+    def _start(self, logits: Tensor) -> PrefillResult:
+        """Describe the session as the prefill from which a decode goes on."""
+        cache = self._held.cache
+        return PrefillResult(cache.store, logits, (), (cache.layer_tokens,), (len(self._held),), self.kv_bytes)
+
+    def _score(self, scores: list[Tensor], layer: int, hidden: Tensor) -> None:
+        """Score the token of the answer that leaves ``layer``, where a stage comes after it."""
+        if layer in self._stages and self._selector is not None:
+            position = torch.full((1, 1), len(self._held), device=hidden.device)
+            made = self._selector.score(hidden, position, self._stages[layer], torch.ones_like(position[0]))
+            scores.append(self._parts.agree(made)[0].to(self._parts.entry))
+
+
+def _check(schedule: PruneSchedule, selector: Selector | None, model: PreTrainedModel) -> None:
+    schedule.check_depth(model.config.num_hidden_layers)
+    if not schedule.stages:
+        return
+    if schedule.rule == "top_k":
+        raise ValueError(
+            "rule 'top_k' judges a token by the whole prompt, and a session keeps verdicts while the prompt grows: use "
+            "schedule.by_rule('chunk_top_k'), or 'threshold'"
+        )
+    if schedule.tail_share:
+        raise ValueError(
+            f"tail_share={schedule.tail_share} guards a tail that grows with the prompt, and a session keeps verdicts meanwhile: "
+            "use tail_share=0, as schedule.by_rule sets it"
+        )
+    if selector is None:
+        raise ValueError(f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one")
+    check_selector(selector, schedule)
+    check_tokenwise(selector)
