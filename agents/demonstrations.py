@@ -18,6 +18,7 @@ from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import EpisodeRecord, Record, TranscriptRecord
 from agents.world import World
+from agents.world_extras import state_of
 from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sampling
 
 
@@ -76,7 +77,7 @@ class Labeller:
         """Note the expert's plan; return it, the student's plan, or the expert's with a mistake in it."""
         label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
-        draw, state, (mistaken_in, mistake) = self.rng.random(), world.state(), self.mistake
+        draw, state, (mistaken_in, mistake) = self.rng.random(), state_of(world, ""), self.mistake
         if mistake and state == mistaken_in and not is_forbidden(mistake, sampling.avoid) and self.rng.random() < self.stubbornness:
             return Generation(text=mistake)
         if draw < self.noise:

@@ -13,6 +13,7 @@ from agents.recorder import Recorder, Reply, Request, Spent, Thought
 from agents.records import End, EpisodeRecord
 from agents.repeats import Repeats
 from agents.world import Call, Outcome, Tick, failed
+from agents.world_extras import briefing_of, note_of, state_of
 from planner import (
     Generation,
     History,
@@ -93,8 +94,9 @@ class Episode:
             self.recorder, self.pictures = Recorder(self.job, self.sink), Pictures(self.world, self.frames)
             self.pictures.show(self.caption, self._moment(self.caption))
             self._append("task", self.progress.task)
-            if self.world.briefing is not None:
-                self._append("briefing", self.world.briefing)
+            briefing = briefing_of(self.world)
+            if briefing is not None:
+                self._append("briefing", briefing)
             on_error.pop_all()
 
     # ---- planning --------------------------------------------------------------------------------------------------------------
@@ -131,8 +133,9 @@ class Episode:
     def _observe(self) -> None:
         """Describe the world, and say which plans were tried in this state of it before."""
         self.repeats.note(self.asked_in, "\n".join(self.carried))
-        self._append("observation", self.world.describe(self.outcomes))
-        self.asked_in = self.world.state()
+        observation = self.world.describe(self.outcomes)
+        self._append("observation", observation)
+        self.asked_in = state_of(self.world, observation)
         advice = self.repeats.advice(self.asked_in)
         if advice is not None:
             self._append("feedback", advice)
@@ -141,7 +144,7 @@ class Episode:
     def _tell_outcome(self, line: str, outcome: str) -> None:
         """Tell the planner how a line ended: at once where plans cover the whole task, else with the next observation."""
         if self.job.horizon == "task":
-            self._append("outcome", self.world.note(line, outcome))
+            self._append("outcome", note_of(self.world, line, outcome))
         else:
             self.outcomes.append((line, outcome))
 
@@ -172,7 +175,7 @@ class Episode:
             return list(self.world.parse(generation.complete_text)), None
         except PlanParseError as error:
             self.parse_errors += 1
-            self.repeats.note(self.asked_in, "\n".join(generation.text.splitlines()[: error.line]))
+            self.repeats.note(self.asked_in, "\n".join(generation.complete_text.splitlines()[: error.line]))
             return [], error
 
     def _let_time_pass(self, generation: Generation, replan_s: float) -> Thought:
@@ -207,9 +210,7 @@ class Episode:
         if self.env_steps == steps and self.end is None:
             self._take(self.world.idle())
         self._tell_outcome(call.text, outcome.text)
-        self.carried.append(call.text)
-        self.broken = () if outcome.succeeded else (call.text,)
-        self.failed, self.goal_interrupted = not outcome.succeeded, self.goal_interrupted or outcome.goal_changed
+        self._follow_up(call, outcome)
         self.skills += 1
         self.since_replan += 1
         spent = Spent(self.env_steps - steps, self.reward - reward, self.world.place, self.disturbances)
@@ -217,6 +218,16 @@ class Episode:
         self.disturbances = []
         if outcome.gave_up and self.end is None:
             self.end = "gave_up"
+
+    def _follow_up(self, call: Call, outcome: Outcome) -> None:
+        """Note how a line ended. A changed goal is no failure; where it is no reason to replan, the interrupted line goes on."""
+        self.failed, self.goal_interrupted = False, self.goal_interrupted or outcome.goal_changed
+        if outcome.goal_changed and not self.config.policy.on_goal_change:
+            self.plan.insert(0, call)
+            return
+        self.carried.append(call.text)
+        self.broken = () if outcome.succeeded else (call.text,)
+        self.failed = not (outcome.succeeded or outcome.goal_changed)
 
     def _carry_out(self, call: Call) -> Outcome:
         """Step the world until the line of the plan or the episode ends."""

@@ -6,6 +6,7 @@ from contextlib import closing
 from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.world import World
+from agents.world_extras import expert_of
 from planner import Generation, LineCallback, Prompt, Sampling
 
 
@@ -32,7 +33,7 @@ class ExpertBackend:
             For a world without an expert.
         """
         start = time.perf_counter()
-        text = world.expert(sampling.avoid)
+        text = expert_of(world, sampling.avoid)
         if text is None:
             raise ValueError(
                 "this environment has no expert: give it a method expert_plan() that returns the lines of a plan, or choose "

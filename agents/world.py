@@ -4,7 +4,7 @@ There are two families of worlds: gridworlds (``agents.gridworld``) and text wor
 and a world knows no planner backend.
 """
 
-from collections.abc import Collection, Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -44,13 +44,13 @@ class Progress:
     def replaces(self, before: "Progress", horizon: Horizon) -> bool:
         """Tell whether a subgoal that a plan was made for has been replaced since ``before``, the progress at that time.
 
-        A subgoal that was reached is not replaced. With the horizon ``subgoal`` only the open one counts.
+        A subgoal that was reached is not replaced. With the horizon ``subgoal``, and where the world does not list the open
+        ones, only ``goal`` counts.
         """
-        now, then = self.goals or (self.goal,), before.goals or (before.goal,)
-        if horizon == "subgoal":
-            return now[:1] != then[:1] and self.done <= before.done
-        left = iter(then)
-        return bool(self.goal) and not all(goal in left for goal in now)
+        if horizon == "subgoal" or not (self.goals and before.goals):
+            return self.goal != before.goal and self.done <= before.done
+        left = iter(before.goals)
+        return not all(goal in left for goal in self.goals)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class SceneWorld(Protocol):
 
 
 class World(Protocol):
-    """One episode of one environment. It may explain its pictures, see ``SceneWorld``."""
+    """One episode of one environment. It may explain its pictures (``SceneWorld``) and know more (``agents.world_extras``)."""
 
     system: str
     """The system text of the prompt: the planner's role, the form of its answer, what it can do. Recorded with the episode."""
@@ -143,17 +143,8 @@ class World(Protocol):
         """Where the agent is, for the records; ``None`` where the world has no places."""
         ...
 
-    @property
-    def briefing(self) -> str | None:
-        """What the agent is told before it sees anything, such as where things stood; ``None`` where it is told nothing."""
-        ...
-
     def reset(self, seed: int) -> Progress:
         """Begin the episode of this seed."""
-        ...
-
-    def note(self, line: str, outcome: str) -> str:
-        """Write the short entry after one line of a plan: its outcome, and what is new since the last entry."""
         ...
 
     def describe(self, outcomes: Outcomes) -> str:
@@ -179,15 +170,8 @@ class World(Protocol):
         """Tell whether something unexpected that the agent has seen since the last observation matters to the rest of its plan."""
         ...
 
-    def state(self) -> Hashable:
-        """Return what a plan can change, as far as the agent knows: equal states mean that nothing has changed."""
-        ...
-
-    def expert(self, avoid: Collection[str] = ()) -> str | None:
-        """Return the expert's plan from what the agent knows; ``None`` where the world has no expert.
-
-        It begins with none of the texts in ``avoid`` where the expert knows anything else to try.
-        """
+    def expert(self) -> str | None:
+        """Return the expert's plan from what the agent knows; ``None`` where the world has no expert."""
         ...
 
     def frame(self) -> NDArray[np.uint8] | None:

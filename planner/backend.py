@@ -117,7 +117,8 @@ def cut_note(generation: Generation) -> str | None:
     if not generation.truncated:
         return None
     left = "its last line was left out" if generation.complete_text.strip() else "before its first line was complete"
-    return f"the answer was cut after {generation.new_tokens} tokens, {left}: write a shorter plan and nothing else"
+    tokens = "1 token" if generation.new_tokens == 1 else f"{generation.new_tokens} tokens"
+    return f"the answer was cut after {tokens}, {left}: write a shorter plan and nothing else"
 
 
 @runtime_checkable

@@ -339,7 +339,7 @@ def test_a_gif_of_a_world_that_cannot_be_drawn_is_refused_before_anything_is_pla
 def test_compare_plays_replays_and_reports_a_users_environment(invoke, fakes, tmp_path):
     """The expert, a scripted backend of the user's own, and two that run a model: the bundled planner, which knows no kitchens."""
     backends = "my_script:OpenEverything,baseline,erecap?keep=0.7"
-    options = ["--backends", backends, "--episodes", "1", "--replay-prompts", "3", "--replay-tokens", "2"]
+    options = ["--backends", backends, "--episodes", "1", "--replay-prompts", "3", "--replay-tokens", "2", "--max-new-tokens", "16"]
     done = invoke("compare", "--env", "my_script:SmallKitchen-v0", *options, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     last = json.loads(done.stdout.splitlines()[-1])

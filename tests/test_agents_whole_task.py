@@ -226,6 +226,12 @@ def test_which_changes_of_the_open_subgoals_are_replacements(now, horizon, repla
     assert progress(now, done).replaces(progress(("a", "b", "c"), 0), horizon) == replaced
 
 
+@pytest.mark.parametrize(("done", "replaced"), [(0, True), (1, False)])
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_where_a_world_lists_no_subgoals_a_new_one_after_progress_is_no_replacement(horizon, done, replaced):
+    assert Progress("", "b", done, 3).replaces(Progress("", "a", 0, 3), horizon) == replaced
+
+
 def test_without_a_replan_at_its_end_a_plan_is_all_there_is(players):
     run = players.play(QUIET, players.Script("explore\nexplore"), policy=ReplanPolicy(on_plan_end=False), horizon="task")
     assert (run.end.end, run.end.replans, len(run.steps)) == ("plan_end", 1, 2)
@@ -234,6 +240,20 @@ def test_without_a_replan_at_its_end_a_plan_is_all_there_is(players):
 def test_without_a_second_request_an_unreadable_plan_costs_a_step(players):
     run = players.play(QUIET, players.Script("fly", "explore"), max_replans=2, policy=ReplanPolicy(on_parse_error=False))
     assert [call.reason for call in run.calls] == ["start", "failure"]
+
+
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_a_changed_goal_that_is_no_reason_leaves_the_plan_as_it_is(players, horizon):
+    policy = ReplanPolicy(on_goal_change=False)
+    runs = [players.play("ERecap/HouseholdTroubled-v0", seed=seed, horizon=horizon, policy=policy) for seed in range(4)]
+    interrupted = 0
+    for run in runs:
+        assert all(call.reason != "goal_changed" for call in run.calls)
+        for before, after in pairwise(run.steps):
+            if before.outcome == "interrupted, the goal changed":
+                interrupted += 1
+                assert (after.skill, after.replan) == (before.skill, before.replan), "the same line goes on"
+    assert interrupted
 
 
 def test_a_cut_answer_says_so_and_keeps_its_lines(players):
@@ -245,3 +265,15 @@ def test_a_cut_answer_says_so_and_keeps_its_lines(players):
     assert run.calls[0].plan == ("explore",)
     feedback = next(r.text for r in run.transcript if r.entry == "feedback")
     assert feedback.startswith("The answer was cut after 7 tokens, its last line was left out")
+
+
+def test_a_line_that_was_cut_is_no_plan_that_was_tried(players):
+    class Cut:
+        def generate(self, prompt, sampling, on_line=None):
+            return Generation(text="pickup red b", new_tokens=1, truncated=True)
+
+    run = players.play(QUIET, Cut(), max_replans=6, horizon="task")
+    assert [call.forbidden for call in run.calls] == [0] * 6
+    told = [r.text for r in run.transcript if r.entry == "feedback"]
+    assert not any("was tried" in text for text in told)
+    assert told[0].startswith("The answer was cut after 1 token, before its first line was complete")

@@ -51,6 +51,15 @@ def test_each_suite_is_a_comparison_with_the_unpruned_planner_first(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("horizon", "reaches"), [(None, ["subgoal", "task"]), ("task", ["task", "task"]), ("subgoal", ["subgoal"] * 2)]
+)
+def test_a_suite_s_own_horizon_is_the_default(tmp_path, horizon, reaches):
+    rows = choose_rows(["household-long", "household-replan"], ["baseline"], 3)
+    made = comparisons(rows, tmp_path, seed=0, executor=LocalExecutor(1), replay_prompts=0, horizon=horizon)
+    assert [c.arguments()["horizon"] for c in made] == reaches
+
+
+@pytest.mark.parametrize(
     ("spec", "way"),
     [
         ("erecap?keep=0.7", "learned"),

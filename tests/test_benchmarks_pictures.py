@@ -246,11 +246,12 @@ class Dots:
         self.env.close()
 
 
-def test_a_foreign_world_without_rooms_or_scene_becomes_a_gif(tmp_path, monkeypatch):
+@pytest.mark.parametrize("horizon", ["subgoal", "task"])
+def test_a_foreign_world_without_rooms_or_scene_becomes_a_gif(tmp_path, horizon):
     before = dict(FAMILIES)
     register_family("dots", Family(lambda env: env.spec.id == "CartPole-v1", Dots))
     try:
-        job = EpisodeJob("expert", "CartPole-v1", 0)
+        job = EpisodeJob("expert", "CartPole-v1", 0, horizon=horizon)
         episode = record_gif(job, BackendFactory()("expert"), AgentConfig(), tmp_path / "out.gif")
     finally:
         FAMILIES.clear()

@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from agents.demonstrations import Sample
 from agents.records import EpisodeRecord, PlannerCall, TranscriptRecord
+from benchmarks.recipes.planner.dataset import chat_messages
 from benchmarks.recipes.sequences import SequenceChoice, choose_sequences, read_transcripts
 from benchmarks.runs.suites import HELD_OUT, RECORDED
+from erecap.backend import encode_prompt
+from erecap.models.tokenization import ChatTokenizer
+from erecap.training.batches import collate
+from erecap.training.encoding import encode_episode
 from erecap.training.sequences import PLAN_WEIGHT
-from planner import Generation, system_text
+from erecap.training.softmask import draw_replans
+from planner import Entry, Generation, History, build_prompt, system_text
+from planner.history import EntryKind
 
 END = {
     "success": True,
@@ -94,3 +102,30 @@ def test_files_of_texts_are_read_and_bad_lines_counted(tokenizer: PreTrainedToke
 def test_a_directory_without_episodes_says_what_is_wanted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
     with pytest.raises(ValueError, match=r"steps\.jsonl.*\.jsonl or \.txt"):
         choose_sequences(SequenceChoice((tmp_path,)), tokenizer)
+
+
+def test_training_protects_what_the_prompts_of_a_whole_task_protect(tokenizer: PreTrainedTokenizerFast):
+    """The pruner may drop a token in training if and only if it may drop it at the same replan of the agent."""
+    told: list[tuple[EntryKind, str]] = [
+        ("task", "1. open door. 2. open box."), ("briefing", "hall: red ball."), ("observation", "You are in the hall."),
+        ("plan", "fly away"), ("feedback", "That plan could not be read."), ("plan", "goto hall\nopen door"),
+        ("outcome", "goto hall: ok."), ("outcome", "open door: failed."), ("observation", "You are still here."),
+        ("feedback", "Nothing has changed."), ("plan", "explore"), ("outcome", "explore: ok."), ("observation", "Open box left."),
+        ("plan", "sing"), ("feedback", "That plan could not be read."), ("plan", "dance"), ("outcome", "plan: failed."),
+        ("observation", "Open box still left."), ("plan", "open box"),
+    ]  # fmt: skip
+    entries = tuple(Entry(kind, text) for kind, text in told)
+    plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
+    labels = tuple(None if entries[index].text in ("fly away", "sing", "dance") else entries[index].text for index in plans)
+    batch = collate([encode_episode(tokenizer, chat_messages(Sample(entries, labels, "You plan.")))])
+    chat, compared = ChatTokenizer(tokenizer), 0
+    for _ in range(40):
+        replans = draw_replans(batch)
+        count = int(replans.prompts[0])
+        kept = (replans.batch.turns[0, :count] < 0) | (replans.batch.turns[0, :count] == replans.turns[0])
+        index = next(i for i in plans if len(encode_prompt(chat, build_prompt(History(entries[:i]), "You plan."))) == count)
+        protected = encode_prompt(chat, build_prompt(History(entries[:index]), "You plan.")).protected
+        differ = tokenizer.decode(batch.input_ids[0, :count][kept.numpy() != protected].tolist())
+        assert differ.replace("<|im_start|>assistant\n", "").strip() == ""  # the header of the current plan is not marked
+        compared |= 1 << index
+    assert [i for i in plans if compared >> i & 1] == [5, 10, 18]

@@ -74,6 +74,18 @@ def test_a_replan_is_cut_after_its_plan_and_only_that_plan_is_a_target(episode: 
     assert seen == {(0, 1), (0, 2), (0, 3), (1, 1)}
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_the_plan_carried_out_before_is_kept_as_prompts_keep_it(episode: EpisodeMaker, weight: float):
+    one, two = episode(0, turns=2), episode(1, turns=4)
+    weights = two.weights.copy()
+    weights[two.turns < 3] = np.where(two.weights[two.turns < 3] == 1, weight, 0.3)  # plans that are not to imitate count as well
+    replans = draw_replans(collate([one, TokenSequence(two.input_ids, weights, two.turns)]))
+    mask = SoftMask(replans, PruneSchedule((PruneStage(1, 0.5),), head=1, tail_min=1), QUIET)
+    for row, (prompt, turn) in enumerate(zip(replans.prompts.tolist(), replans.turns.tolist(), strict=True)):
+        plan = range(prompt - 11, prompt - 8)
+        assert mask.prunable[row].nonzero().flatten().tolist() == [i for i in range(8, 8 + 11 * turn) if i not in plan]
+
+
 def test_an_episode_of_one_replan_has_no_target(episode: EpisodeMaker):
     replans = draw_replans(collate([episode(0, turns=1), episode(1, turns=2)]))
     assert not replans.batch.weights[0].any()

@@ -62,7 +62,7 @@ def test_plain_text_is_cut_into_pieces_that_end_in_what_is_predicted(tokenizer: 
     assert np.concatenate([piece.input_ids for piece in pieces]).tolist() == ids[: sum(map(len, pieces))]
     assert [len(piece) for piece in pieces[:-1]] == [100] * (len(pieces) - 1)
     assert pieces[0].turns.tolist() == [0] * 75 + [1] * 25
-    assert pieces[0].weights.tolist() == [0] * 75 + [1] * 25
+    assert pieces[0].weights.tolist() == pytest.approx([0.3] * 75 + [1] * 25)
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,12 @@ class GridWorld:
         """Return the open subgoals, and what the agent believes of itself and of the things that it has seen."""
         return self._progress().goals, state_of(self.belief)
 
-    def expert(self, avoid: Collection[str] = ()) -> str | None:
+    def expert(self) -> str | None:
         """Plan from the belief for the subgoals that the last observation named."""
+        return self.expert_avoiding(())
+
+    def expert_avoiding(self, avoid: Collection[str]) -> str | None:
+        """Plan as ``expert`` does, with something else where that has led nowhere."""
         return plan_avoiding(self.belief, self._planned.goals, self._horizon, avoid)
 
     def frame(self) -> NDArray[np.uint8] | None:

@@ -11,7 +11,7 @@ Any gymnasium environment with text observations and text actions is played as i
 An environment with a method ``expert_plan()``, which returns the lines of a plan, has an expert.
 """
 
-from collections.abc import Collection, Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,6 @@ class TextWorld:
         observation, info = self.env.reset(seed=seed)
         return self._take_in(observation, info)
 
-    @property
-    def briefing(self) -> str | None:
-        """Nothing: the environment's first text says what there is to say."""
-        return None
-
     def note(self, line: str, outcome: str) -> str:
         """Write what the world said to an action, and why it failed if it did."""
         lines = [f"{line}: {outcome}."] if outcome != OK.text or not self._replies else []
@@ -100,7 +95,10 @@ class TextWorld:
         return "\n".join(lines)
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task."""
+        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task.
+
+        What the world said last stands in every observation, even if an entry after a line has told it: pruning keeps observations.
+        """
         lines = [f"{line}: {outcome}." for line, outcome in outcomes if outcome != OK.text]
         lines += [reply for reply in (self._replies or [self._said]) if reply.strip()]
         if self.actions:
@@ -144,8 +142,8 @@ class TextWorld:
         """Return what the world said last, the actions that it takes now, and the progress."""
         return self._said, self.actions.sentence, self._progress
 
-    def expert(self, avoid: Collection[str] = ()) -> str | None:
-        """Ask the environment's own ``expert_plan``, if it has one; an empty plan is ``done``. It cannot avoid a plan.
+    def expert(self) -> str | None:
+        """Ask the environment's own ``expert_plan``, if it has one; an empty plan is ``done``.
 
         Raises
         ------
@@ -189,8 +187,7 @@ class TextWorld:
         self._task = str(info.get("task") or self._task)
         total = self._reached[1]
         self._reached = read_progress(info) or ((total, total) if success else self._reached)
-        goals = () if success else (self._task,)
-        self._progress = Progress(f"Task: {self._task}", "".join(goals), *self._reached, goals)
+        self._progress = Progress(f"Task: {self._task}", "" if success else self._task, *self._reached)
         return self._progress
 
 

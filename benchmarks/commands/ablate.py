@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.backends.registry import parse_specs
-from benchmarks.commands import executors
+from benchmarks.commands import agent_options, executors
 from benchmarks.commands.results import code_of, make_all
 from benchmarks.comparison.grid import choose_rows, comparisons
 from benchmarks.output.console import result_console
@@ -28,6 +28,7 @@ def ablate(
         "runs/ablation"
     ),
     replay_prompts: Annotated[int, typer.Option(help="Prompts in each suite's paired replay; 0 leaves it out.")] = 24,
+    horizon: agent_options.Reach = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
     address: executors.Address = None,
@@ -41,8 +42,9 @@ def ablate(
     """
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
     rows = choose_rows([name for name in suites.split(",") if name], parse_specs(backends) if backends else [], episodes)
+    reach = agent_options.AgentOptions(horizon).reach
     with OutputLock(out) as lock:
-        done, stopped = make_all(comparisons(rows, out, seed, where, replay_prompts))
+        done, stopped = make_all(comparisons(rows, out, seed, where, replay_prompts, reach))
         lock.check()
         summaries = [results.summary for results in done]
         written = write_ablation(summaries, out)

@@ -10,6 +10,7 @@ from benchmarks.comparison.run import Comparison
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.executors import Executor
 from benchmarks.runs.suites import find_suite
+from planner import Horizon
 
 _UNPRUNED = "baseline"
 _LADDER = tuple(f"erecap?keep={keep}&selector={name}" for name in ("learned", "random", "recency") for keep in (0.9, 0.7, 0.5, 0.3))
@@ -85,7 +86,9 @@ def choose_rows(suites: Sequence[str], backends: Sequence[str], episodes: int | 
     return rows
 
 
-def comparisons(rows: Sequence[GridRow], out: Path, seed: int, executor: Executor, replay_prompts: int) -> list[Comparison]:
+def comparisons(
+    rows: Sequence[GridRow], out: Path, seed: int, executor: Executor, replay_prompts: int, horizon: Horizon | None = None
+) -> list[Comparison]:
     """Make the comparison of each row, with the unpruned planner as first backend.
 
     Parameters
@@ -100,6 +103,8 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, executor: Executo
         Plays the episodes.
     replay_prompts : int
         Prompts in each paired replay; 0 leaves it out.
+    horizon : {"subgoal", "task"}, optional
+        How far plans reach; each suite's own horizon by default.
 
     Returns
     -------
@@ -109,6 +114,6 @@ def comparisons(rows: Sequence[GridRow], out: Path, seed: int, executor: Executo
     made = []
     for row in rows:
         specs = (_UNPRUNED, *(spec for spec in row.backends if spec not in (_UNPRUNED, EXPERT)))
-        loop = ClosedLoop(find_suite(row.suite), specs, row.episodes, seed, AgentConfig())
+        loop = ClosedLoop(find_suite(row.suite), specs, row.episodes, seed, AgentConfig(), horizon=horizon)
         made.append(Comparison("ablate", loop, out / row.suite, executor, replay_prompts))
     return made

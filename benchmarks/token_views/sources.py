@@ -21,7 +21,7 @@ from erecap.models.tokenization import ChatTokenizer, Message, TokenizedPrompt
 from erecap.training.batches import collate
 from erecap.training.saliency import SaliencySettings, compute_saliency
 from erecap.training.saliency_file import SaliencySet
-from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, TokenSequence
+from erecap.training.sequences import ALWAYS_KEPT, OTHER_WEIGHT, PLAN_WEIGHT, Float32, TokenSequence
 
 ANSWER_TOKENS = 64
 """Longest answer that the model decodes, in tokens, if the source has no answer."""
@@ -238,7 +238,8 @@ def _answered(loaded: LoadedModel, prompt: TokenizedPrompt, answer: NDArray[np.i
     last = np.arange(len(ids)) >= len(prompt)
     turns = last.astype(np.int32)
     turns[: len(prompt)][prompt.protected] = ALWAYS_KEPT
-    sequence = TokenSequence(ids.astype(np.int32), (last * PLAN_WEIGHT).astype(np.float32), turns)
+    weights = np.where(last, PLAN_WEIGHT, OTHER_WEIGHT).astype(np.float32)
+    sequence = TokenSequence(ids.astype(np.int32), weights, turns)
     settings = SaliencySettings(tuple(stages), replans=1)
     values = compute_saliency(loaded.model, collate([sequence]).to(loaded.device), settings)[:, 0, : len(prompt)]
     return dict(zip(stages, values.numpy(), strict=True))

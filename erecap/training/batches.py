@@ -22,7 +22,7 @@ class Batch:
     input_ids
         Token ids, int64 ``(rows, length)``.
     weights
-        Weights of the targets, float32 ``(rows, length)``.
+        Weights of the targets, float32 ``(rows, length)``: ``PLAN_WEIGHT`` or 0 on plans, between them on all other tokens.
     turns
         Turn of each token (``TokenSequence.turns``), int64 ``(rows, length)``.
     targets
@@ -57,6 +57,26 @@ def later_plans(batch: Batch) -> torch.Tensor:
     The plan of the first turn is left out, since its prompt has nothing to prune.
     """
     return (batch.weights >= PLAN_WEIGHT) & (batch.turns >= 1)
+
+
+def current_plans(batch: Batch, chosen: torch.Tensor) -> torch.Tensor:
+    """Mark the plan that was carried out last before a replan, which the replan's prompt protects: bool ``(rows, length)``.
+
+    It is the newest plan of the turns before, whether it is one to imitate or not.
+
+    Parameters
+    ----------
+    batch
+        Whole episodes.
+    chosen
+        Turn of each row's replan, int64 ``(rows,)``.
+    """
+    places = torch.arange(batch.turns.shape[1], device=batch.turns.device)
+    of_plans = (batch.weights >= PLAN_WEIGHT) | (batch.weights == 0)
+    older = of_plans & (batch.turns >= 0) & (batch.turns < chosen[:, None])
+    last = torch.where(older, places, -1).amax(1, keepdim=True)
+    before = torch.where(~older & (places < last), places, -1).amax(1, keepdim=True)
+    return (places > before) & (places <= last)
 
 
 def has_later_plan(sequence: TokenSequence) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from erecap.models.chat_text import EncodedText, chat_text_of, mark_chat, unreserved, whole_characters
-from erecap.training.sequences import ALWAYS_KEPT, PLAN_WEIGHT, Float32, Int32, Int64, TokenSequence
+from erecap.training.sequences import ALWAYS_KEPT, OTHER_WEIGHT, PLAN_WEIGHT, Float32, Int32, Int64, TokenSequence
 
 TrainingMessage = Mapping[str, Any]
 """A chat message, with ``role`` and ``content`` as for a chat template, and optional keys:
@@ -19,11 +19,9 @@ TrainingMessage = Mapping[str, Any]
 - ``train``, of assistant messages: whether to imitate the plan (default true);
 - ``label``, of assistant messages: the correct plan, where ``content`` is a wrong one;
 - ``protected``: whether the message is never pruned (by default only system messages are);
-- ``same_turn``: whether the message belongs to the turn of the plan before it, instead of beginning a new turn (default false).
+- ``same_turn``: whether the message belongs to the turn of the plan before it, instead of beginning a new turn (default false);
+- ``ends_turn``: whether the next message begins a new turn, as it does after a plan (default false).
 """
-
-OTHER_WEIGHT = 0.3
-"""The weight of a token outside plans."""
 
 
 def encode_episode(
@@ -113,6 +111,6 @@ def _turns(messages: Sequence[TrainingMessage], answers_begin_turns: bool) -> li
         begins = not answers and not message.get("same_turn", False)
         if answers if answers_begin_turns else answered and begins:
             turn += 1
-        answered = answers or (answered and not begins)
+        answered = answers or (answered and not begins) or bool(message.get("ends_turn", False))
         turns.append(ALWAYS_KEPT if message.get("protected", message["role"] == "system") else turn)
     return turns

@@ -6,8 +6,9 @@ layer l at token i:
     s_i = mean over sampled replans t later than token i's turn of | sum_d (dL_t / dh_i)_d * h_i,d |
 
 This is gradient x hidden state as in SDTP (arXiv 2504.04514), |x . dT/dx|, taken per replan. In replan t the engine prunes only
-tokens older than the latest observation, so only those get saliency; a plan's own tokens get none for predicting themselves. Tokens
-after the last sampled replan, protected tokens and padding have no saliency (NaN).
+tokens older than the latest observation, so only those get saliency; a plan's own tokens get none for predicting themselves. The
+plan that was carried out last gets some too: the engine keeps it then, and may drop it later. Tokens after the last sampled replan,
+protected tokens and padding have no saliency (NaN).
 
 After the last layer but one, saliency is 0 up to rounding. Keys and values of the last layer see a token through a norm only, which
 maps x and 2x to the same value, so the gradient is orthogonal to the hidden state. After the last layer, no token reads another.

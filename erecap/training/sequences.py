@@ -1,8 +1,8 @@
 """Training sequences and their files: one episode as token ids, with a target and a weight per token.
 
 ``weights[i]`` is the weight of predicting ``targets[i]`` from the tokens before index ``i``; ``weights[0]`` is not used.
-The target is the token itself, except where the token was a mistake. Tokens of plans to imitate have weight ``PLAN_WEIGHT`` and all
-others less, so the weight also marks the plans.
+The target is the token itself, except where the token was a mistake. Tokens of plans to imitate have weight ``PLAN_WEIGHT``, those
+of other plans 0, and all others a weight between, so the weight also marks the plans.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from erecap.models.files import FileError, fill_atomically, reading
 
 PLAN_WEIGHT = 1.0
 """The weight of a token of a plan to imitate."""
+OTHER_WEIGHT = 0.3
+"""The weight of a token outside plans."""
 ALWAYS_KEPT = -1
 """The turn of a token that may never be pruned."""
 NO_REPLAN = -2
@@ -47,8 +49,8 @@ class TokenSequence:
     weights
         Weights of the targets, float32 ``(n,)``.
     turns
-        Turn of each token, int32 ``(n,)``, or ``ALWAYS_KEPT``. A turn is an observation and the plan that answers it; its number is
-        that of the first replan whose prompt has the token.
+        Turn of each token, int32 ``(n,)``, or ``ALWAYS_KEPT``. A turn is an observation, the plan that answers it, and what came of
+        the plan. What the agent is told before its first observation is a turn of its own.
     corrected
         Targets, int32 ``(n,)``; ``None`` where they are the tokens themselves.
 

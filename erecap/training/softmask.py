@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from erecap.schedule import PruneSchedule, forced_stages, stage_counts
-from erecap.training.batches import Batch, later_plans
+from erecap.training.batches import Batch, current_plans, later_plans
 from erecap.training.sequences import ALWAYS_KEPT, NO_REPLAN
 
 _FORBIDDEN = -1e9
@@ -61,7 +61,8 @@ class Replans:
     Attributes
     ----------
     batch
-        The rows, cut after the longest replan. Weights are 1 on targets and 0 elsewhere.
+        The rows, cut after the longest replan. Weights are 1 on targets and 0 elsewhere. The plan carried out before the replan has
+        the turn ``ALWAYS_KEPT``: prompts protect it.
     prompts
         Tokens of the prompt that the plan answers, int64 ``(rows,)``.
     turns
@@ -89,7 +90,8 @@ def draw_replans(batch: Batch, targets: str = "plan") -> Replans:
     column = torch.arange(longest, device=device)
     inside = column < ends[:, None]
     wanted = inside & (column >= starts[:, None]) if targets == "plan" else inside & (numbers[:, None] != NO_REPLAN)
-    turns = torch.where(inside, batch.turns[:, :longest], ALWAYS_KEPT)
+    prunable = inside & ~current_plans(batch, numbers)[:, :longest]
+    turns = torch.where(prunable, batch.turns[:, :longest], ALWAYS_KEPT)
     cut = Batch(batch.input_ids[:, :longest], wanted.float(), turns, batch.targets[:, :longest], ends, batch.indices)
     return Replans(cut, starts, numbers)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from erecap.models.chat_text import chat_text_of
 from erecap.training.encoding import TrainingMessage, encode_episode
-from erecap.training.sequences import PLAN_WEIGHT, TokenSequence
+from erecap.training.sequences import OTHER_WEIGHT, PLAN_WEIGHT, TokenSequence
 
 TEXT_SUFFIXES = (".jsonl", ".txt")
 ROLES = ("system", "user", "assistant")
@@ -150,4 +150,5 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> I
         piece = ids[start : start + max_length]
         if len(piece) >= 8:
             answer = np.arange(len(piece)) >= len(piece) - round(len(piece) * CONTINUATION)
-            yield TokenSequence(piece, (answer * PLAN_WEIGHT).astype(np.float32), answer.astype(np.int32))
+            weights = np.where(answer, PLAN_WEIGHT, OTHER_WEIGHT).astype(np.float32)
+            yield TokenSequence(piece, weights, answer.astype(np.int32))

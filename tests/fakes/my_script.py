@@ -15,7 +15,7 @@ class OpenEverything:
         self.spec = spec
 
     def generate(self, prompt: Any, sampling: Any, on_line: Any = None) -> Generation:
-        said = prompt.segments[-1].text
+        said = next(s.text for s in reversed(prompt.segments) if "Valid actions: " in s.text)
         valid = said.partition("Valid actions: ")[2].partition(".")[0].split(", ")
         return Generation(text="\n".join(action for action in valid if action.startswith("open")) or valid[0])
 

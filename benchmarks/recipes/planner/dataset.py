@@ -16,6 +16,13 @@ from erecap.training.sequences import ShardedSequences, TokenSequence, write_sha
 from erecap.training.tokenizer import build_tokenizer
 from planner import History, build_prompt, system_text
 
+_PLACE: dict[str, dict[str, object]] = {
+    "briefing": {"ends_turn": True},
+    "outcome": {"same_turn": True},
+    "feedback": {"same_turn": True},
+}
+"""Keys for the kinds of entries that are neither an observation nor a plan: to which turn they belong. A replan's prompt protects
+its turn, the plan before it, system text and task."""
 TOKENIZER_CHUNKS = 3
 """Number of chunks of each source that the tokenizer is trained on."""
 
@@ -39,7 +46,7 @@ def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessag
             message["train"], label = next(plans)
             if in_place and label is not None and not message["train"]:
                 message["label"] = label
-        found.append(message | ({"same_turn": True} if kind in ("outcome", "feedback") else {}))
+        found.append(message | _PLACE.get(kind, {}))
     return found
 
 

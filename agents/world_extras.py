@@ -1,0 +1,67 @@
+"""What a world may know besides the protocol ``World``, and what holds for a world that does not: the defaults, in one place."""
+
+from collections.abc import Collection, Hashable
+from typing import Protocol, runtime_checkable
+
+from agents.world import World
+
+
+@runtime_checkable
+class BriefedWorld(Protocol):
+    """A world that tells the agent something before it sees anything."""
+
+    @property
+    def briefing(self) -> str | None:
+        """What the agent is told, such as where things stood; ``None`` where it is told nothing."""
+        ...
+
+
+@runtime_checkable
+class NotingWorld(Protocol):
+    """A world with something to say after each line of a plan. It is asked where plans cover the whole task."""
+
+    def note(self, line: str, outcome: str) -> str:
+        """Write the short entry after one line of a plan: its outcome, and what is new since the last entry."""
+        ...
+
+
+@runtime_checkable
+class ComparableWorld(Protocol):
+    """A world that can tell whether anything has changed."""
+
+    def state(self) -> Hashable:
+        """Return what a plan can change, as far as the agent knows: equal states mean that nothing has changed."""
+        ...
+
+
+@runtime_checkable
+class AvoidingWorld(Protocol):
+    """A world whose expert knows something else to try."""
+
+    def expert_avoiding(self, avoid: Collection[str]) -> str | None:
+        """Return the expert's plan; it begins with none of the texts in ``avoid`` where the expert knows anything else to try."""
+        ...
+
+
+def briefing_of(world: World) -> str | None:
+    """Return what the agent is told before it sees anything; by default nothing."""
+    asked: object = world
+    return asked.briefing if isinstance(asked, BriefedWorld) else None
+
+
+def note_of(world: World, line: str, outcome: str) -> str:
+    """Write the entry after one line of a plan; by default its outcome."""
+    asked: object = world
+    return asked.note(line, outcome) if isinstance(asked, NotingWorld) else f"{line}: {outcome}."
+
+
+def state_of(world: World, observation: str) -> Hashable:
+    """Return what a plan can change; by default what the agent reads of the world, its latest observation."""
+    asked: object = world
+    return asked.state() if isinstance(asked, ComparableWorld) else observation
+
+
+def expert_of(world: World, avoid: Collection[str]) -> str | None:
+    """Return the expert's plan, if there is an expert; by default the same plan, whatever is to be avoided."""
+    asked: object = world
+    return asked.expert_avoiding(avoid) if avoid and isinstance(asked, AvoidingWorld) else world.expert()
