@@ -164,6 +164,20 @@ def test_an_answer_is_reused_up_to_where_the_next_prompt_leaves_it(session):
     assert session.extend(prompt_of(messages, window=2)).reused_tokens == 40 + len(HEADER) + 2
 
 
+def test_an_answer_that_is_unprotected_at_once_is_judged_and_dropped(model, session):
+    """Where no new token may be dropped, so that nothing but the tokens held asks for verdicts on the way."""
+    expected, messages = SessionReference(model, STAGES, selector_of(model)), [words(20, 0), words(20, 1)]
+    for one in (session, expected):
+        one.extend(prompt_of(messages))
+    *answer, _ = session.plan(DecodeOptions(9))
+    expected.answer(answer)
+    messages += [[*HEADER, *answer], words(20, 2)]
+    found, logits = session.extend(prompt_of(messages)), expected.extend(prompt_of(messages))
+    assert found.reused_tokens == expected.reused == 40 + len(HEADER) + len(answer)
+    assert [held.tolist() for held in session.kept] == expected.kept
+    torch.testing.assert_close(found.logits, logits, atol=1e-4, rtol=0)
+
+
 def test_what_left_the_window_is_dropped_and_what_is_in_it_is_whole(session):
     prompts = episode(4, size=40)
     for turn, prompt in enumerate(prompts):
@@ -281,9 +295,9 @@ def live_bytes() -> int:
 
 def test_memory_is_back_after_many_episodes(session):
     def play() -> None:
-        for prompt in episode(6):
+        for prompt in episode(4):
             session.extend(prompt)
-            list(session.plan(DecodeOptions(4)))
+            list(session.plan(DecodeOptions(3)))
 
     play()
     session.reset()
