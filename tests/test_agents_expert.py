@@ -117,7 +117,7 @@ def test_the_backend_gives_the_plan_line_by_line(small_house):
     prompt = build_prompt(History().append("task", "Task."))
     with pytest.raises(ValueError, match="the expert plans from a world, not from a prompt"):
         backend.generate(prompt, Sampling())
-    world = SimpleNamespace(expert=lambda avoid: expert_plan(house.belief, "put red ball next to red ball"))
+    world = SimpleNamespace(expert=lambda: expert_plan(house.belief, "put red ball next to red ball"))
     made = backend.plan(world, prompt, Sampling(), lines.append)
     assert made.text.splitlines() == lines
     assert made.layer_tokens == ()

@@ -1,5 +1,6 @@
 """The picture of why each backend replanned: one bar per backend, a part per reason."""
 
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,9 +11,11 @@ from benchmarks.comparison.schema import Summary
 from benchmarks.output.files import write_atomically
 from benchmarks.reports.plots import COLORS, png
 from benchmarks.reports.replan_table import REASON_HEADERS
+from planner.answer import shortened
 
 REASON_BARS_FILE = "replan_reasons.png"
 BAR, MARGIN = 0.45, 1.7  # inches: each bar, and all that is not bars
+WIDTH, LONGEST = 28, 112  # characters: of a line of a backend's name, and of all that is shown of it
 SMALL = 0.04  # smaller parts have no room for their share
 
 
@@ -34,13 +37,16 @@ def write_reason_bars(summary: Summary, out: Path) -> list[Path]:
     figures = {name: b.replans for name, b in summary.backends.items() if b.replans is not None}
     if not figures:
         return []
-    figure = Figure(figsize=(7.2, MARGIN + BAR * len(figures)), layout="constrained")
+    names = [shortened(name, LONGEST) for name in figures]
+    labels = ["\n".join(textwrap.wrap(name, WIDTH)) for name in names]
+    lines = sum(max(2, label.count("\n") + 1) for label in labels)
+    figure = Figure(figsize=(7.2, MARGIN + BAR / 2 * lines), layout="constrained")
     axes = figure.subplots()
     reasons = [name for name in REASON_HEADERS if any(r.reasons.get(name) for r in figures.values())]
     left = [0.0] * len(figures)
     for reason in reasons:
         shares = [r.reasons.get(reason, 0.0) for r in figures.values()]
-        _draw(axes, reason, list(figures), shares, left)
+        _draw(axes, reason, labels, shares, left)
         left = [before + share for before, share in zip(left, shares, strict=True)]
     _label(axes, len(figures))
     figure.legend(loc="outside lower left", ncols=min(4, len(reasons)), frameon=False, fontsize=9)
