@@ -92,7 +92,7 @@ class Episode:
             on_error.callback(self.world.close)
             self.progress = self.planned = self.world.reset(self.job.seed)
             self.recorder, self.pictures = Recorder(self.job, self.sink), Pictures(self.world, self.frames)
-            self.pictures.show(self.caption, self._moment(self.caption))
+            self._show()
             self._append("task", self.progress.task)
             briefing = briefing_of(self.world)
             if briefing is not None:
@@ -247,7 +247,7 @@ class Episode:
         self.reward += tick.reward
         self.progress = tick.progress
         self.disturbances += tick.disturbances
-        self.pictures.show(self.caption, self._moment(self.caption, tick.disturbances))
+        self._show(tick.disturbances)
         if tick.success:
             self.end = "success"
         elif tick.terminated:
@@ -293,6 +293,10 @@ class Episode:
     def _append(self, kind: EntryKind, text: str) -> None:
         self.history = self.history.append(kind, text)
         self.recorder.entry(len(self.history.entries) - 1, self.history.entries[-1])
+
+    def _show(self, events: tuple[str, ...] = ()) -> None:
+        if self.frames is not None:
+            self.pictures.show(self.caption, self._moment(self.caption, events))
 
     def _moment(self, line: str, events: tuple[str, ...] = ()) -> Moment:
         rest = tuple(call.text for call in self.plan)

@@ -277,6 +277,10 @@ class Belief:
         """Name of the held thing; empty where the agent holds nothing."""
         return thing_name(*self.held) if self.held else ""
 
+    def holds(self, description: str) -> bool:
+        """Tell whether the agent holds a thing of this description."""
+        return self.held is not None and matches(Thing(*self.held, 0, self.cell, self.held_tags), description)
+
     def known_rooms(self) -> list[int]:
         """List the indices of the rooms of which a cell was seen."""
         return sorted({int(r) for r in np.unique(self.room) if r >= 0})

@@ -8,8 +8,9 @@ every table.
 from collections.abc import Callable
 
 from agents.gridworld.belief import Belief, Thing, matches
+from agents.gridworld.goal_text import split_goal, things_named
 from agents.gridworld.navigation import neighbors
-from agents.gridworld.situation import BEYOND, assess, has_key, things_named
+from agents.gridworld.situation import BEYOND, assess, has_key
 from agents.gridworld.skills.spots import room_to_drop, with_taken
 from envs.observation.names import BOX, DOOR, KEY, LOCKED, thing_name
 
@@ -29,11 +30,8 @@ class _Planner:
 
     def plan(self) -> Lines:
         """Plan for the subgoal. Raises ``ValueError`` for a subgoal of an unknown form."""
-        subgoal = self._subgoal
-        for prefix, planner in _SUBGOALS:
-            if subgoal.startswith(prefix):
-                return planner(self, subgoal.removeprefix(prefix))[:6] or ["explore"]
-        raise ValueError(f"subgoal {subgoal!r} is of no known form: it must begin with one of {[p.strip() for p, _ in _SUBGOALS]}")
+        verb, rest = split_goal(self._subgoal)
+        return _SUBGOALS[verb](self, rest)[:6] or ["explore"]
 
     def bring(self, rest: str) -> Lines:
         name, _, room = rest.partition(" to ")
@@ -218,15 +216,16 @@ class _Planner:
         return lines[-1].startswith(f"pickup {name} in ")
 
 
-_SUBGOALS: tuple[tuple[str, Callable[[_Planner, str], Lines]], ...] = (
-    ("bring ", _Planner.bring),
-    ("put ", _Planner.put),
-    ("open ", _Planner.open),
-    ("unlock ", _Planner.unlock),
-    ("go to ", _Planner.go_to),
-    ("pick up ", _Planner.pick_up),
-    ("inspect ", _Planner.inspect),
-)
+_SUBGOALS: dict[str, Callable[[_Planner, str], Lines]] = {
+    "bring": _Planner.bring,
+    "put": _Planner.put,
+    "open": _Planner.open,
+    "unlock": _Planner.unlock,
+    "go to": _Planner.go_to,
+    "pick up": _Planner.pick_up,
+    "inspect": _Planner.inspect,
+}
+"""How to plan for a subgoal, by its verb."""
 
 
 def expert_plan(belief: Belief, subgoal: str) -> str:

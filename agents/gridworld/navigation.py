@@ -66,6 +66,11 @@ def neighbors(cell: Cell) -> list[Cell]:
     return [(cell[0] + dx, cell[1] + dy) for dx, dy in STEPS]
 
 
+def cell_ahead(belief: Belief) -> Cell:
+    """Return the cell that the agent faces."""
+    return neighbors(belief.cell)[belief.direction]
+
+
 def is_frontier(belief: Belief, cell: Cell, since: int = FIRST_VIEW) -> bool:
     """Tell whether a cell next to this one was never in view, or not since the belief's step ``since``."""
     if belief.kind[cell] == WALL:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from minigrid.core.actions import Actions
 
-from agents.gridworld.belief import STEPS, Belief, Thing
+from agents.gridworld.belief import Belief, Thing
+from agents.gridworld.navigation import cell_ahead
 from agents.gridworld.skills import start_skill
 from envs.household.containers import BOX_CLOSED, BOX_EMPTY, content_code
 from envs.observation.embodied import Cell
@@ -38,11 +39,6 @@ def carry_out(belief: Belief, call: SkillCall) -> bool:
     return False
 
 
-def _ahead(belief: Belief) -> Cell:
-    dx, dy = STEPS[belief.direction]
-    return belief.cell[0] + dx, belief.cell[1] + dy
-
-
 def _nothing(belief: Belief) -> None:
     pass
 
@@ -56,14 +52,14 @@ def _right(belief: Belief) -> None:
 
 
 def _forward(belief: Belief) -> None:
-    cell = _ahead(belief)
+    cell = cell_ahead(belief)
     if belief.passable(cell) and not belief.is_door(cell, CLOSED):
         belief.cell = cell
         belief.here = int(belief.room[cell]) if belief.room[cell] >= 0 else belief.here
 
 
 def _pickup(belief: Belief) -> None:
-    thing = belief.things.get(_ahead(belief))
+    thing = belief.things.get(cell_ahead(belief))
     if thing is None or belief.held is not None:
         return
     if thing.content is not None:
@@ -75,7 +71,7 @@ def _pickup(belief: Belief) -> None:
 
 
 def _drop(belief: Belief) -> None:
-    cell = _ahead(belief)
+    cell = cell_ahead(belief)
     box = belief.things.get(cell)
     if belief.held is None:
         return
@@ -89,7 +85,7 @@ def _drop(belief: Belief) -> None:
 
 
 def _toggle(belief: Belief) -> None:
-    thing = belief.things.get(_ahead(belief))
+    thing = belief.things.get(cell_ahead(belief))
     if thing is None:
         return
     if thing.kind == DOOR and (thing.state != LOCKED or belief.held == (KEY, thing.color)):

@@ -3,12 +3,12 @@
 The text of an observation reports it and the expert plans with it. Beyond the text, the expert knows only where things were seen.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
-from agents.gridworld.belief import MARGIN, Belief, Thing, matches
+from agents.gridworld.belief import MARGIN, Belief, Thing
+from agents.gridworld.goal_text import things_named
 from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.skills.base import Obstacle, entrance_obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
@@ -17,9 +17,6 @@ from envs.observation.embodied import Cell
 from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
 
 _DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
-_VERBS = ("pick up ", "go to ", "open ", "unlock ", "put ", "bring ", "inspect ")
-"""How subgoals begin."""
-_JOINTS = re.compile(" next to | in | to ")
 BEYOND = "beyond"
 """A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
@@ -60,12 +57,6 @@ def assess(belief: Belief, subgoal: str = "") -> Situation:
     return replace(situation, unopened=())
 
 
-def things_named(subgoal: str) -> list[str]:
-    """List the things and rooms that a subgoal names, by their descriptions."""
-    verb = next((verb for verb in _VERBS if subgoal.startswith(verb)), None)
-    return _JOINTS.split(subgoal.removeprefix(verb)) if verb else []
-
-
 def sought(belief: Belief, goal: str) -> frozenset[str]:
     """List what must be found before a subgoal can be planned to its end.
 
@@ -83,18 +74,23 @@ def sought(belief: Belief, goal: str) -> frozenset[str]:
 def _rest_of_room(belief: Belief, goal: str) -> set[str]:
     """Name the unseen rest of the room that a subgoal wants to have inspected; nothing for other subgoals."""
     prefix, _, room = goal.partition(" ")
-    cells = belief.cells_of(belief.room_names.index(room)) if prefix == "inspect" else set()
-    return {f"all of {room}"} if any(is_frontier(belief, cell) for cell in cells) else set()
+    known = prefix == "inspect" and belief.room_names.index(room) in belief.known_rooms()
+    return {f"all of {room}"} if known and not is_inspected(belief, room) else set()
+
+
+def is_inspected(belief: Belief, room: str) -> bool:
+    """Tell whether some of the room of that name was seen, and nothing next to that was not."""
+    cells = belief.cells_of(belief.room_names.index(room))
+    return bool(cells) and not any(is_frontier(belief, cell) for cell in cells)
 
 
 def _is_known(belief: Belief, name: str) -> bool:
-    held = belief.held is not None and matches(Thing(*belief.held, 0, belief.cell, belief.held_tags), name)
-    return held or bool(belief.find(name) or belief.boxed(name))
+    return belief.holds(name) or bool(belief.find(name) or belief.boxed(name))
 
 
 def has_key(belief: Belief, door: Thing) -> bool:
     """Tell whether the agent holds the door's key or knows where one is."""
-    return belief.held == (KEY, door.color) or bool(belief.find(key := thing_name(KEY, door.color)) or belief.boxed(key))
+    return _is_known(belief, thing_name(KEY, door.color))
 
 
 def _only_boxes_are_left(belief: Belief, situation: Situation, subgoal: str) -> bool:
@@ -102,15 +98,14 @@ def _only_boxes_are_left(belief: Belief, situation: Situation, subgoal: str) -> 
     loose = any(obstacle is not None and obstacle.thing.kind != DOOR for obstacle in situation.blocked.values())
     if situation.unexplored or loose or any(has_key(belief, door.thing) for door in situation.locked):
         return False
-    held = () if belief.held is None else (Thing(*belief.held, 0, belief.cell, belief.held_tags),)
-    return any(not _is_at_hand(belief, situation, name, held) for name in things_named(subgoal))
+    return any(not _is_at_hand(belief, situation, name) for name in things_named(subgoal))
 
 
-def _is_at_hand(belief: Belief, situation: Situation, name: str, held: tuple[Thing, ...]) -> bool:
+def _is_at_hand(belief: Belief, situation: Situation, name: str) -> bool:
     """Tell whether the agent holds or can walk up to a thing of this description, other than a locked door."""
     found = (t for t in belief.find(name) if not (t.kind == DOOR and t.state == LOCKED))
     near = any(cell in situation.reach for t in found for cell in neighbors(t.cell))
-    return near or any(matches(thing, name) for thing in held)
+    return near or belief.holds(name)
 
 
 def side_of(belief: Belief, thing: Thing, reach: Collection[Cell]) -> str:

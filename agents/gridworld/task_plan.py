@@ -4,12 +4,14 @@ The plan goes as far as the belief supports it. It ends where something must be 
 times, or at a closed box.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from agents.gridworld.belief import Belief, Thing, matches
+from agents.gridworld.belief import Belief, matches
 from agents.gridworld.expert import expert_plan, other_plans
-from agents.gridworld.navigation import is_frontier, neighbors, search
+from agents.gridworld.goal_text import split_goal
+from agents.gridworld.navigation import cell_ahead, is_frontier, neighbors, search
 from agents.gridworld.simulation import carry_out, imagined
+from agents.gridworld.situation import is_inspected
 from envs.household.containers import BOX_CLOSED
 from envs.observation.names import BOX, DOOR, LOCKED, OPEN
 from planner import Horizon, SkillCall
@@ -114,10 +116,8 @@ def _shows_something(belief: Belief, call: SkillCall) -> bool:
 
 def reached(belief: Belief, goal: str) -> bool:
     """Tell whether a subgoal is reached in the house as it is believed to be. Raises ``ValueError`` for one of an unknown form."""
-    for prefix, holds in _REACHED.items():
-        if goal.startswith(prefix):
-            return holds(belief, goal.removeprefix(prefix))
-    raise ValueError(f"subgoal {goal!r} is of no known form: it must begin with one of {[p.strip() for p in _REACHED]}")
+    verb, rest = split_goal(goal)
+    return _REACHED[verb](belief, rest)
 
 
 def _brought(belief: Belief, rest: str) -> bool:
@@ -144,25 +144,16 @@ def _unlocked(belief: Belief, name: str) -> bool:
 
 
 def _gone_to(belief: Belief, name: str) -> bool:
-    ahead = neighbors(belief.cell)[belief.direction]
-    return any(thing.cell == ahead for thing in belief.find(name))
+    return any(thing.cell == cell_ahead(belief) for thing in belief.find(name))
 
 
-def _picked_up(belief: Belief, name: str) -> bool:
-    return belief.held is not None and matches(Thing(*belief.held, 0, belief.cell, belief.held_tags), name)
-
-
-def _inspected(belief: Belief, room: str) -> bool:
-    cells = belief.cells_of(belief.room_names.index(room))
-    return bool(cells) and not any(is_frontier(belief, cell) for cell in cells)
-
-
-_REACHED = {
-    "bring ": _brought,
-    "put ": _put,
-    "open ": _opened,
-    "unlock ": _unlocked,
-    "go to ": _gone_to,
-    "pick up ": _picked_up,
-    "inspect ": _inspected,
+_REACHED: dict[str, Callable[[Belief, str], bool]] = {
+    "bring": _brought,
+    "put": _put,
+    "open": _opened,
+    "unlock": _unlocked,
+    "go to": _gone_to,
+    "pick up": Belief.holds,
+    "inspect": is_inspected,
 }
+"""Whether a subgoal is reached, by its verb."""

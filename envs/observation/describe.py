@@ -132,7 +132,7 @@ def describe(report: Report, verbosity: Verbosity) -> str:
 def note(news: News, verbosity: Verbosity) -> str:
     """Write the short entry after one skill: ``terse``, or ``verbose`` with the positions of what is new."""
     lines = _outcomes([(news.skill, news.outcome)], verbosity)
-    lines += _seen(news.fresh) if verbosity == "terse" else [f"You notice {_placed(mention)}." for mention in news.fresh]
+    lines += _seen(news.fresh) if verbosity == "terse" else _noticed(news.fresh)
     return "\n".join([*lines, *_gone(news.gone), _here(news)])
 
 
@@ -150,7 +150,7 @@ def _verbose(report: Report) -> list[str]:
     lines.append(f"You stand in column {report.column} and row {report.row} of the house and you look {COMPASS[report.direction]}.")
     if not report.fresh and not report.in_view:
         lines.append("You see nothing but the walls and the floor around you.")
-    lines += [f"You notice {_placed(mention)}." for mention in report.fresh]
+    lines += _noticed(report.fresh)
     lines += [f"You see {_placed(mention)}." for mention in report.in_view if mention not in report.fresh]
     return lines + _gone(report.gone)
 
@@ -162,6 +162,10 @@ def _outcomes(outcomes: Iterable[tuple[str, str]], verbosity: Verbosity) -> list
 
 def _seen(mentions: tuple[Mention, ...]) -> list[str]:
     return ["Seen: " + ", ".join(mention.text for mention in mentions) + "."] if mentions else []
+
+
+def _noticed(mentions: tuple[Mention, ...]) -> list[str]:
+    return [f"You notice {_placed(mention)}." for mention in mentions]
 
 
 def _placed(mention: Mention) -> str:

@@ -5,7 +5,7 @@ longest. What an inventory tells of was not in view.
 """
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.navigation import FIRST_VIEW, is_frontier, neighbors, search, turn_to, walk_to
+from agents.gridworld.navigation import FIRST_VIEW, cell_ahead, is_frontier, neighbors, search, turn_to, walk_to
 from agents.gridworld.skills.base import SkillRun
 from agents.world import OK, failed
 from envs.observation.embodied import Cell
@@ -79,7 +79,7 @@ def _approach(belief: Belief, cell: Cell, since: int) -> SkillRun:
 
 def _walk_through(belief: Belief) -> SkillRun:
     """Step out of a doorway into the room ahead."""
-    ahead = neighbors(belief.cell)[belief.direction]
+    ahead = cell_ahead(belief)
     if belief.passable(ahead):
         yield from walk_to(belief, {ahead})
     return OK
