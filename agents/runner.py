@@ -4,9 +4,10 @@ A ``Pool`` plays them, in this process or elsewhere. The runner does not know ho
 spec string into one, in the process that plays the episode.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from agents.episode_log import EpisodeLog
@@ -14,7 +15,9 @@ from agents.job import EpisodeJob
 from agents.loop import AgentConfig, FrameSink, run_episode
 from agents.pool import LocalPool, Pool
 from agents.records import EpisodeRecord, Record
-from planner import PlannerBackend
+from agents.together import play_together
+from agents.workers import Finished
+from planner import BatchBackend, PlannerBackend
 
 MakeBackend = Callable[[str], PlannerBackend]
 """Makes a backend from its spec string."""
@@ -99,11 +102,25 @@ class Player:
 
     def __call__(self, job: EpisodeJob) -> list[str]:
         """Play ``job`` and return its records as JSON lines, the ``EpisodeRecord`` last."""
-        if self.backend is None or self.spec != job.backend:
+        return self._play(job, self._backend(job.backend))
+
+    def together(self, jobs: Sequence[EpisodeJob]) -> Iterator[Finished]:
+        """Play episodes of one backend at once (``PlayTogether``). A backend that answers one prompt at a time plays one by one."""
+        backend = self._backend(jobs[0].backend)
+        if len(jobs) > 1 and isinstance(backend, BatchBackend):
+            yield from play_together([partial(self._play, job) for job in jobs], backend)
+        else:
+            yield from ((number, self._play(job, backend)) for number, job in enumerate(jobs))
+
+    def _backend(self, spec: str) -> PlannerBackend:
+        if self.backend is None or self.spec != spec:
             self.backend = None  # frees the memory of the old model before the next one is loaded
-            self.spec, self.backend = job.backend, self.make_backend(job.backend)
+            self.spec, self.backend = spec, self.make_backend(spec)
+        return self.backend
+
+    def _play(self, job: EpisodeJob, backend: PlannerBackend) -> list[str]:
         records: list[Record] = []
-        end = self.episode(job, self.backend, self.config, records.append)
+        end = self.episode(job, backend, self.config, records.append)
         return [record.model_dump_json() for record in (*(r for r in records if r is not end), end)]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import structlog
 
@@ -27,6 +27,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Play = Callable[[EpisodeJob], list[str]]
 """Plays one episode and returns its records as JSON lines."""
+Finished = tuple[int, list[str]]
+"""An episode's place among those that were begun together, and its records as JSON lines."""
 Initializer = Callable[[], None] | None
 ATTEMPTS_PER_EPISODE = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -106,8 +108,42 @@ class Ready:
     """The first message of a worker: it can play."""
 
 
+@runtime_checkable
+class PlayTogether(Protocol):
+    """A ``Play`` that can play several episodes at once."""
+
+    def together(self, jobs: Sequence[EpisodeJob]) -> Iterator[Finished]:
+        """Play episodes of one backend at once, and yield each when it has ended."""
+        ...
+
+
+def play_all(play: Play | PlayTogether, jobs: Sequence[EpisodeJob]) -> Iterator[Finished]:
+    """Play episodes of one backend, at once where there are several.
+
+    Raises
+    ------
+    ValueError
+        For several episodes of a ``Play`` that plays one at a time.
+    """
+    if isinstance(play, PlayTogether):
+        yield from play.together(jobs)
+    elif len(jobs) == 1:
+        yield 0, play(jobs[0])
+    else:
+        raise ValueError(f"{len(jobs)} episodes at once: {play!r} plays one at a time, so ask for 1")
+
+
+def next_group(waiting: deque[Attempt], envs: int) -> list[Attempt]:
+    """Take the next episodes to be begun together: at most ``envs``, of one backend, never one that a death has interrupted."""
+    first = waiting.popleft()
+    group = [first]
+    while waiting and len(group) < envs and first.number == waiting[0].number == 1 and waiting[0].job.backend == first.job.backend:
+        group.append(waiting.popleft())
+    return group
+
+
 class _Worker:
-    """One process, the pipe to it, and the episode that it is playing."""
+    """One process, the pipe to it, and the episodes that it is playing, by their place among those begun together."""
 
     def __init__(self, context: SpawnContext, play: Play, initializer: Initializer) -> None:
         self.pipe, theirs = context.Pipe()
@@ -115,20 +151,20 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, play, initializer, by_kernel), daemon=True)
         self._process.start()
         theirs.close()  # while a copy is open here, the pipe does not end with the process
-        self.playing: Attempt | None = None
+        self.playing: dict[int, Attempt] = {}
         self.ready = False
 
-    def begin(self, attempt: Attempt) -> None:
-        self.playing = attempt
+    def begin(self, group: Sequence[Attempt]) -> None:
+        self.playing = dict(enumerate(group))
         try:
-            self.pipe.send(attempt.job)
+            self.pipe.send([attempt.job for attempt in group])
         except BrokenPipeError:
             log.debug("a worker died before it got an episode")  # the parent notices at the end of its pipe
 
-    def result(self) -> list[str] | Failed | Ready | None:
+    def result(self) -> Finished | Failed | Ready | None:
         """Return what the process sent, or ``None`` where it died."""
         try:
-            received: list[str] | Failed | Ready = self.pipe.recv()
+            received: Finished | Failed | Ready = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return None
         return received
@@ -144,7 +180,9 @@ class _Worker:
         return self._process.exitcode
 
 
-def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initializer: Initializer = None) -> Iterator[list[str]]:
+def play_in_workers(
+    jobs: Sequence[EpisodeJob], play: Play, workers: int, initializer: Initializer = None, envs: int = 1
+) -> Iterator[list[str]]:
     """Play ``jobs`` in worker processes. Closing the iterator ends all of them.
 
     Parameters
@@ -157,6 +195,8 @@ def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initia
         Number of processes.
     initializer : callable, optional
         Called once in each process, before its first episode. Picklable.
+    envs : int
+        Most episodes that a worker plays at once.
 
     Yields
     ------
@@ -178,10 +218,10 @@ def play_in_workers(jobs: Sequence[EpisodeJob], play: Play, workers: int, initia
     try:
         while waiting or pool:
             while waiting and len(pool) < workers:
-                _start_worker(context, play, initializer, pool).begin(waiting.popleft())
+                _start_worker(context, play, initializer, pool).begin(next_group(waiting, envs))
             for pipe in wait(list(pool)):
                 assert isinstance(pipe, Connection)
-                yield from _collect(pool, pipe, waiting, deaths)
+                yield from _collect(pool, pipe, waiting, deaths, envs)
     finally:
         for worker in pool.values():
             worker.stop()
@@ -193,23 +233,28 @@ def _start_worker(context: SpawnContext, play: Play, initializer: Initializer, p
     return worker
 
 
-def _collect(pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[Attempt], deaths: "_Deaths") -> Iterator[list[str]]:
-    """Yield the result of one worker, then give the worker its next episode or stop it."""
+def _collect(
+    pool: dict[Connection, _Worker], pipe: Connection, waiting: deque[Attempt], deaths: "_Deaths", envs: int
+) -> Iterator[list[str]]:
+    """Yield the result of one worker. Where it has played all its episodes, give it the next ones or stop it."""
     worker = pool[pipe]
-    assert worker.playing is not None
     result = worker.result()
     if isinstance(result, Ready):
         worker.ready = True
         return
     if isinstance(result, Failed):
-        raise result.exception(str(worker.playing.job))
+        raise result.exception(" or ".join(str(attempt.job) for attempt in worker.playing.values()))
     if result is None:
-        _handle_death(pool.pop(pipe), worker.playing, waiting, deaths)
+        _handle_death(pool.pop(pipe), waiting, deaths)
         return
     deaths.in_a_row = 0
-    yield result  # before anything else can fail, so that the episode is written
+    number, lines = result
+    del worker.playing[number]
+    yield lines  # before anything else can fail, so that the episode is written
+    if worker.playing:
+        return
     if waiting:
-        worker.begin(waiting.popleft())
+        worker.begin(next_group(waiting, envs))
     else:
         pool.pop(pipe).stop(GRACE_S)
 
@@ -223,22 +268,20 @@ class _Deaths:
     in_a_row: int = 0
 
 
-def _handle_death(worker: _Worker, attempt: Attempt, waiting: deque[Attempt], deaths: _Deaths) -> None:
-    """Log the death of a worker, and queue its episode again where it has attempts left.
+def _handle_death(worker: _Worker, waiting: deque[Attempt], deaths: _Deaths) -> None:
+    """Log the death of a worker, and queue its episodes again, one by one, where they have attempts left.
 
     A worker that ended by itself before it could play was not killed by its episode, and the next one would end in the same way.
     """
-    code = worker.stop(GRACE_S)
+    code, attempts = worker.stop(GRACE_S), list(worker.playing.values())
     if not worker.ready and (code is None or code >= 0):
         raise ValueError(_NEVER_PLAYED.format(code=code))
     deaths.in_a_row += 1
-    again = attempt.again(exit_code=code)
-    if again is not None:
-        waiting.append(again)
+    waiting.extend(again for attempt in attempts if (again := attempt.again(exit_code=code)) is not None)
     if deaths.in_a_row >= deaths.most:
         raise ValueError(
-            f"{deaths.in_a_row} worker processes died in a row, the last with exit code {code}, at {attempt.job}: give each more "
-            "memory (fewer workers); finished episodes are kept, and starting again continues the run"
+            f"{deaths.in_a_row} worker processes died in a row, the last with exit code {code}, at {attempts[0].job}: give each "
+            "more memory (fewer workers); finished episodes are kept, and starting again continues the run"
         )
 
 
@@ -259,7 +302,18 @@ def _serve(pipe: Connection, play: Play, initializer: Initializer, by_kernel: bo
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed the pipe
         pipe.send(Ready())
         while True:
-            pipe.send(call_safely(play, pipe.recv()))
+            for message in _played_safely(play, pipe.recv()):
+                pipe.send(message)
+
+
+def _played_safely(play: Play, jobs: Sequence[EpisodeJob]) -> Iterator[Finished | Failed]:
+    """Yield each episode when it has ended, or as text what one of them raised."""
+    try:
+        yield from play_all(play, jobs)
+    except ValueError as error:
+        yield Failed(str(error), user_error=True)
+    except Exception:  # sent to the parent, which raises it
+        yield Failed(traceback.format_exc(), user_error=False)
 
 
 def end_with_parent(by_kernel: bool = True) -> None:

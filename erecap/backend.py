@@ -5,7 +5,7 @@ Only this module and ``backend_options`` import the package ``planner``. A new b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,10 +41,13 @@ from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import USE_PRUNER, SelectorContext, make_selector
-from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling
+from planner.backend import Generation, LineCallback, PlannerBackend, PlanRequest, PromptTooLongError, Sampling
 from planner.prompt import Prompt
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS
+
+BATCH_TOKENS = 65536
+"""Most tokens of the prompts that are prefilled together, padding included."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,28 @@ class _Cost:
     stage_tokens: tuple[int, ...]
     kv_bytes: int
     chosen: ChosenSchedule = UNPRUNED
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt under way.
+
+    Attributes
+    ----------
+    request
+        What was asked for.
+    tokenized
+        The prompt as the model reads it.
+    answer
+        Gets the tokens of the answer.
+    tokenize_s
+        Seconds of tokenizing.
+    """
+
+    request: PlanRequest
+    tokenized: TokenizedPrompt
+    answer: TimedAnswer
+    tokenize_s: float
 
 
 def encode_prompt(chat: ChatTokenizer, prompt: Prompt) -> TokenizedPrompt:
@@ -115,19 +140,28 @@ class _LocalBackend(ABC):
         OutOfMemoryError
             Where they exceed the GPU's memory.
         """
-        answer = TimedAnswer(self.chat.decode, self.loaded.eos_ids, on_line)
         reset_peak_memory(*self.loaded.devices)
-        tokenized = self._encode(prompt if self._trim is None else self._trim(prompt))
+        asked = self._submit(PlanRequest(prompt, sampling, on_line))
+        with self._out_of_memory(len(asked.tokenized)):
+            cost = self._run(asked.tokenized, sampling, asked.answer)
+        return self._generation(asked, cost)
+
+    def _submit(self, request: PlanRequest) -> "_Asked":
+        """Start the clock of an answer, tokenize its prompt, and refuse one that is too long."""
+        answer = TimedAnswer(self.chat.decode, self.loaded.eos_ids, request.on_line)
+        tokenized = self._encode(request.prompt if self._trim is None else self._trim(request.prompt))
         tokenize_s = answer.elapsed()
         try:
-            check_length(self.loaded.model.config, len(tokenized), sampling.max_new_tokens)
+            check_length(self.loaded.model.config, len(tokenized), request.sampling.max_new_tokens)
         except ContextLengthError as error:
             raise PromptTooLongError(str(error)) from error
-        with self._out_of_memory(len(tokenized)):
-            cost = self._run(tokenized, sampling, answer)
+        return _Asked(request, tokenized, answer, tokenize_s)
+
+    def _generation(self, asked: "_Asked", cost: _Cost) -> Generation:
+        answer = asked.answer
         return Generation(
             text=answer.text(),
-            prompt_tokens=len(tokenized if self._trim is None else self._encode(prompt)),
+            prompt_tokens=len(asked.tokenized if self._trim is None else self._encode(asked.request.prompt)),
             new_tokens=len(answer.tokens),
             stage_tokens=cost.stage_tokens,
             layer_tokens=cost.layer_tokens,
@@ -135,7 +169,7 @@ class _LocalBackend(ABC):
             first_skill_s=answer.first_skill_s,
             decode_s=answer.last_s - answer.ttft_s,
             total_s=answer.elapsed(),
-            tokenize_s=tokenize_s,
+            tokenize_s=asked.tokenize_s,
             kv_bytes=cost.kv_bytes,
             peak_memory_bytes=peak_memory_bytes(*self.loaded.devices),
             truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
@@ -196,19 +230,74 @@ class EngineBackend(_LocalBackend):
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> _Cost:
         chosen = self._choose(tokenized)
-        options = DecodeOptions(
-            sampling.max_new_tokens,
-            sampling.temperature,
-            sampling.seed,
-            self.loaded.eos_ids,
-            sampling.ignore_eos,
-            self._ban(sampling),
-        )
         start = prefill(self.loaded.model, tokenized, chosen.schedule, chosen.selector)
-        for (token,) in decode(self.loaded.model, start, options):
+        for (token,) in decode(self.loaded.model, start, self._decode_options(sampling, self._ban(sampling))):
             if token is not None:
                 answer.put(token)
         return _Cost(start.layer_tokens[0], tuple(stage.counts[0] for stage in start.stages), start.kv_bytes, chosen)
+
+    def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
+        """Answer the prompts of several agents together (``planner.BatchBackend``).
+
+        Prompts that are decoded alike and pruned by the same schedule share a batch of at most ``BATCH_TOKENS`` tokens, padding
+        included. Peak memory is that of the largest batch.
+
+        Raises
+        ------
+        PromptTooLongError
+            Where a prompt and its answer exceed the model's positions.
+        OutOfMemoryError
+            Where a batch exceeds the device's memory.
+        """
+        reset_peak_memory(*self.loaded.devices)
+        asked = [self._submit(request) for request in requests]
+        chosen = [self._choose(one.tokenized) for one in asked]
+        found: dict[int, Generation] = {}
+        for rows in _batches(asked, chosen):
+            with self._out_of_memory(sum(len(asked[row].tokenized) for row in rows)):
+                costs = self._run_batch([asked[row] for row in rows], chosen[rows[0]])
+            found |= {row: self._generation(asked[row], cost) for row, cost in zip(rows, costs, strict=True)}
+        return [found[row] for row in range(len(asked))]
+
+    def _run_batch(self, asked: Sequence[_Asked], chosen: ChosenSchedule) -> list[_Cost]:
+        """Prefill and decode prompts of one batch; hand each token to the answer of its row."""
+        options = self._decode_options(asked[0].request.sampling, tuple(self._ban(one.request.sampling) for one in asked))
+        start = prefill(self.loaded.model, [one.tokenized for one in asked], chosen.schedule, chosen.selector)
+        for tokens in decode(self.loaded.model, start, options):
+            for one, token in zip(asked, tokens, strict=True):
+                if token is not None:
+                    one.answer.put(token)
+        padded = len(asked) * sum(map(max, zip(*start.layer_tokens, strict=True)))
+        return [
+            _Cost(tokens, tuple(stage.counts[row] for stage in start.stages), start.kv_bytes * sum(tokens) // padded, chosen)
+            for row, tokens in enumerate(start.layer_tokens)
+        ]
+
+    def _decode_options(self, sampling: Sampling, ban: TokenBan | tuple[TokenBan | None, ...] | None) -> DecodeOptions:
+        return DecodeOptions(
+            sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos, ban
+        )
+
+
+def _batches(asked: Sequence[_Asked], chosen: Sequence[ChosenSchedule]) -> list[list[int]]:
+    """Divide prompts into batches, the shortest first, so that little is padded."""
+    alike: dict[Hashable, list[int]] = {}
+    for row in sorted(range(len(asked)), key=lambda row: len(asked[row].tokenized)):
+        key = (replace(asked[row].request.sampling, avoid=()), str(chosen[row].schedule), id(chosen[row].selector))
+        alike.setdefault(key, []).append(row)
+    return [batch for rows in alike.values() for batch in _fitting(rows, [len(asked[row].tokenized) for row in rows])]
+
+
+def _fitting(rows: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Cut rows of rising length where a batch would exceed ``BATCH_TOKENS``. A longer prompt is alone."""
+    batch: list[int] = []
+    for row, length in zip(rows, lengths, strict=True):
+        if batch and (len(batch) + 1) * length > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 class HFGenerateBackend(_LocalBackend):

@@ -1,6 +1,15 @@
 """The planner: history, prompt, plans, when to replan, and the protocol of its backends. Standard library only."""
 
-from planner.backend import Generation, LineCallback, PlannerBackend, PromptTooLongError, Sampling, cut_note
+from planner.backend import (
+    BatchBackend,
+    Generation,
+    LineCallback,
+    PlannerBackend,
+    PlanRequest,
+    PromptTooLongError,
+    Sampling,
+    cut_note,
+)
 from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
@@ -15,6 +24,7 @@ __all__ = [
     "SKILLS",
     "TRIMS",
     "BackendSpec",
+    "BatchBackend",
     "Entry",
     "EntryKind",
     "Generation",
@@ -24,6 +34,7 @@ __all__ = [
     "LoopState",
     "Plan",
     "PlanParseError",
+    "PlanRequest",
     "PlannerBackend",
     "Prompt",
     "PromptTooLongError",

@@ -3,7 +3,7 @@
 It knows no models, tokenizers or devices. Each backend measures its own times: seconds of wall clock, with the device synchronized.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -112,6 +112,18 @@ class Generation:
         return self.prompt_tokens - self.layer_tokens[-1] if self.layer_tokens else 0
 
 
+@dataclass(frozen=True)
+class PlanRequest:
+    """What ``generate`` is given: one prompt of a batch."""
+
+    prompt: Prompt
+    """The chat to answer."""
+    sampling: Sampling
+    """How to decode."""
+    on_line: LineCallback | None = None
+    """Called with each line of the answer as soon as it is complete."""
+
+
 def cut_note(generation: Generation) -> str | None:
     """Say that an answer was cut and what of it counts, for the planner to read; ``None`` for an answer that was not cut."""
     if not generation.truncated:
@@ -146,5 +158,32 @@ class PlannerBackend(Protocol):
         ------
         PromptTooLongError
             Where the prompt and ``max_new_tokens`` exceed the backend's context.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchBackend(PlannerBackend, Protocol):
+    """A backend that answers the prompts of several agents together."""
+
+    def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
+        """Answer several prompts. Each gets the answer that it gets alone, up to rounding.
+
+        Times are those that its agent waits: all prompts of a batch count from its beginning.
+
+        Parameters
+        ----------
+        requests
+            The prompts, which may have different lengths and settings.
+
+        Returns
+        -------
+        list of Generation
+            The answers, in the order of the prompts.
+
+        Raises
+        ------
+        PromptTooLongError
+            Where one of the prompts does not fit; ask one by one to learn which.
         """
         ...

@@ -175,3 +175,10 @@ def players(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def invoke() -> Callable[..., Any]:
     """``invoke(*arguments)`` runs the command line in this process."""
     return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def echo_planner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of a backend that answers prompts together, importable by worker processes too."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fakes"))
+    return importlib.import_module("echo_planner")

@@ -24,7 +24,7 @@ from benchmarks.recipes.planner.collect import (
     read_stats,
 )
 from benchmarks.recipes.planner.config import Recipe, Round, Source
-from benchmarks.recipes.planner.dataset import chat_messages, encode, make_tokenizer
+from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
@@ -148,12 +148,30 @@ def test_a_chunk_on_disk_is_not_played_again(tmp_path: Path):
     assert todo[0].path.stat().st_mtime_ns == before
 
 
+def test_chunks_unfinished_when_the_time_is_up_are_left_out(tmp_path: Path):
+    todo = chunks([Source(env_id=SMALL, episodes=4, chunk=1)], RoundPlay(0, noise=0.2, corrections=1), tmp_path)
+    play_chunk(todo[1], BackendFactory(1))
+    assert play_chunks(todo, BackendFactory(1), 1, lambda chunk, stats: None, 1e-3) == [todo[1]]
+
+
+def test_a_factor_multiplies_the_expert_episodes_as_far_as_there_are_seeds():
+    usual, more = (Recipe(expert_factor=factor).rounds[0].sources for factor in (1, 3))
+    assert all(a.episodes < b.episodes <= 3 * a.episodes for a, b in zip(usual, more, strict=True))
+    assert [r.minutes for r in Recipe(student_minutes=2).rounds[1:]] == [2, 2, 2]
+    _chunks(Recipe(expert_factor=3), 0, Path())
+
+
 def test_long_episodes_are_cut_and_corrections_that_would_lose_their_plan_left_out(tmp_path: Path):
     todo = chunks([Source(env_id=SMALL, episodes=3)], RoundPlay(0, noise=0.4, corrections=2), tmp_path / "round0")
     play_chunk(todo[0], BackendFactory(1))
     tokenizer: PreTrainedTokenizerBase = make_tokenizer([todo[0].path], tmp_path / "tokenizer", 600)
-    whole = encode([todo[0].path], tokenizer, tmp_path / "all", 100_000, lambda path: None)
-    cut = encode([todo[0].path], tokenizer, tmp_path / "cut", 300, lambda path: None)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    heard: list[Path] = []
+    whole, cut = (
+        encode([todo[0].path], Encoding(tmp_path / "tokenizer", tmp_path / name, most), 1, heard.append)
+        for name, most in (("all", 100_000), ("cut", 300))
+    )
+    assert heard == [todo[0].path] * 2
     assert len(cut) < len(whole)
     assert max(cut.lengths) == 300
 

@@ -31,6 +31,7 @@ def ablate(
     horizon: agent_options.Reach = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
+    envs: executors.Envs = 1,
     address: executors.Address = None,
     cpus_per_worker: executors.Cpus = None,
     gpus_per_worker: executors.Gpus = None,
@@ -40,7 +41,7 @@ def ablate(
 
     The directory gets ablation.md and plots of success against cost. The last line of stdout is one JSON object.
     """
-    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     rows = choose_rows([name for name in suites.split(",") if name], parse_specs(backends) if backends else [], episodes)
     reach = agent_options.AgentOptions(horizon).reach
     with OutputLock(out) as lock:

@@ -40,6 +40,7 @@ def compare(
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
+    envs: executors.Envs = 1,
     address: executors.Address = None,
     cpus_per_worker: executors.Cpus = None,
     gpus_per_worker: executors.Gpus = None,
@@ -54,7 +55,7 @@ def compare(
     clock.png.
     """
     agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
-    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     loop = make_loop(choose_suite(suite, env), backends, episodes, seed, agent=agent)
     by_rate = clocks.make_clocks(clock, clock_source)
     several = len(by_rate) > 1

@@ -20,6 +20,13 @@ Workers = Annotated[
         help="Processes that play episodes; by default 1, with ray as many as the cluster has room for.", rich_help_panel=_PANEL
     ),
 ]
+Envs = Annotated[
+    int,
+    typer.Option(
+        help="Episodes that each process plays at once; `baseline` and `erecap` then answer their prompts in one batch.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -51,7 +58,7 @@ class RayOptions:
     working_dir: Path | None = None
 
 
-def make(name: str, workers: int | None, ray: RayOptions) -> Executor:
+def make(name: str, workers: int | None, ray: RayOptions, envs: int = 1) -> Executor:
     """Make the executor of that name.
 
     Parameters
@@ -62,6 +69,8 @@ def make(name: str, workers: int | None, ray: RayOptions) -> Executor:
         Number of processes; ``None`` leaves it to the executor.
     ray
         Options of a Ray cluster.
+    envs
+        Most episodes that a process plays at once.
 
     Raises
     ------
@@ -70,20 +79,22 @@ def make(name: str, workers: int | None, ray: RayOptions) -> Executor:
     """
     if name not in EXECUTORS:
         raise ValueError(f"executor {name!r} is unknown: choose from {', '.join(EXECUTORS)}")
-    return EXECUTORS[name](workers, ray)
+    return EXECUTORS[name](workers, ray, envs)
 
 
-def _local(workers: int | None, ray: RayOptions) -> Executor:
+def _local(workers: int | None, ray: RayOptions, envs: int) -> Executor:
     given = [f"--{option.replace('_', '-')}" for option, value in vars(ray).items() if value is not None]
     if given:
         raise ValueError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for Ray: add --executor ray, or leave it out")
-    return LocalExecutor(1 if workers is None else workers)
+    return LocalExecutor(1 if workers is None else workers, envs)
 
 
-def _ray(workers: int | None, ray: RayOptions) -> Executor:
+def _ray(workers: int | None, ray: RayOptions, envs: int) -> Executor:
+    if envs != 1:
+        raise ValueError(f"--envs {envs} is for this machine: on a cluster each worker plays one episode at a time, leave it out")
     cpus = 1.0 if ray.cpus_per_worker is None else ray.cpus_per_worker
     return RayExecutor(ray.address, workers, cpus, ray.gpus_per_worker, ray.working_dir)
 
 
-EXECUTORS: dict[str, Callable[[int | None, RayOptions], Executor]] = {LOCAL: _local, "ray": _ray}
+EXECUTORS: dict[str, Callable[[int | None, RayOptions, int], Executor]] = {LOCAL: _local, "ray": _ray}
 """Makers of executors by name."""

@@ -44,6 +44,7 @@ def run(
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
     workers: executors.Workers = None,
+    envs: executors.Envs = 1,
     address: executors.Address = None,
     cpus_per_worker: executors.Cpus = None,
     gpus_per_worker: executors.Gpus = None,
@@ -55,7 +56,7 @@ def run(
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
     agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
-    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir))
+    where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds, agent)
     if len(loop.backends) != 1:

@@ -35,9 +35,12 @@ class LocalExecutor:
     ----------
     workers : int
         Number of processes that play episodes; 1 plays them in this process.
+    envs : int
+        Most episodes that each of them plays at once.
     """
 
     workers: int = 1
+    envs: int = 1
 
     @property
     def threads(self) -> int | None:
@@ -46,9 +49,9 @@ class LocalExecutor:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings for ``config.json``."""
-        return {"name": "local", "workers": self.workers}
+        return {"name": "local", "workers": self.workers} | ({} if self.envs == 1 else {"envs": self.envs})
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
-        """Make the pool. Raise ``ValueError`` for fewer than 1 worker."""
-        yield LocalPool(self.workers, configure_logging)
+        """Make the pool. Raise ``ValueError`` for fewer than 1 worker or episode at once."""
+        yield LocalPool(self.workers, configure_logging, self.envs)

@@ -38,7 +38,7 @@ class DecodeOptions:
     ignore_eos
         Whether to decode exactly ``max_new_tokens`` tokens, for paired timings.
     ban
-        Tokens that must not come next, by the tokens of the row so far; ``None`` for no such tokens.
+        Tokens that must not come next, by the tokens of the row so far; ``None`` for none. A tuple holds one for each row.
     """
 
     max_new_tokens: int = 256
@@ -46,7 +46,7 @@ class DecodeOptions:
     seed: int = 0
     eos_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    ban: TokenBan | None = None
+    ban: TokenBan | tuple[TokenBan | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -190,8 +190,10 @@ class DecodeSteps:
 class _Bans:
     """The tokens that must not come next, row by row. It reads the tokens that the host knows, so it never waits for the device."""
 
-    def __init__(self, ban: TokenBan | None, rows: int) -> None:
-        self._ban = ban
+    def __init__(self, ban: TokenBan | tuple[TokenBan | None, ...] | None, rows: int) -> None:
+        self._bans = ban if isinstance(ban, tuple) else (ban,) * rows
+        if len(self._bans) != rows:
+            raise ValueError(f"{len(self._bans)} bans for {rows} rows: give one for each row, or one for all")
         self._answers: list[list[int]] = [[] for _ in range(rows)]
 
     def take(self, ids: Sequence[int]) -> None:
@@ -201,9 +203,8 @@ class _Bans:
 
     def masked(self, logits: Tensor) -> Tensor:
         """Set the logits of banned tokens to minus infinity, in a copy; float32 ``(batch, vocab)``."""
-        if self._ban is None:
-            return logits
-        return banned(logits, [self._ban(answer) for answer in self._answers])
+        rows = zip(self._bans, self._answers, strict=True)
+        return banned(logits, [() if ban is None else ban(answer) for ban, answer in rows])
 
 
 def banned(logits: Tensor, tokens: Sequence[Iterable[int]]) -> Tensor:

@@ -4,20 +4,22 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
 
-from agents.demonstrations import Labeller, Sample, demonstrate
+from agents.demonstrations import Demonstration, Labeller, Sample, demonstrate
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.runner import MakeBackend
+from agents.together import play_together
 from agents.workers import end_with_parent
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
-from planner import Entry
+from planner import BatchBackend, Entry, PlannerBackend
 
 MAX_REPLANS = 40
 """Number of replans after which an episode ends. Longer episodes teach nothing new."""
@@ -122,9 +124,13 @@ def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
 
 
 def play_chunks(
-    todo: Sequence[Chunk], make_backend: MakeBackend, workers: int, on_chunk: Callable[[Chunk, ChunkStats], None]
-) -> None:
-    """Play the chunks that are not on disk yet.
+    todo: Sequence[Chunk],
+    make_backend: MakeBackend,
+    workers: int,
+    on_chunk: Callable[[Chunk, ChunkStats], None],
+    seconds: float | None = None,
+) -> list[Chunk]:
+    """Play the chunks that are not on disk yet, and return those that are on disk at the end.
 
     Parameters
     ----------
@@ -136,42 +142,73 @@ def play_chunks(
         Number of processes that play.
     on_chunk
         Called for each finished chunk, first for those on disk.
+    seconds
+        Most seconds to play. Chunks are then played in a random order, and those unfinished at the end are left out.
     """
     missing = [chunk for chunk in todo if not chunk.path.exists()]
     for chunk in todo:
         if chunk not in missing:
             on_chunk(chunk, read_stats(chunk.path))
-    if not missing:
-        return
+    if missing:
+        _play_missing(_mixed(missing) if seconds is not None else missing, make_backend, workers, on_chunk, seconds)
+    return [chunk for chunk in todo if chunk.path.exists()]
+
+
+def _mixed(todo: Sequence[Chunk]) -> list[Chunk]:
+    """Return the chunks in a random order that is always the same, so that every source has a part of any time."""
+    return [todo[i] for i in np.random.default_rng(todo[0].how.number).permutation(len(todo))]
+
+
+def _play_missing(
+    missing: Sequence[Chunk],
+    make_backend: MakeBackend,
+    workers: int,
+    on_chunk: Callable[[Chunk, ChunkStats], None],
+    seconds: float | None,
+) -> None:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         running = {pool.submit(play_chunk, chunk, make_backend): chunk for chunk in missing}
         try:
-            for future in as_completed(running):
+            for future in as_completed(running, seconds):
                 on_chunk(running[future], future.result())
+        except TimeoutError:
+            _stop(pool)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in active_children():  # else this process waits for chunks that nobody wants any more
-                worker.terminate()
+            _stop(pool)
             raise
 
 
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once, else this process waits for chunks that nobody wants any more."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in active_children():
+        worker.terminate()
+
+
 def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
-    """Play a chunk and write its samples: one JSON line each, the statistics last."""
-    how = chunk.how
-    student = make_backend(how.student) if how.student else None
-    lines: list[str] = []
-    episodes = successes = plans = agreed = 0
-    for seed in range(chunk.first_seed, chunk.first_seed + chunk.episodes):
-        rng = np.random.default_rng((seed, 1))
-        labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
-        job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
-        made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
-        lines += [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
-        episodes, successes = episodes + 1, successes + int(made.episode.success)
-        plans, agreed = plans + made.plans, agreed + made.agreed
-    stats = ChunkStats(chunk.source.env_id, episodes, successes, plans, agreed, len(lines))
+    """Play a chunk and write its samples: one JSON line each, the statistics last. A student plans all its episodes at once."""
+    seeds = range(chunk.first_seed, chunk.first_seed + chunk.episodes)
+    student = make_backend(chunk.how.student) if chunk.how.student else None
+    if isinstance(student, BatchBackend):
+        finished = dict(play_together([partial(_play_seed, chunk, seed) for seed in seeds], student))
+        played = [finished[number] for number in range(len(seeds))]
+    else:
+        played = [_play_seed(chunk, seed, student) for seed in seeds]
+    lines = [line for _, samples in played for line in samples]
+    made = [demonstration for demonstration, _ in played]
+    successes, plans, agreed = sum(m.episode.success for m in made), sum(m.plans for m in made), sum(m.agreed for m in made)
+    stats = ChunkStats(chunk.source.env_id, chunk.episodes, successes, plans, agreed, len(lines))
     write_atomically(chunk.path, "\n".join([*lines, json.dumps({"stats": asdict(stats)})]) + "\n")
     return stats
+
+
+def _play_seed(chunk: Chunk, seed: int, student: PlannerBackend | None) -> tuple[Demonstration, list[str]]:
+    """Play one episode; return it, and the samples to keep of it as JSON lines."""
+    how, rng = chunk.how, np.random.default_rng((seed, 1))
+    labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
+    job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
+    made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
+    return made, [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
 
 
 def _chosen(samples: Sequence[Sample], rng: np.random.Generator, corrections: int) -> list[Sample]:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.recipes.seeds import MAX_ROUNDS
+from benchmarks.recipes.seeds import MAX_ROUNDS, SEEDS_PER_ROUND
 from envs import LEVELS, Verbosity
 from planner import Horizon
 
@@ -142,6 +142,8 @@ class Recipe(BaseModel):
     ----------
     expert_sources
         Episodes that the expert plays in round 0.
+    expert_factor
+        Factor on the number of these episodes, as far as a source has seeds.
     student_rounds
         The later rounds (DAgger), in which the student plays and the expert labels.
     lessons
@@ -158,6 +160,10 @@ class Recipe(BaseModel):
         One of this many expert chunks is trained on again in each student round.
     train_minutes
         Length of the training in round 0, in minutes of wall time.
+    student_minutes
+        Length of the training in each student round instead of the round's own, in minutes of wall time.
+    play_minutes
+        Most minutes that a student round plays; by default it plays all episodes. Chunks unfinished by then are left out.
     learning_rate, dagger_learning_rate
         Peak learning rates of round 0 and of the student's rounds.
     token_budget
@@ -177,6 +183,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
+    expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
     lessons: int = Field(6000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
@@ -185,6 +192,8 @@ class Recipe(BaseModel):
     corrections: int = Field(default=1, ge=0)
     rehearsal: int = Field(8, ge=1)
     train_minutes: float = Field(80, gt=0)
+    student_minutes: float | None = Field(None, gt=0)
+    play_minutes: float | None = Field(None, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
@@ -197,5 +206,16 @@ class Recipe(BaseModel):
     @property
     def rounds(self) -> tuple[Round, ...]:
         """All rounds: the expert's, which is round 0, then the student's."""
-        expert = Round(sources=self.expert_sources, corrections=self.corrections, minutes=self.train_minutes)
-        return expert, *self.student_rounds
+        expert = Round(sources=self._expert_sources(), corrections=self.corrections, minutes=self.train_minutes)
+        minutes = {} if self.student_minutes is None else {"minutes": self.student_minutes}
+        return expert, *(round_.model_copy(update=minutes) for round_ in self.student_rounds)
+
+    def _expert_sources(self) -> tuple[Source, ...]:
+        seeds = SEEDS_PER_ROUND // max(len(self.expert_sources), 1)
+        return tuple(_more(source, self.expert_factor, seeds) for source in self.expert_sources)
+
+
+def _more(source: Source, factor: int, seeds: int) -> Source:
+    """Multiply the episodes of a source. Where its seeds end, whole chunks stay."""
+    most = max(source.episodes, seeds - seeds % source.chunk)
+    return source.model_copy(update={"episodes": min(factor * source.episodes, most)})

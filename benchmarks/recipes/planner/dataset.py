@@ -1,6 +1,10 @@
 """Training sequences from samples: chat messages, tokenizer, shards of tokens. Files on disk are reused."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ from minigrid.core.constants import COLOR_NAMES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
+from agents.workers import end_with_parent
 from benchmarks.recipes.planner.collect import read_demonstrations
 from benchmarks.recipes.planner.lessons import lesson
 from envs.observation.names import ROOM_NAMES
@@ -75,40 +80,63 @@ def _texts(chunks: Sequence[Path]) -> Iterator[str]:
                 yield from (entry.text for entry in sample.entries)
 
 
-def encode(
-    chunks: Sequence[Path],
-    tokenizer: PreTrainedTokenizerBase,
-    out: Path,
-    max_tokens: int,
-    on_chunk: Callable[[Path], None],
-    in_place: bool = False,
-) -> ShardedSequences:
-    """Encode each chunk as one shard in ``out``.
+@dataclass(frozen=True)
+class Encoding:
+    """How samples become shards.
+
+    Attributes
+    ----------
+    tokenizer
+        Directory of the planner's tokenizer.
+    out
+        Directory of the shards.
+    max_tokens
+        Longest sequence in tokens. Longer episodes are cut; a correction that would lose its plan is left out.
+    in_place
+        Whether whole episodes also train the expert's token where a played plan first differs from the expert's.
+    """
+
+    tokenizer: Path
+    out: Path
+    max_tokens: int
+    in_place: bool = False
+
+    def shard(self, chunk: Path) -> Path:
+        """Return the file of the chunk's shard."""
+        return self.out / f"{chunk.stem}.safetensors"
+
+
+def encode(chunks: Sequence[Path], how: Encoding, workers: int, on_chunk: Callable[[Path], None]) -> ShardedSequences:
+    """Encode each chunk as one shard, in worker processes. Shards on disk are reused.
 
     Parameters
     ----------
     chunks
         Files of samples.
-    tokenizer
-        Tokenizer of the planner.
-    out
-        Directory of the shards.
-    max_tokens
-        Longest sequence in tokens. Longer episodes are cut; a correction that would lose its plan is left out.
+    how
+        Tokenizer, directory and lengths.
+    workers
+        Number of processes.
     on_chunk
-        Called after each chunk.
-    in_place
-        Whether whole episodes also train the expert's token where a played plan first differs from the expert's.
+        Called after each chunk, first for those on disk.
     """
-    shards: list[Path] = []
+    missing = [path for path in chunks if not how.shard(path).exists()]
     for path in chunks:
-        shard = out / f"{path.stem}.safetensors"
-        if not shard.exists():
-            sequences = [cut for sample in read_demonstrations(path) if (cut := _encode(tokenizer, sample, max_tokens, in_place))]
-            write_shard(shard, sequences)
-        shards.append(shard)
-        on_chunk(path)
-    return ShardedSequences(shards)
+        if path not in missing:
+            on_chunk(path)
+    if missing:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+            for path in pool.map(encode_chunk, missing, repeat(how)):
+                on_chunk(path)
+    return ShardedSequences([how.shard(path) for path in chunks])
+
+
+def encode_chunk(chunk: Path, how: Encoding) -> Path:
+    """Encode one chunk and return its path."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(how.tokenizer)
+    found = (_encode(tokenizer, sample, how.max_tokens, how.in_place) for sample in read_demonstrations(chunk))
+    write_shard(how.shard(chunk), [sequence for sequence in found if sequence])
+    return chunk
 
 
 def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:

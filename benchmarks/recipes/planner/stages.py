@@ -12,15 +12,19 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from benchmarks.backends.registry import BackendFactory
+from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.collect import Chunk, ChunkStats, RoundPlay, chunks, play_chunks
 from benchmarks.recipes.planner.config import Recipe
-from benchmarks.recipes.planner.dataset import encode, encode_lessons, make_tokenizer
+from benchmarks.recipes.planner.dataset import Encoding, encode, encode_lessons, make_tokenizer
 from erecap.training.batches import Batches, length_curriculum
 from erecap.training.config import TrainConfig, planner_config
 from erecap.training.initialization import initialize_lookup
 from erecap.training.loop import Hooks, TrainRecord
 from erecap.training.sequences import ShardedSequences
 from erecap.training.train_planner import train_planner
+
+_PLAYED = "played.json"
+"""Names of a round's files. It ends the playing: a chunk that was left out stays out, also when the run continues."""
 
 
 class Reporter(Protocol):
@@ -74,11 +78,14 @@ class Stages:
 
     def _demonstrations(self, round_: int) -> list[Path]:
         """Play the round's episodes and return the files of their samples. The expert plays round 0, the student the others."""
-        played = self.recipe.rounds[round_]
-        todo = chunks(played.sources, self._how(round_), self.root / f"round{round_}")
+        folder = self.root / f"round{round_}"
+        todo = chunks(self.recipe.rounds[round_].sources, self._how(round_), folder)
         self.reporter.begin(f"round {round_}: play", sum(chunk.episodes for chunk in todo))
-        play_chunks(todo, BackendFactory(1), self.workers, self._on_chunk)
-        return [chunk.path for chunk in todo]
+        if not (folder / _PLAYED).exists():
+            seconds = 60 * self.recipe.play_minutes if round_ and self.recipe.play_minutes is not None else None
+            done = play_chunks(todo, BackendFactory(1), self.workers, self._on_chunk, seconds)
+            write_atomically(folder / _PLAYED, json.dumps([chunk.path.name for chunk in done]) + "\n")
+        return self._paths(round_)
 
     def _how(self, round_: int) -> RoundPlay:
         corrections = self.recipe.rounds[round_].corrections
@@ -95,11 +102,12 @@ class Stages:
         """Load the tokenizer, or train it on the expert's demonstrations."""
         return make_tokenizer(sorted((self.root / "round0").glob("*.jsonl")), self.root / "tokenizer", self.recipe.vocabulary)
 
-    def _sequences(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> ShardedSequences:
-        """Encode the round's samples, which are in ``paths``."""
+    def _sequences(self, round_: int, paths: list[Path]) -> ShardedSequences:
+        """Encode the round's samples, which are in ``paths``, with the tokenizer of ``_tokenizer``."""
         self.reporter.begin(f"round {round_}: encode", len(paths))
-        shards, in_place = self.root / f"shards{round_}", self.recipe.rounds[round_].in_place
-        return encode(paths, tokenizer, shards, self.recipe.max_tokens, lambda path: self.reporter.advance(), in_place)
+        in_place = self.recipe.rounds[round_].in_place
+        how = Encoding(self.root / "tokenizer", self.root / f"shards{round_}", self.recipe.max_tokens, in_place)
+        return encode(paths, how, self.workers, lambda path: self.reporter.advance())
 
     def _train(self, round_: int, paths: list[Path]) -> None:
         """Train on the round's demonstrations, ``paths``. A student round continues from the model of the previous round."""
@@ -115,10 +123,10 @@ class Stages:
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
         """List the shards to train on: in round 0 the expert's and lessons, later all student rounds and a part of the expert's."""
-        shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r), tokenizer).paths]
-        shards += self._sequences(round_, paths, tokenizer).paths
+        shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r)).paths]
+        shards += self._sequences(round_, paths).paths
         if round_:
-            return shards + self._sequences(0, self._paths(0)[:: self.recipe.rehearsal], tokenizer).paths
+            return shards + self._sequences(0, self._paths(0)[:: self.recipe.rehearsal]).paths
         if self.recipe.lessons:
             shards.append(encode_lessons(self.recipe.lessons, self.recipe.seed, tokenizer, self.root / "lessons"))
         return shards
@@ -134,7 +142,9 @@ class Stages:
         )
 
     def _paths(self, round_: int) -> list[Path]:
-        return sorted((self.root / f"round{round_}").glob("*.jsonl"))
+        """List the files of a round that has been played."""
+        folder = self.root / f"round{round_}"
+        return [folder / name for name in json.loads((folder / _PLAYED).read_text())]
 
     def _model(self, round_: int, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
         if round_:
