@@ -46,8 +46,8 @@ from planner.prompt import Prompt
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS
 
-BATCH_TOKENS = 65536
-"""Most tokens of the prompts that are prefilled together, padding included."""
+BATCH_BYTES = {"cpu": 2**30, "cuda": 2**33}
+"""About the most bytes of keys, values and activations of the prompts that are prefilled together, by the kind of device."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,8 @@ class EngineBackend(_LocalBackend):
     def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
         """Answer the prompts of several agents together (``planner.BatchBackend``).
 
-        Prompts that are decoded alike and pruned by the same schedule share a batch of at most ``BATCH_TOKENS`` tokens, padding
-        included. Peak memory is that of the largest batch.
+        Prompts that are decoded alike and pruned by the same schedule share a batch, up to ``BATCH_BYTES``. Peak memory is
+        that of the largest batch.
 
         Raises
         ------
@@ -253,7 +253,7 @@ class EngineBackend(_LocalBackend):
         asked = [self._submit(request) for request in requests]
         chosen = [self._choose(one.tokenized) for one in asked]
         found: dict[int, Generation] = {}
-        for rows in _batches(asked, chosen):
+        for rows in _batches(asked, chosen, self._batch_tokens()):
             with self._out_of_memory(sum(len(asked[row].tokenized) for row in rows)):
                 costs = self._run_batch([asked[row] for row in rows], chosen[rows[0]])
             found |= {row: self._generation(asked[row], cost) for row, cost in zip(rows, costs, strict=True)}
@@ -273,26 +273,34 @@ class EngineBackend(_LocalBackend):
             for row, tokens in enumerate(start.layer_tokens)
         ]
 
+    def _batch_tokens(self) -> int:
+        """Compute the most tokens of a batch, padding included."""
+        config: Any = self.loaded.model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        per_token: int = (kv + 4 * config.intermediate_size) * self.loaded.model.dtype.itemsize
+        return BATCH_BYTES.get(self.loaded.device.type, BATCH_BYTES["cpu"]) // per_token
+
     def _decode_options(self, sampling: Sampling, ban: TokenBan | tuple[TokenBan | None, ...] | None) -> DecodeOptions:
         return DecodeOptions(
             sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos, ban
         )
 
 
-def _batches(asked: Sequence[_Asked], chosen: Sequence[ChosenSchedule]) -> list[list[int]]:
+def _batches(asked: Sequence[_Asked], chosen: Sequence[ChosenSchedule], most_tokens: int) -> list[list[int]]:
     """Divide prompts into batches, the shortest first, so that little is padded."""
     alike: dict[Hashable, list[int]] = {}
     for row in sorted(range(len(asked)), key=lambda row: len(asked[row].tokenized)):
         key = (replace(asked[row].request.sampling, avoid=()), str(chosen[row].schedule), id(chosen[row].selector))
         alike.setdefault(key, []).append(row)
-    return [batch for rows in alike.values() for batch in _fitting(rows, [len(asked[row].tokenized) for row in rows])]
+    return [batch for rows in alike.values() for batch in _fitting(rows, [len(asked[row].tokenized) for row in rows], most_tokens)]
 
 
-def _fitting(rows: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Cut rows of rising length where a batch would exceed ``BATCH_TOKENS``. A longer prompt is alone."""
+def _fitting(rows: Sequence[int], lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Cut rows of rising length where a batch would exceed ``most_tokens``. A longer prompt is alone."""
     batch: list[int] = []
     for row, length in zip(rows, lengths, strict=True):
-        if batch and (len(batch) + 1) * length > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * length > most_tokens:
             yield batch
             batch = []
         batch.append(row)

@@ -154,6 +154,17 @@ def test_each_row_of_a_batch_is_masked_by_its_own_tokens(make_model):
     assert together[0][2] != free[0][2]
 
 
+def test_each_row_may_have_a_ban_of_its_own(make_model):
+    model, prompts = make_model(8), [TokenizedPrompt.from_ids(range(3, 43)), TokenizedPrompt.from_ids(range(90, 190))]
+    free = [decoded(model, prompt.input_ids, DecodeOptions(6)) for prompt in prompts]
+    bans = (None, lambda answer: [free[1][0]])
+    together = list(zip(*decode(model, prefill(model, prompts), DecodeOptions(6, ban=bans)), strict=True))
+    assert list(together[0]) == free[0]
+    assert list(together[1]) == decoded(model, prompts[1].input_ids, DecodeOptions(6, ban=bans[1])) != free[1]
+    with pytest.raises(ValueError, match="1 bans for 2 rows"):
+        list(decode(model, prefill(model, prompts), DecodeOptions(6, ban=(None,))))
+
+
 def test_the_logits_of_a_prefill_stay_as_they_are(make_model):
     model = make_model(4)
     start = prefill(model, TokenizedPrompt.from_ids(range(3, 43)))
