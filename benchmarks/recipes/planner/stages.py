@@ -84,6 +84,8 @@ class Stages:
         if not (folder / _PLAYED).exists():
             seconds = 60 * self.recipe.play_minutes if round_ and self.recipe.play_minutes is not None else None
             done = play_chunks(todo, BackendFactory(1), self.workers, self._on_chunk, seconds)
+            if not done:
+                raise ValueError(f"round {round_}: no chunk of episodes was finished in {seconds} s: raise play_minutes")
             write_atomically(folder / _PLAYED, json.dumps([chunk.path.name for chunk in done]) + "\n")
         return self._paths(round_)
 
