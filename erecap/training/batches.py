@@ -171,6 +171,7 @@ class Batches:
             raise ValueError(f"{len(self._rows)} sequences in batches of {token_budget} tokens: give at least one of each")
         self.sequences, self.token_budget, self.seed = sequences, token_budget, seed
         self.curriculum = curriculum
+        self._longest = int(sequences.lengths[self._rows].max())
         self.epoch = self.position = 0
         self._batches = self._grouped(0)
 
@@ -216,10 +217,8 @@ class Batches:
         self._batches = self._grouped(self.epoch)
 
     def _limit(self, progress: float) -> int:
-        longest = int(self.sequences.lengths[self._rows].max())
-        limit = longest if self.curriculum is None else self.curriculum(progress)
-        # always allow at least one batch: the one with the smallest maximum length
-        return max(limit, min(int(self.sequences.lengths[rows].max()) for rows in self._batches))
+        limit = self._longest if self.curriculum is None else self.curriculum(progress)
+        return max(limit, self._shortest)  # always allow at least one batch: the one with the smallest maximum length
 
     def _grouped(self, epoch: int) -> list[Int64]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -227,6 +226,7 @@ class Batches:
         # jitter gives a sequence other neighbours in each epoch
         order = self._rows[np.argsort(lengths[self._rows] * rng.uniform(0.95, 1.05, len(self._rows)), kind="stable")]
         groups = _group(order, lengths, self.token_budget)
+        self._shortest = min(int(lengths[rows].max()) for rows in groups)
         return [groups[i] for i in rng.permutation(len(groups))]
 
 

@@ -19,10 +19,12 @@ from agents.workers import end_with_parent
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
-from planner import BatchBackend, Entry, PlannerBackend
+from planner import BatchBackend, Entry, PlannerBackend, Sampling
 
 MAX_REPLANS = 40
 """Number of replans after which an episode ends. Longer episodes teach nothing new."""
+MAX_NEW_TOKENS = 128
+"""Most tokens of an answer. A plan of the expert is shorter; a student that writes more goes round in circles."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RoundPlay:
         Share of the replans in which the student's plan is played, 0..1.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
+    together
+        Whether a student that can plans all episodes of a chunk in one batch. It pays on a GPU.
     """
 
     number: int
@@ -51,6 +55,7 @@ class RoundPlay:
     student: str = ""
     share: float = 0.0
     stubbornness: float = 0.0
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,10 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 
 def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
-    """Play a chunk and write its samples: one JSON line each, the statistics last. A student plans all its episodes at once."""
+    """Play a chunk and write its samples: one JSON line each, the statistics last."""
     seeds = range(chunk.first_seed, chunk.first_seed + chunk.episodes)
     student = make_backend(chunk.how.student) if chunk.how.student else None
-    if isinstance(student, BatchBackend):
+    if chunk.how.together and isinstance(student, BatchBackend):
         finished = dict(play_together([partial(_play_seed, chunk, seed) for seed in seeds], student))
         played = [finished[number] for number in range(len(seeds))]
     else:
@@ -207,7 +212,7 @@ def _play_seed(chunk: Chunk, seed: int, student: PlannerBackend | None) -> tuple
     how, rng = chunk.how, np.random.default_rng((seed, 1))
     labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
     job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
-    made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS))
+    made = demonstrate(job, labeller, AgentConfig(max_replans=MAX_REPLANS, sampling=Sampling(MAX_NEW_TOKENS)))
     return made, [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
 
 

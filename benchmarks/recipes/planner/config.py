@@ -93,27 +93,27 @@ _HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
 STUDENT_ROUNDS = (
     Round(
         sources=(
-            _house("HouseholdSmall", 80),
-            _house("HouseholdSmall", 80, horizon="task"),
-            _house("HouseholdRecall", 80),
-            _house("HouseholdRecall", 40, horizon="task"),
-            _house("HouseholdLong", 16, "verbose", chunk=8),
-            _house("HouseholdLong", 16, "verbose", "task", 8),
-            _house("HouseholdReplan", 32, "verbose", "task", 8),
-            _house("Household", 40, chunk=20),
-            *(_level(name) for name in _HARD),
-            *(_level(name, 20, "task", 20) for name in _HARD),
+            _house("HouseholdSmall", 80, chunk=10),
+            _house("HouseholdSmall", 80, horizon="task", chunk=10),
+            _house("HouseholdRecall", 80, chunk=8),
+            _house("HouseholdRecall", 40, horizon="task", chunk=4),
+            _house("HouseholdLong", 16, "verbose", chunk=2),
+            _house("HouseholdLong", 16, "verbose", "task", 2),
+            _house("HouseholdReplan", 32, "verbose", "task", 2),
+            _house("Household", 40, chunk=8),
+            *(_level(name, chunk=10) for name in _HARD),
+            *(_level(name, 20, "task", 10) for name in _HARD),
         ),
         corrections=2,
         minutes=12,
     ),
     Round(
         sources=(
-            _house("HouseholdLong", 16, "verbose", chunk=4),
-            _house("HouseholdLong", 16, "verbose", "task", 4),
-            _house("HouseholdReplan", 48, "verbose", "task", 4),
-            _house("HouseholdReplan", 24, "terse", "task", 4),
-            _house("Household", 40, chunk=10),
+            _house("HouseholdLong", 16, "verbose", chunk=2),
+            _house("HouseholdLong", 16, "verbose", "task", 2),
+            _house("HouseholdReplan", 48, "verbose", "task", 2),
+            _house("HouseholdReplan", 24, "terse", "task", 2),
+            _house("Household", 40, chunk=8),
             _level("BossLevel", 40, chunk=10),
         ),
         corrections=6,
@@ -121,11 +121,11 @@ STUDENT_ROUNDS = (
     ),
     Round(
         sources=(
-            _house("HouseholdLong", 24, "verbose", chunk=4),
-            _house("HouseholdLong", 24, "verbose", "task", 4),
-            _house("HouseholdReplan", 48, "verbose", "task", 4),
-            _house("HouseholdTroubled", 80, chunk=20),
-            _house("HouseholdTroubled", 40, horizon="task", chunk=20),
+            _house("HouseholdLong", 24, "verbose", chunk=2),
+            _house("HouseholdLong", 24, "verbose", "task", 2),
+            _house("HouseholdReplan", 48, "verbose", "task", 2),
+            _house("HouseholdTroubled", 80, chunk=8),
+            _house("HouseholdTroubled", 40, horizon="task", chunk=8),
             _level("BossLevel", 40, chunk=10),
         ),
         corrections=3,
@@ -163,7 +163,7 @@ class Recipe(BaseModel):
     student_minutes
         Length of the training in each student round instead of the round's own, in minutes of wall time.
     play_minutes
-        Most minutes that a student round plays; by default it plays all episodes. Chunks unfinished by then are left out.
+        Most minutes that a student round plays; ``None`` plays all episodes. Chunks unfinished by then are left out.
     learning_rate, dagger_learning_rate
         Peak learning rates of round 0 and of the student's rounds.
     token_budget
@@ -193,7 +193,7 @@ class Recipe(BaseModel):
     rehearsal: int = Field(8, ge=1)
     train_minutes: float = Field(80, gt=0)
     student_minutes: float | None = Field(None, gt=0)
-    play_minutes: float | None = Field(None, gt=0)
+    play_minutes: float | None = Field(12, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)

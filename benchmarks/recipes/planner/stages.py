@@ -94,7 +94,7 @@ class Stages:
         if not round_:
             return RoundPlay(0, self.recipe.noise, corrections, stubbornness=self.recipe.stubbornness)
         student = f"baseline?model={self.model_dir(round_ - 1)}"
-        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share)
+        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share, together=torch.cuda.is_available())
 
     def _on_chunk(self, chunk: Chunk, stats: ChunkStats) -> None:
         note = f"{stats.env_id}: {stats.successes}/{stats.episodes} succeed, {stats.agreed}/{stats.plans} plans as the expert's"
