@@ -22,6 +22,10 @@ _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
 PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
+SESSION_OPTIONS = ("kv_budget_mb",)
+SESSION_PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "rule")
+KV_BUDGET_MB = 2048
+"""Most megabytes (2**20 bytes) of keys and values of all sessions, where nothing else is said."""
 _BUDGET_EXAMPLE_MS = 300.0
 
 
@@ -125,6 +129,14 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
         rule=_rule(options, selector),
         cost_file=Path(options.get("cost", DEFAULT_FILE)),
     )
+
+
+def read_kv_budget(options: Mapping[str, str]) -> int:
+    """Read the bytes that all sessions of a backend may take. Raise ``ValueError`` for what is no positive number."""
+    megabytes = _number(options, "kv_budget_mb", float(KV_BUDGET_MB), float)
+    if not 0 < megabytes < float("inf"):
+        raise ValueError(f"kv_budget_mb={options['kv_budget_mb']} holds no session: give a positive number of megabytes")
+    return max(1, int(megabytes * 2**20))
 
 
 def _placement(options: Mapping[str, str]) -> PlacementOptions:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import erecap.backend as backend_module
+import erecap.answering.engine as backend_module
 from erecap.backend import make_backend
 from erecap.engine.prefill import prefill
 from erecap.models.device import resolve_device

@@ -93,8 +93,9 @@ class Stages:
         corrections = self.recipe.rounds[round_].corrections
         if not round_:
             return RoundPlay(0, self.recipe.noise, corrections, stubbornness=self.recipe.stubbornness)
-        student = f"baseline?model={self.model_dir(round_ - 1)}"
-        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share, together=torch.cuda.is_available())
+        batches = torch.cuda.is_available()  # there a batch of prompts takes hardly longer than one; elsewhere sessions save most
+        student = f"{'baseline' if batches else 'baseline-session'}?model={self.model_dir(round_ - 1)}"
+        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share, together=batches)
 
     def _on_chunk(self, chunk: Chunk, stats: ChunkStats) -> None:
         note = f"{stats.env_id}: {stats.successes}/{stats.episodes} succeed, {stats.agreed}/{stats.plans} plans as the expert's"

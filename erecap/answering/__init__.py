@@ -1,0 +1,1 @@
+"""Backends that answer prompts with a model in this process."""

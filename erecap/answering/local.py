@@ -1,0 +1,179 @@
+"""What the backends with a model in this process have in common: an answer is tokenized, timed and recorded."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+from erecap.calibration.chooser import UNPRUNED, ChosenSchedule
+from erecap.engine.decode import DecodeOptions, TokenBan
+from erecap.models.answers import TimedAnswer
+from erecap.models.architecture import ContextLengthError, check_length
+from erecap.models.beginnings import AvoidedBeginnings, Vocabulary
+from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
+from erecap.models.loading import LoadedModel
+from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
+from planner.backend import Generation, LineCallback, PlanRequest, PromptTooLongError, Sampling
+from planner.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Token counts and cache size of one answered prompt.
+
+    Attributes
+    ----------
+    layer_tokens
+        Tokens that entered each layer.
+    stage_tokens
+        Survivors of each stage.
+    kv_bytes
+        Bytes of keys and values after the prefill.
+    chosen
+        The pruning that was chosen for the prompt.
+    reused_tokens
+        Prompt tokens whose keys and values were there already.
+    """
+
+    layer_tokens: tuple[int, ...]
+    stage_tokens: tuple[int, ...]
+    kv_bytes: int
+    chosen: ChosenSchedule = UNPRUNED
+    reused_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt under way.
+
+    Attributes
+    ----------
+    request
+        What was asked for.
+    tokenized
+        The prompt as the model reads it.
+    answer
+        Gets the tokens of the answer.
+    tokenize_s
+        Seconds of tokenizing.
+    """
+
+    request: PlanRequest
+    tokenized: TokenizedPrompt
+    answer: TimedAnswer
+    tokenize_s: float
+
+
+def encode_prompt(chat: ChatTokenizer, prompt: Prompt) -> TokenizedPrompt:
+    """Tokenize a prompt: one message per segment, then the header of the answer."""
+    return chat.encode((segment.role, segment.text, segment.protected) for segment in prompt.segments)
+
+
+class LocalBackend(ABC):
+    """A backend with a model in this process. It tokenizes, times and records an answer; subclasses implement ``_run``.
+
+    TTFT is the time from the call of ``generate`` until the host knows the first token. It includes tokenization, whose time is
+    also recorded separately. Backends share no cache of tokens, since that would favour the backend that runs second.
+
+    Parameters
+    ----------
+    loaded
+        The model and its tokenizer.
+    trim
+        Shortens the text of a prompt before it is tokenized.
+    """
+
+    def __init__(self, loaded: LoadedModel, trim: Callable[[Prompt], Prompt] | None = None) -> None:
+        self.loaded = loaded
+        self.chat = ChatTokenizer(loaded.tokenizer)
+        self._trim = trim
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+        """Answer a prompt.
+
+        ``prompt_tokens`` counts the prompt before trimming, so trimmed tokens count as dropped. ``new_tokens`` includes the end
+        token; the text does not.
+
+        Parameters
+        ----------
+        prompt
+            The prompt.
+        sampling
+            Settings of the decode.
+        on_line
+            Called with each complete line of the answer, without its line break. Blank lines are skipped.
+
+        Raises
+        ------
+        PromptTooLongError
+            Where prompt and answer exceed the model's positions.
+        OutOfMemoryError
+            Where they exceed the GPU's memory.
+        """
+        reset_peak_memory(*self.loaded.devices)
+        asked = self.submit(PlanRequest(prompt, sampling, on_line))
+        with self.out_of_memory(len(asked.tokenized)):
+            cost = self._run(asked.tokenized, sampling, asked.answer)
+        return self.generation(asked, cost)
+
+    def submit(self, request: PlanRequest) -> "Asked":
+        """Start the clock of an answer, tokenize its prompt, and refuse one that is too long."""
+        answer = TimedAnswer(self.chat.decode, self.loaded.eos_ids, request.on_line)
+        tokenized = self._encode(request.prompt if self._trim is None else self._trim(request.prompt))
+        tokenize_s = answer.elapsed()
+        try:
+            check_length(self.loaded.model.config, len(tokenized), request.sampling.max_new_tokens)
+        except ContextLengthError as error:
+            raise PromptTooLongError(str(error)) from error
+        return Asked(request, tokenized, answer, tokenize_s)
+
+    def generation(self, asked: "Asked", cost: Cost) -> Generation:
+        """Close an answer and sum it up."""
+        answer = asked.answer
+        return Generation(
+            text=answer.text(),
+            prompt_tokens=len(asked.tokenized if self._trim is None else self._encode(asked.request.prompt)),
+            new_tokens=len(answer.tokens),
+            stage_tokens=cost.stage_tokens,
+            layer_tokens=cost.layer_tokens,
+            reused_tokens=cost.reused_tokens,
+            ttft_s=answer.ttft_s,
+            first_skill_s=answer.first_skill_s,
+            decode_s=answer.last_s - answer.ttft_s,
+            total_s=answer.elapsed(),
+            tokenize_s=asked.tokenize_s,
+            kv_bytes=cost.kv_bytes,
+            peak_memory_bytes=peak_memory_bytes(*self.loaded.devices),
+            truncated=self.loaded.eos_ids.isdisjoint(answer.tokens),
+            schedule=str(cost.chosen.schedule),
+            budget_s=cost.chosen.budget_s,
+            predicted_s=cost.chosen.predicted_s,
+            budget_met=cost.chosen.budget_met,
+            token_ids=tuple(answer.tokens),
+        )
+
+    def _encode(self, prompt: Prompt) -> TokenizedPrompt:
+        return encode_prompt(self.chat, prompt)
+
+    def ban(self, sampling: Sampling) -> TokenBan | None:
+        """Make the ban of the beginnings that the answer must not have; ``None`` where there are none."""
+        return AvoidedBeginnings(sampling.avoid, self.chat.decode, self._vocabulary) if sampling.avoid else None
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.chat.token_texts()[: self.loaded.model.config.vocab_size])
+
+    @abstractmethod
+    def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
+        """Prefill and decode; hand each token to ``answer``."""
+
+    def out_of_memory(self, tokens: int) -> AbstractContextManager[None]:
+        """Turn an out-of-memory error in the context into one that names the ``tokens`` of the prompt, and remedies."""
+        return explain_out_of_memory(self.loaded.device, f"a prompt of {tokens} tokens")
+
+    def decode_options(self, sampling: Sampling, ban: TokenBan | tuple[TokenBan | None, ...] | None) -> DecodeOptions:
+        """Translate ``sampling``; ``ban`` is that of its beginnings to avoid."""
+        return DecodeOptions(
+            sampling.max_new_tokens, sampling.temperature, sampling.seed, self.loaded.eos_ids, sampling.ignore_eos, ban
+        )

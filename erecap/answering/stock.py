@@ -1,0 +1,89 @@
+"""Stock transformers as a backend, for comparison."""
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
+
+from erecap.answering.local import Cost, LocalBackend
+from erecap.distributed.tensor_parallel import ranks_of
+from erecap.engine.decode import TokenBan, banned
+from erecap.models.answers import TimedAnswer
+from erecap.models.kv_cache import cache_bytes
+from erecap.models.tokenization import TokenizedPrompt
+from planner.backend import Sampling
+
+
+class HFGenerateBackend(LocalBackend):
+    """Stock transformers ``generate``, for comparison. It decodes the same greedy tokens as the baseline."""
+
+    def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
+        ids = torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
+        gpus = [device for device in self.loaded.devices if device.type == "cuda"]
+        with torch.random.fork_rng(gpus):  # generate draws from the global generator
+            torch.manual_seed(sampling.seed)
+            output: Any = self.loaded.model.generate(  # type: ignore[operator]
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._config(sampling),
+                streamer=_TokenStreamer(answer),
+                logits_processor=self._processors(sampling, len(tokenized)),
+            )
+        layers = self.loaded.model.config.num_hidden_layers
+        kv_bytes = self._prompt_kv_bytes(output, len(tokenized)) * ranks_of(self.loaded.model)
+        return Cost((len(tokenized),) * layers, (), kv_bytes)
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        """Translate ``sampling``, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
+
+        ``generate`` takes every missing value from the model's defaults, the end token included. So for ``ignore_eos`` the end
+        token is set to an id that no token has: the vocabulary's size.
+        """
+        eos = [self.loaded.model.config.vocab_size] if sampling.ignore_eos else sorted(self.loaded.eos_ids)
+        draws = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=bool(sampling.temperature),
+            repetition_penalty=1.0,
+            eos_token_id=eos or [self.loaded.model.config.vocab_size],
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            **draws,
+        )
+
+    def _processors(self, sampling: Sampling, prompt_tokens: int) -> LogitsProcessorList:
+        ban = self.ban(sampling)
+        return LogitsProcessorList([] if ban is None else [_BanProcessor(ban, prompt_tokens)])
+
+    @staticmethod
+    def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
+        """Count the bytes of the cache after prefill: all layers have one length, so this is the prompt's share of the whole."""
+        held = output["cache"] if "cache" in output else output["past_key_values"]  # the name up to transformers 5.24
+        return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
+
+
+class _BanProcessor(LogitsProcessor):
+    """A ban of tokens in stock ``generate``; answers begin after ``prompt_tokens`` tokens."""
+
+    def __init__(self, ban: TokenBan, prompt_tokens: int) -> None:
+        self._ban, self._prompt_tokens = ban, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Mask ``scores``, float ``(batch, vocab)``, by the tokens so far, int64 ``(batch, n)``."""
+        return banned(scores, [self._ban(row) for row in input_ids[:, self._prompt_tokens :].tolist()])
+
+
+class _TokenStreamer(BaseStreamer):
+    """A streamer that passes ``generate``'s tokens to an answer. The first call holds the prompt and is skipped."""
+
+    def __init__(self, answer: TimedAnswer) -> None:
+        self._answer, self._prompt_seen = answer, False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt_seen:
+            self._answer.put(int(value))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Do nothing: the backend closes the answer."""
