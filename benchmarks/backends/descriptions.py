@@ -48,6 +48,12 @@ PRUNE_OPTIONS = {
     "cost": "with budget_ms: file of `erecap calibrate --cost`; runs/cost.json by default",
 }
 """Options of the pruned engine."""
+SESSION_OPTIONS = {"kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default"}
+"""Options of the backends that keep sessions."""
+SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "stages", "selector", "pruner")} | {
+    "rule": "who survives a stage: chunk_top_k (default for sessions) or threshold",
+}
+"""Options of pruning in a session."""
 INFO: dict[str, BackendInfo] = {
     "expert": BackendInfo("the environment's own expert: plans from what the agent has seen, without a model", "expert"),
     "openai": BackendInfo(
@@ -73,6 +79,16 @@ INFO: dict[str, BackendInfo] = {
         "this engine with pruning: drops unimportant prompt tokens layer by layer",
         "erecap?keep=0.7",
         {**MODEL_OPTIONS, **PRUNE_OPTIONS},
+    ),
+    "baseline-session": BackendInfo(
+        "the unpruned engine with a prefix cache: each agent's keys and values stay, a replan runs new tokens only",
+        "baseline-session?kv_budget_mb=512",
+        {**MODEL_OPTIONS, **SESSION_OPTIONS},
+    ),
+    "erecap-session": BackendInfo(
+        "the pruned cache kept between replans: new tokens run against what is left of the old ones",
+        "erecap-session?keep=0.7",
+        {**MODEL_OPTIONS, **SESSION_PRUNE_OPTIONS, **SESSION_OPTIONS},
     ),
     "hf-generate": BackendInfo(
         "stock transformers generate on the same model", "hf-generate?model=DIR&dtype=bfloat16", MODEL_OPTIONS

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from erecap.models.attention_kernels import PreferredKernels
 from erecap.training.batches import Batch, Batches
 from erecap.training.config import Precision, TrainConfig, compute_dtype
 from erecap.training.loop import Hooks, Metrics, TrainLoop, TrainRecord
@@ -18,10 +19,13 @@ from erecap.training.loss import LossParts, weighted_loss
 def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "auto") -> LossParts:
     """Run one batch forward and compute its loss.
 
-    Padding on the right needs no mask in causal attention, so the fused causal kernel is used.
+    Padding on the right needs no mask in causal attention, so the fused causal kernel is used; on a GPU one that needs no plan for
+    a new length, since nearly every batch has one.
     """
-    dtype = compute_dtype(precision, batch.input_ids.device)
-    with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
+    device = batch.input_ids.device
+    dtype = compute_dtype(precision, device)
+    with PreferredKernels(device) as kernels, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        kernels.prefer_for(1)
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         return weighted_loss(hidden, model.get_output_embeddings().weight, batch)  # type: ignore[no-untyped-call]
 
