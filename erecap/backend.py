@@ -1,4 +1,4 @@
-"""The engine's planner backends by name: ``baseline``, ``erecap``, their sessions, and ``hf-generate``.
+"""The engine's planner backends by name: ``baseline``, ``erecap``, ``hf-generate``, and a session of each.
 
 Only this module, ``backend_options`` and ``erecap.answering`` import the package ``planner``. A new backend is a class in
 ``erecap.answering`` with ``generate``, and a line in ``BACKENDS``.
@@ -11,15 +11,18 @@ from erecap.answering.engine import EngineBackend
 from erecap.answering.local import LocalBackend, encode_prompt
 from erecap.answering.session import SessionBackend
 from erecap.answering.stock import HFGenerateBackend
+from erecap.answering.stock_session import HFSessionBackend
 from erecap.backend_options import (
     MODEL_OPTIONS,
     PRUNE_OPTIONS,
     SESSION_OPTIONS,
     SESSION_PRUNE_OPTIONS,
+    STOCK_SESSION_OPTIONS,
     ModelOptions,
     PruneOptions,
     check_known,
     read_kv_budget,
+    read_lookup,
     read_model_options,
     read_prune_options,
 )
@@ -97,6 +100,11 @@ def _hf_generate(options: Mapping[str, str]) -> LocalBackend:
     return HFGenerateBackend(_load(model), model.trim)
 
 
+def _hf_session(options: Mapping[str, str]) -> LocalBackend:
+    model, lookup, budget = read_model_options(options), read_lookup(options), read_kv_budget(options)
+    return HFSessionBackend(_load_supported(model), model.trim, lookup, budget)
+
+
 def _baseline_session(options: Mapping[str, str]) -> LocalBackend:
     model = read_model_options(options)
     return SessionBackend(_load_supported(model), PruneSchedule.none(), trim=model.trim, budget_bytes=read_kv_budget(options))
@@ -166,4 +174,5 @@ BACKENDS: dict[str, EngineBackendMaker] = {
     "baseline-session": EngineBackendMaker(_baseline_session, (*MODEL_OPTIONS, *SESSION_OPTIONS)),
     "erecap-session": EngineBackendMaker(_erecap_session, (*MODEL_OPTIONS, *SESSION_PRUNE_OPTIONS, *SESSION_OPTIONS)),
     "hf-generate": EngineBackendMaker(_hf_generate),
+    "hf-session": EngineBackendMaker(_hf_session, (*MODEL_OPTIONS, *STOCK_SESSION_OPTIONS)),
 }

@@ -23,9 +23,12 @@ _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
 PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
 SESSION_OPTIONS = ("kv_budget_mb",)
+STOCK_SESSION_OPTIONS = ("lookup", *SESSION_OPTIONS)
 SESSION_PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "rule")
 KV_BUDGET_MB = 2048
 """Most megabytes (2**20 bytes) of keys and values of all sessions, where nothing else is said."""
+LOOKUP = 10
+"""Most tokens that ``hf-session`` copies from the prompt as a guess, where nothing else is said."""
 _BUDGET_EXAMPLE_MS = 300.0
 
 
@@ -137,6 +140,14 @@ def read_kv_budget(options: Mapping[str, str]) -> int:
     if not 0 < megabytes < float("inf"):
         raise ValueError(f"kv_budget_mb={options['kv_budget_mb']} holds no session: give a positive number of megabytes")
     return max(1, int(megabytes * 2**20))
+
+
+def read_lookup(options: Mapping[str, str]) -> int:
+    """Read the number of tokens that prompt lookup guesses at once. Raise ``ValueError`` for what is no number, or negative."""
+    lookup = _number(options, "lookup", LOOKUP, int)
+    if lookup < 0:
+        raise ValueError(f"lookup={lookup} tokens cannot be guessed: give a positive number, or 0 to turn prompt lookup off")
+    return lookup
 
 
 def _placement(options: Mapping[str, str]) -> PlacementOptions:

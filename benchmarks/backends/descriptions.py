@@ -50,6 +50,11 @@ PRUNE_OPTIONS = {
 """Options of the pruned engine."""
 SESSION_OPTIONS = {"kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default"}
 """Options of the backends that keep sessions."""
+STOCK_SESSION_OPTIONS = {
+    "lookup": "most tokens of the prompt that prompt lookup guesses as the answer's next; 10 by default, 0 turns it off",
+    **SESSION_OPTIONS,
+}
+"""Options of stock transformers with a kept cache."""
 SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "stages", "selector", "pruner")} | {
     "rule": "who survives a stage: chunk_top_k (default for sessions) or threshold",
 }
@@ -92,6 +97,11 @@ INFO: dict[str, BackendInfo] = {
     ),
     "hf-generate": BackendInfo(
         "stock transformers generate on the same model", "hf-generate?model=DIR&dtype=bfloat16", MODEL_OPTIONS
+    ),
+    "hf-session": BackendInfo(
+        "stock transformers generate on a cache kept between replans, with prompt lookup",
+        "hf-session?lookup=10",
+        {**MODEL_OPTIONS, **STOCK_SESSION_OPTIONS},
     ),
 }
 """The backends by name."""

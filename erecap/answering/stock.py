@@ -10,7 +10,7 @@ from erecap.answering.local import Cost, LocalBackend
 from erecap.distributed.tensor_parallel import ranks_of
 from erecap.engine.decode import TokenBan, banned
 from erecap.models.answers import TimedAnswer
-from erecap.models.kv_cache import cache_bytes
+from erecap.models.kv_cache import CACHE_FIELD, cache_bytes
 from erecap.models.tokenization import TokenizedPrompt
 from planner.backend import Sampling
 
@@ -19,20 +19,27 @@ class HFGenerateBackend(LocalBackend):
     """Stock transformers ``generate``, for comparison. It decodes the same greedy tokens as the baseline."""
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
+        return self._cost(self._generate(tokenized, sampling, answer), len(tokenized))
+
+    def _generate(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer, **options: Any) -> Any:
+        """Call ``generate`` with more ``options``; hand each token to ``answer`` and return the output."""
         ids = torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
         gpus = [device for device in self.loaded.devices if device.type == "cuda"]
         with torch.random.fork_rng(gpus):  # generate draws from the global generator
             torch.manual_seed(sampling.seed)
-            output: Any = self.loaded.model.generate(  # type: ignore[operator]
+            return self.loaded.model.generate(  # type: ignore[operator]
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=self._config(sampling),
                 streamer=_TokenStreamer(answer),
                 logits_processor=self._processors(sampling, len(tokenized)),
+                **options,
             )
-        layers = self.loaded.model.config.num_hidden_layers
-        kv_bytes = self._prompt_kv_bytes(output, len(tokenized)) * ranks_of(self.loaded.model)
-        return Cost((len(tokenized),) * layers, (), kv_bytes)
+
+    def _cost(self, output: Any, prompt_tokens: int, reused_tokens: int = 0) -> Cost:
+        """Read what an answer cost from the output of ``generate``."""
+        kv_bytes = self._prompt_kv_bytes(output, prompt_tokens) * ranks_of(self.loaded.model)
+        return Cost((prompt_tokens,) * self.loaded.model.config.num_hidden_layers, (), kv_bytes, reused_tokens=reused_tokens)
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
         """Translate ``sampling``, with the model's own generation defaults (repetition penalty, top_k, top_p) set to neutral.
@@ -59,7 +66,7 @@ class HFGenerateBackend(LocalBackend):
     @staticmethod
     def _prompt_kv_bytes(output: Any, prompt_tokens: int) -> int:
         """Count the bytes of the cache after prefill: all layers have one length, so this is the prompt's share of the whole."""
-        held = output["cache"] if "cache" in output else output["past_key_values"]  # the name up to transformers 5.24
+        held = output[CACHE_FIELD]
         return cache_bytes(held) * prompt_tokens // int(held.get_seq_length())
 
 
@@ -75,14 +82,15 @@ class _BanProcessor(LogitsProcessor):
 
 
 class _TokenStreamer(BaseStreamer):
-    """A streamer that passes ``generate``'s tokens to an answer. The first call holds the prompt and is skipped."""
+    """A streamer that passes ``generate``'s tokens to an answer, one or several at a time. The first call holds the prompt."""
 
     def __init__(self, answer: TimedAnswer) -> None:
         self._answer, self._prompt_seen = answer, False
 
     def put(self, value: torch.Tensor) -> None:
         if self._prompt_seen:
-            self._answer.put(int(value))
+            for token in value.flatten().tolist():
+                self._answer.put(token)
         self._prompt_seen = True
 
     def end(self) -> None:

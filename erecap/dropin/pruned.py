@@ -33,15 +33,13 @@ from erecap.engine.selector_protocol import PreparedSelector, Selector, check_se
 from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
-from erecap.models.kv_cache import cache_bytes
+from erecap.models.kv_cache import CACHE_FIELD, cache_bytes
 from erecap.models.masks import attention_mask, causal
 from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.selectors import LearnedSelector
-
-_CACHE_FIELDS = ("cache", "past_key_values")  # transformers renames the second to the first
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,7 @@ class _PrunedDecoder:
             hidden = self.prefill(hidden, input_ids, attention_mask, position_ids, cache)
         else:
             hidden = self.extend(hidden, attention_mask, position_ids, cache)
-        name = next(name for name in _CACHE_FIELDS if name in BaseModelOutputWithPast.__dataclass_fields__)
-        output = BaseModelOutputWithPast(last_hidden_state=hidden, **{name: cache})
+        output = BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE_FIELD: cache})
         as_tuple = kwargs.get("return_dict", self.model.config.return_dict) is False
         return output.to_tuple() if as_tuple else output
 

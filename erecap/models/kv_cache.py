@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 SPARE_TOKENS = 128
 """Tokens that a layer has room for beyond those that it holds when it is filled or moved."""
+
+
+CACHE_FIELD = next(name for name in ("cache", "past_key_values") if name in BaseModelOutputWithPast.__dataclass_fields__)
+"""Name of the cache among the arguments and outputs of stock models: ``cache`` in transformers 5.24, ``past_key_values`` before."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base registers subclasses
@@ -104,6 +109,13 @@ def trim(cache: DynamicCache, layer: int, tokens: int) -> None:
     """Cut a layer of ``cache`` to its first ``tokens`` tokens. No memory moves."""
     held: Any = cache.layers[layer]
     held.keys, held.values = held.keys[..., :tokens, :], held.values[..., :tokens, :]
+
+
+def crop(cache: DynamicCache, tokens: int) -> None:
+    """Cut a stock cache to its first ``tokens`` tokens. A negative count says how many to remove: no version refuses that."""
+    removed = cache.get_seq_length() - tokens
+    if removed > 0:
+        cache.crop(-removed)
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -7,13 +7,14 @@ A pruned session depends on the turns in which its prompt grew: what was protect
 keeps the turns of evicted sessions, as token ids and flags, and a prompt that goes on with one has it rebuilt turn by turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from erecap.models.tokenization import TokenizedPrompt
+from erecap.sessions.reuse import common_prefix
 from erecap.sessions.session import Extension, ReplanSession
 
 _REMEMBERED = 256
@@ -99,16 +100,8 @@ class SessionStore:
 
     def _find(self, prompt: TokenizedPrompt) -> Kept:
         """Find the session that the prompt goes on with, or make one, and move it to the end of the list."""
-        found, shared = None, 0
-        for kept in self._kept:
-            held = kept.tokens
-            common = common_prefix(held, prompt.input_ids)
-            if common > shared and 2 * common > len(held):
-                found, shared = kept, common
-        if found is None:
-            found = Kept(self._make())
-        else:
-            self._kept.remove(found)
+        row = goes_on_with([kept.tokens for kept in self._kept], prompt.input_ids)
+        found = Kept(self._make()) if row is None else self._kept.pop(row)
         self._kept.append(found)
         return found
 
@@ -130,8 +123,21 @@ class SessionStore:
         del self._kept[: max(0, len(self._kept) - _REMEMBERED)]
 
 
-def common_prefix(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
-    """Count the tokens that both rows begin with."""
-    length = min(len(first), len(second))
-    differ = np.flatnonzero(first[:length] != second[:length])
-    return int(differ[0]) if len(differ) else length
+def goes_on_with(held: Sequence[NDArray[np.int64]], prompt: NDArray[np.int64]) -> int | None:
+    """Find the tokens that a prompt goes on with: those of which it begins with the most, if that is more than half of them.
+
+    Parameters
+    ----------
+    held
+        Ids of the tokens of each session, each int64 ``(tokens,)``.
+    prompt
+        Ids of the prompt's tokens, int64 ``(n,)``.
+
+    Returns
+    -------
+    int or None
+        Index into ``held``; ``None`` where the prompt goes on with none.
+    """
+    shared = [common_prefix(tokens, prompt) for tokens in held]
+    close = [row for row, tokens in enumerate(held) if 2 * shared[row] > len(tokens)]
+    return max(close, key=lambda row: shared[row], default=None)
