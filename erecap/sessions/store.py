@@ -4,7 +4,11 @@ A prompt goes on in the session with which it has the most tokens in common, if 
 Else it belongs to another agent, or begins a new episode, and gets a session of its own. Sessions used least lately are evicted.
 
 A pruned session depends on the turns in which its prompt grew: what was protected when a token ran was seen in full. So the store
-keeps the turns of evicted sessions, as token ids and flags, and a prompt that goes on with one has it rebuilt turn by turn.
+keeps the turns of evicted sessions, as token ids and flags, and a prompt that goes on with one has it rebuilt turn by turn, the
+tokens of the answers included. For the same reason a prompt goes on with a pruned session only if it shares all messages of the
+session's first prompt: two agents share the system text, which may be more than half of a short prompt.
+
+A call that breaks off leaves its session evicted, so that the next one rebuilds it. A new session is then forgotten.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +25,7 @@ _REMEMBERED = 256
 """Most sessions, evicted ones included, of which the turns are kept."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Kept:
     """One agent's session, or what is needed to rebuild it.
 
@@ -30,7 +34,8 @@ class Kept:
     session
         The session; ``None`` while it is evicted.
     turns
-        The prompts that it has taken in since it was empty. Only the last one for a session without stages.
+        The prompts that it has taken in since it was empty, each again with its answer. Only the last prompt for a session without
+        stages.
     """
 
     session: ReplanSession | None
@@ -42,6 +47,21 @@ class Kept:
         if self.session is not None:
             return self.session.tokens
         return self.turns[-1].input_ids if self.turns else np.zeros(0, np.int64)
+
+    def begins(self, prompt: TokenizedPrompt) -> bool:
+        """Tell whether a prompt begins with all messages of the first prompt."""
+        first = self.turns[0]
+        messages = first.input_ids[: first.segment_ends[-1] if first.segment_ends else len(first)]
+        return common_prefix(messages, prompt.input_ids) == len(messages)
+
+    def note_answer(self) -> None:
+        """Add the last prompt once more with the tokens of its answer, which the session holds in full until the next prompt."""
+        if self.session is None or not self.turns:
+            return
+        held, last = self.session.tokens, self.turns[-1]
+        if len(held) > len(last):
+            protected = np.concatenate([last.protected, np.ones(len(held) - len(last), np.bool_)])
+            self.turns.append(TokenizedPrompt(held, protected, last.segment_ends))
 
 
 class SessionStore:
@@ -90,27 +110,33 @@ class SessionStore:
         tuple of ReplanSession and Extension
             The session, ready to ``plan``, and what it did. A rebuilt session has reused nothing.
         """
-        kept = self._find(prompt)
+        kept = self._find(prompt) or Kept(self._make())
         rebuilt = kept.session is None
-        session = kept.session or self._rebuild(kept)
+        self._note_answer(kept)
+        session, kept.session = kept.session or self._rebuilt(kept), None  # evicted if the call breaks off
         made = session.extend(prompt)
-        kept.turns = [*(kept.turns if self._by_turns else ()), prompt]
+        kept.session, kept.turns = session, [*(kept.turns if self._by_turns else ()), prompt]
+        self._kept = [*(other for other in self._kept if other is not kept), kept]
         self._evict(kept)
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)
 
-    def _find(self, prompt: TokenizedPrompt) -> Kept:
-        """Find the session that the prompt goes on with, or make one, and move it to the end of the list."""
-        row = goes_on_with([kept.tokens for kept in self._kept], prompt.input_ids)
-        found = Kept(self._make()) if row is None else self._kept.pop(row)
-        self._kept.append(found)
-        return found
+    def _find(self, prompt: TokenizedPrompt) -> Kept | None:
+        """Find the session that the prompt goes on with."""
+        known = [kept for kept in self._kept if not self._by_turns or kept.begins(prompt)]
+        row = goes_on_with([kept.tokens for kept in known], prompt.input_ids)
+        return None if row is None else known[row]
 
-    def _rebuild(self, kept: Kept) -> ReplanSession:
+    def _rebuilt(self, kept: Kept) -> ReplanSession:
+        """Make the session of ``kept`` again."""
         self.rebuilt += 1
-        kept.session = self._make()
+        session = self._make()
         for turn in kept.turns if self._by_turns else ():
-            kept.session.extend(turn)
-        return kept.session
+            session.extend(turn)
+        return session
+
+    def _note_answer(self, kept: Kept) -> None:
+        if self._by_turns:
+            kept.note_answer()
 
     def _evict(self, in_use: Kept) -> None:
         """Free the sessions used least lately until the others fit the budget."""
@@ -118,6 +144,7 @@ class SessionStore:
             if self.kv_bytes <= self._budget:
                 break
             if kept is not in_use and kept.session is not None:
+                self._note_answer(kept)
                 kept.session = None
                 self.evicted += 1
         del self._kept[: max(0, len(self._kept) - _REMEMBERED)]
