@@ -1,6 +1,7 @@
 """Sessions as a backend: the keys and values of a prompt stay for the next one, so that a replan costs what is new."""
 
 from collections.abc import Callable
+from functools import partial
 
 from erecap.answering.local import Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
@@ -30,6 +31,11 @@ class SessionBackend(LocalBackend):
         Shortens the text of a prompt before it is tokenized.
     budget_bytes
         Most bytes of keys and values of all sessions together.
+
+    Raises
+    ------
+    ValueError
+        For a schedule or a selector that a session cannot follow, and for a budget that is not positive.
     """
 
     def __init__(
@@ -42,8 +48,9 @@ class SessionBackend(LocalBackend):
     ) -> None:
         super().__init__(loaded, trim)
         self.schedule, self.selector = schedule, selector
-        by_turns = bool(schedule.stages)
-        self.sessions = SessionStore(lambda: ReplanSession(loaded.model, schedule, selector), budget_bytes, by_turns)
+        make = partial(ReplanSession, loaded.model, schedule, selector)
+        make()  # refuses a schedule or selector that sessions cannot follow now, not at the first prompt
+        self.sessions = SessionStore(make, budget_bytes, by_turns=bool(schedule.stages))
 
     def reset(self) -> None:
         """Forget all sessions."""

@@ -254,7 +254,7 @@ def _check(schedule: PruneSchedule, selector: Selector | None, model: PreTrained
     if schedule.rule == "top_k":
         raise ValueError(
             "rule 'top_k' judges a token by the whole prompt, and a session keeps verdicts while the prompt grows: use "
-            "schedule.by_rule('chunk_top_k'), or 'threshold'"
+            "rule=chunk_top_k or rule=threshold, as schedule.by_rule sets them"
         )
     if schedule.tail_share:
         raise ValueError(
