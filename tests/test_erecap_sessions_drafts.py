@@ -32,10 +32,20 @@ def words(size: int, seed: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [([], [1, 2, 3]), ([1, 2], [3, 4, 5]), ([7, 3, 4], [9]), ([7, 2, 3, 4], [5, 3, 4]), ([7, 4], []), ([*TEXT], [])],
+    [
+        ([], [1, 2, 3]),
+        ([1, 2], [3, 4, 5]),
+        ([7, 3, 4], [5, 3, 4]),
+        ([7, 7, 7, 7, 3, 4], [9]),
+        ([7, 2, 3, 4], [5, 3, 4]),
+        ([7, 4], []),
+        ([7, 5], [3, 4, 9]),
+        ([*TEXT], []),
+    ],
 )
 def test_a_text_is_copied_and_found_again(answer: list[int], expected: list[int]) -> None:
-    assert CopyDraft(TEXT).propose(answer, 3) == expected
+    """5 ends a line: behind it the text goes on, whatever the line was."""
+    assert CopyDraft(TEXT, frozenset({5})).propose(answer, 3) == expected
 
 
 def test_the_context_says_how_it_went_on_before() -> None:
