@@ -97,7 +97,8 @@ def demonstrate(job: EpisodeJob, labeller: Labeller, config: AgentConfig) -> Dem
     plans = [index for index, entry in enumerate(entries) if entry.kind == "plan"]
     if not plans:
         return Demonstration((), episode, 0, 0)
-    whole = Sample(entries[: plans[-1] + 1], tuple(labeller.labels), episode.system)
+    labels = labeller.labels[: len(plans)]  # the last prompt may have been too long for the student
+    whole = Sample(entries[: plans[-1] + 1], tuple(labels), episode.system)
     return Demonstration((whole, *_corrections(whole, plans)), episode, len(plans), sum(whole.imitate))
 
 

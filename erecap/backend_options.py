@@ -22,8 +22,8 @@ _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
 PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
-SESSION_OPTIONS = ("kv_budget_mb",)
-STOCK_SESSION_OPTIONS = ("lookup", *SESSION_OPTIONS)
+SESSION_OPTIONS = ("kv_budget_mb", "draft")
+STOCK_SESSION_OPTIONS = ("kv_budget_mb", "lookup")
 SESSION_PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "rule")
 KV_BUDGET_MB = 2048
 """Most megabytes (2**20 bytes) of keys and values of all sessions, where nothing else is said."""
@@ -148,6 +148,16 @@ def read_lookup(options: Mapping[str, str]) -> int:
     if lookup < 0:
         raise ValueError(f"lookup={lookup} tokens cannot be guessed: give a positive number, or 0 to turn prompt lookup off")
     return lookup
+
+
+def read_drafts(options: Mapping[str, str], known: Sequence[str]) -> tuple[str, ...]:
+    """Read the sources of drafts, such as ``plan+context``, all by default; raise ``ValueError`` for one that is not ``known``."""
+    text = options.get("draft", "+".join(known))
+    asked = [] if text == "none" else text.split("+")
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise ValueError(f"draft={text!r} names {', '.join(map(repr, unknown))}: write {' or '.join(known)}, both with +, or none")
+    return tuple(name for name in known if name in asked)
 
 
 def _placement(options: Mapping[str, str]) -> PlacementOptions:

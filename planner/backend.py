@@ -86,6 +86,8 @@ class Generation:
     """Seconds that the answer was expected to take at most, under the schedule chosen for the budget."""
     budget_met: bool | None = None
     """Whether ``predicted_s`` was within ``budget_s``."""
+    drafts: tuple[tuple[int, int], ...] = ()
+    """Tokens drafted and accepted in each forward pass; empty for a backend that drafts nothing."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the answer's tokens in the model's vocabulary."""
 
@@ -105,6 +107,11 @@ class Generation:
     def tpot_s(self) -> float:
         """Seconds per token after the first; 0 where there are no others."""
         return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+
+    @property
+    def forward_passes(self) -> int:
+        """Forward passes of the answer, the one that ends the prompt included: without drafts one for each token."""
+        return len(self.drafts) or self.new_tokens
 
     @property
     def dropped_tokens(self) -> int:
@@ -185,5 +192,20 @@ class BatchBackend(PlannerBackend, Protocol):
         ------
         PromptTooLongError
             Where one of the prompts does not fit; ask one by one to learn which.
+        """
+        ...
+
+
+@runtime_checkable
+class ObservingBackend(PlannerBackend, Protocol):
+    """A backend that can take in the history while the agent acts, so that less is left to do when a plan is asked for."""
+
+    def observe(self, prompt: Prompt) -> None:
+        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without.
+
+        Parameters
+        ----------
+        prompt
+            The history up to now. It is not answered.
         """
         ...

@@ -30,7 +30,7 @@ from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
 from erecap.training import encoding
 from erecap.training.sequences import ALWAYS_KEPT
-from planner import Entry, Generation, History, LineCallback, Prompt, Sampling, build_prompt, parse_plan
+from planner import Entry, Generation, History, LineCallback, Prompt, PromptTooLongError, Sampling, build_prompt, parse_plan
 
 SMALL = "ERecap/HouseholdSmall-v0"
 
@@ -246,6 +246,18 @@ def test_turns_of_a_whole_task_begin_with_observations() -> None:
     assert turns["two"] == turns["Nothing has changed."] == turns["drop: ok."] == 2
     assert turns["three"] == turns["done"] == 3
     assert turns["Task: 1. a."] == ALWAYS_KEPT
+
+
+def test_an_episode_that_outgrows_the_student_still_teaches() -> None:
+    class Small:
+        def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+            if len(prompt.segments) > 6:
+                raise PromptTooLongError("too long")
+            return Generation(text="explore")
+
+    made = demonstrate(EpisodeJob("small", SMALL, 3), Labeller(np.random.default_rng(0), Small(), share=1.0), AgentConfig())
+    assert made.episode.end == "context_limit"
+    assert made.plans == len(made.samples[0].labels) > 0
 
 
 def test_a_stubborn_mistake_is_made_again_until_it_is_forbidden() -> None:

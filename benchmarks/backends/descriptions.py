@@ -48,11 +48,14 @@ PRUNE_OPTIONS = {
     "cost": "with budget_ms: file of `erecap calibrate --cost`; runs/cost.json by default",
 }
 """Options of the pruned engine."""
-SESSION_OPTIONS = {"kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default"}
+SESSION_OPTIONS = {
+    "kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default",
+    "draft": "what answers are drafted from, to verify several tokens at once: plan+context (default), plan, context, none",
+}
 """Options of the backends that keep sessions."""
 STOCK_SESSION_OPTIONS = {
     "lookup": "most tokens of the prompt that prompt lookup guesses as the answer's next; 10 by default, 0 turns it off",
-    **SESSION_OPTIONS,
+    "kv_budget_mb": SESSION_OPTIONS["kv_budget_mb"],
 }
 """Options of stock transformers with a kept cache."""
 SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "stages", "selector", "pruner")} | {

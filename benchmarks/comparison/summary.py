@@ -23,6 +23,7 @@ from benchmarks.comparison.schema import (
     TimeSpread,
     TokenSpread,
 )
+from benchmarks.comparison.sessions import summarize_sessions
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.records import BackendRecords
 from benchmarks.runs.suites import Case
@@ -104,6 +105,7 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         budget=_budget([call for call in calls if call.parse_error is None]),
         final_share=metrics.mean([made.layer_tokens[-1] / made.prompt_tokens for made in layered if made.prompt_tokens]),
         replans=summarize_replans(played.by_episode()),
+        sessions=summarize_sessions(calls),
         clock=_clock(episodes, calls),
     )
 

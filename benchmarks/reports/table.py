@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
 from benchmarks.reports.replan_table import replan_markdown
+from benchmarks.reports.session_table import session_markdown
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def summary_markdown(summary: Summary) -> str:
         f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
-        + (f"\n{replanning}" if (replanning := replan_markdown(summary)) else "")
+        + "".join(f"\n{table}" for table in (replan_markdown(summary), session_markdown(summary)) if table)
     )
 
 

@@ -6,7 +6,7 @@ Else it belongs to another agent, or begins a new episode, and gets a session of
 A pruned session depends on the turns in which its prompt grew: what was protected when a token ran was seen in full. So the store
 keeps the turns of evicted sessions, as token ids and flags, and a prompt that goes on with one has it rebuilt turn by turn, the
 tokens of the answers included. For the same reason a prompt goes on with a pruned session only if it shares all messages of the
-session's first prompt: two agents share the system text, which may be more than half of a short prompt.
+first prompt that the session answered: two agents share the system text, which may be more than half of a short prompt.
 
 A call that breaks off leaves its session evicted, so that the next one rebuilds it. A new session is then forgotten.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.sessions.reuse import common_prefix
-from erecap.sessions.session import Extension, ReplanSession
+from erecap.sessions.session import Extension, ReplanSession, followed_by
 
 _REMEMBERED = 256
 """Most sessions, evicted ones included, of which the turns are kept."""
@@ -49,8 +49,8 @@ class Kept:
         return self.turns[-1].input_ids if self.turns else np.zeros(0, np.int64)
 
     def begins(self, prompt: TokenizedPrompt) -> bool:
-        """Tell whether a prompt begins with all messages of the first prompt."""
-        first = self.turns[0]
+        """Tell whether a prompt begins with all messages of the first prompt that was answered."""
+        first = next((turn for turn in self.turns if turn.segment_ends[-1:] != (len(turn),)), self.turns[-1])
         messages = first.input_ids[: first.segment_ends[-1] if first.segment_ends else len(first)]
         return common_prefix(messages, prompt.input_ids) == len(messages)
 
@@ -60,8 +60,7 @@ class Kept:
             return
         held, last = self.session.tokens, self.turns[-1]
         if len(held) > len(last):
-            protected = np.concatenate([last.protected, np.ones(len(held) - len(last), np.bool_)])
-            self.turns.append(TokenizedPrompt(held, protected, last.segment_ends))
+            self.turns.append(followed_by(last, held[len(last) :].tolist()))
 
 
 class SessionStore:
@@ -102,8 +101,15 @@ class SessionStore:
         """Forget all sessions and free their caches."""
         self._kept.clear()
 
-    def extend(self, prompt: TokenizedPrompt) -> tuple[ReplanSession, Extension]:
+    def extend(self, prompt: TokenizedPrompt, draft: Sequence[int] = ()) -> tuple[ReplanSession, Extension]:
         """Take a prompt into its session.
+
+        Parameters
+        ----------
+        prompt
+            The prompt.
+        draft
+            First tokens of the answer, to be run with it (``ReplanSession.extend``).
 
         Returns
         -------
@@ -114,11 +120,15 @@ class SessionStore:
         rebuilt = kept.session is None
         self._note_answer(kept)
         session, kept.session = kept.session or self._rebuilt(kept), None  # evicted if the call breaks off
-        made = session.extend(prompt)
+        made = session.extend(prompt, draft)
         kept.session, kept.turns = session, [*(kept.turns if self._by_turns else ()), prompt]
         self._kept = [*(other for other in self._kept if other is not kept), kept]
         self._evict(kept)
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)
+
+    def held_of(self, prompt: TokenizedPrompt) -> int:
+        """Count the first tokens of a prompt that one of the sessions holds."""
+        return max((common_prefix(kept.tokens, prompt.input_ids) for kept in self._kept if kept.session is not None), default=0)
 
     def _find(self, prompt: TokenizedPrompt) -> Kept | None:
         """Find the session that the prompt goes on with."""
