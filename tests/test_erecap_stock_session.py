@@ -100,7 +100,13 @@ def test_lookup_needs_fewer_forwards(model_dir):
         backend, count = backend_of("hf-session", model_dir, lookup=lookup), []
         hook = backend.loaded.model.get_input_embeddings().register_forward_hook(lambda *_, count=count: count.append(1))
         for turn in range(2):
-            backend.generate(build_prompt(grown(begin(), "explore", turn)), Sampling(100, ignore_eos=True))
+            before, answer = (
+                len(count),
+                backend.generate(build_prompt(grown(begin(), "explore", turn)), Sampling(100, ignore_eos=True)),
+            )
+            assert answer.forward_passes == len(count) - before
+            assert sum(accepted + 1 for _, accepted in answer.drafts) == (100 if lookup != "0" else 0)
+            assert all(0 <= accepted <= drafted <= 10 for drafted, accepted in answer.drafts)
         hook.remove()
         forwards.append(len(count))
     assert forwards[0] == 200

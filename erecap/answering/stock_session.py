@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,12 +75,14 @@ class HFSessionBackend(HFGenerateBackend):
         cache = self._take(tokenized.input_ids)
         reused = int(cache.get_seq_length())
         options: dict[str, Any] = {CACHE_FIELD: cache}
-        if self._lookup and not sampling.temperature:
+        guesses = bool(self._lookup) and not sampling.temperature
+        if guesses:
             options["prompt_lookup_num_tokens"] = self._lookup
-        with _only_new_tokens(self.loaded.model, cache):
+        with _only_new_tokens(self.loaded.model, cache) as ends:
             output = self._generate(tokenized, sampling, answer, **options)
         self._keep(cache, output.sequences[0].cpu().numpy())
-        return self._cost(output, len(tokenized), reused)
+        cost = self._cost(output, len(tokenized), reused)
+        return replace(cost, drafts=_verified(ends, len(tokenized), len(answer.tokens))) if guesses else cost
 
     def _take(self, ids: NDArray[np.int64]) -> DynamicCache:
         """Take out the cache that a prompt goes on with, cropped to what they have in common; an empty one where there is none.
@@ -101,21 +104,40 @@ class HFSessionBackend(HFGenerateBackend):
 
 
 @contextmanager
-def _only_new_tokens(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
+def _only_new_tokens(model: PreTrainedModel, cache: DynamicCache) -> Iterator[list[tuple[int, int]]]:
     """Let ``generate`` run the tokens that a filled cache lacks, under prompt lookup too.
 
     Without prompt lookup it does so anyway. With it, transformers up to 5.24 leaves the number of new tokens open in the first
     forward (``_assisted_decoding``), so that the whole prompt is run once more behind the cache, and answers are wrong.
+
+    Yields
+    ------
+    list of tuple of int and int
+        Of each forward so far, the tokens in the cache before it and after it, guessed ones included.
     """
+    ends = list[tuple[int, int]]()
     prepare: Any = model.prepare_inputs_for_generation
 
     @wraps(prepare)
     def prepare_new(input_ids: torch.Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
         new = input_ids.shape[1] - cache.get_seq_length() if next_sequence_length is None else next_sequence_length
+        ends.append((int(cache.get_seq_length()), input_ids.shape[1]))
         return prepare(input_ids, next_sequence_length=new, **kwargs)
 
-    model.prepare_inputs_for_generation = prepare_new  # type: ignore[method-assign]
+    shadowed: Any = model  # an attribute of the instance stands before the method, until it is deleted
+    shadowed.prepare_inputs_for_generation = prepare_new
     try:
-        yield
+        yield ends
     finally:
-        del model.prepare_inputs_for_generation
+        del shadowed.prepare_inputs_for_generation
+
+
+def _verified(ends: list[tuple[int, int]], prompt_tokens: int, new_tokens: int) -> tuple[tuple[int, int], ...]:
+    """Count the tokens that each forward of an answer verified, and those that were right, from its ``ends``.
+
+    A forward begins behind the tokens that are right so far; the last token of the answer is not run.
+    """
+    begins = [prompt_tokens - 1, *(begin for begin, _ in ends[1:]), prompt_tokens + new_tokens - 1]
+    guessed = [end - begin - 1 for begin, (_, end) in zip(begins, ends, strict=False)]
+    right = [after - before - 1 for before, after in pairwise(begins)]
+    return tuple(zip(guessed, right, strict=True))
