@@ -8,6 +8,7 @@ from planner.backend import (
     PlanRequest,
     PromptTooLongError,
     Sampling,
+    StatefulBackend,
     cut_note,
 )
 from planner.history import Entry, EntryKind, History
@@ -45,6 +46,7 @@ __all__ = [
     "Segment",
     "SkillCall",
     "SkillSpec",
+    "StatefulBackend",
     "Trim",
     "build_prompt",
     "cut_note",

@@ -163,6 +163,18 @@ class PlannerBackend(Protocol):
 
 
 @runtime_checkable
+class StatefulBackend(PlannerBackend, Protocol):
+    """A backend that keeps something of earlier prompts, such as their keys and values, so that the next answer takes less time.
+
+    Answers do not depend on what is kept. Times do: whoever measures them has to know what came before.
+    """
+
+    def reset(self) -> None:
+        """Forget what was kept of earlier prompts."""
+        ...
+
+
+@runtime_checkable
 class BatchBackend(PlannerBackend, Protocol):
     """A backend that answers the prompts of several agents together."""
 

@@ -187,6 +187,9 @@ class BackendSummary(_Part):
     """Why it replanned and what its plans were like; ``None`` in old files, and for old records, which do not hold the plans."""
     clock: ClockSummary | None = None
     """What thinking cost; ``None`` where the world waits."""
+    reused_share_p50: float | None = None
+    """Median share of the prompt's tokens that were taken from the KV cache of earlier prompts, 0 to 1; ``None`` for a backend that
+    reuses none, and in old files."""
 
 
 class PairedSummary(_Part):
@@ -214,6 +217,22 @@ class PairedSummary(_Part):
     """Median over prompts of measured TTFT speedup / largest possible TTFT speedup."""
 
 
+class ReplaySummary(_Part):
+    """One backend in the paired replay."""
+
+    prompts: int
+    """Number of replayed prompts that it has answered."""
+    reused_share_p50: float | None
+    """Median share of the prompt's tokens that were taken from the KV cache of earlier prompts, 0 to 1; ``None`` for a backend that
+    reuses none."""
+    ttft_s: TimeSpread
+    """Time to first token."""
+    total_s: TimeSpread
+    """Time for the whole answer."""
+    ttft_growth_s: float | None
+    """Seconds that TTFT grows by with 1,000 more prompt tokens (least squares over prompts); ``None`` for prompts of one length."""
+
+
 class Summary(_Part):
     """All figures of a comparison."""
 
@@ -229,3 +248,5 @@ class Summary(_Part):
     """Closed-loop figures by spec string, the expert first; backends without a finished episode are left out."""
     paired: dict[str, PairedSummary]
     """Differences from the reference by spec string; backends without a common case are left out."""
+    replay: dict[str, ReplaySummary] = {}
+    """Figures of the paired replay by spec string; empty without one, and in old files."""
