@@ -114,6 +114,7 @@ def _listed(facts: Mapping[str, str]) -> str:
 
 
 def _model_facts(backend: PlannerBackend) -> dict[str, str]:
+    keeps_state = isinstance(backend, StatefulBackend)
     if not isinstance(backend, HasModel):
         return {}
     loaded = backend.loaded
@@ -123,7 +124,7 @@ def _model_facts(backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         **getattr(loaded, "spread", {}),
-        **({SESSIONS: "kept"} if isinstance(backend, StatefulBackend) else {}),
+        **({SESSIONS: "kept"} if keeps_state else {}),
     }
 
 
@@ -182,7 +183,7 @@ def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
         FLOPs of the full prefill / FLOPs of the pruned one; ``None`` for a backend that runs no model in this process, and for one
         that keeps state between prompts, which does not run a whole prefill.
     """
-    if not isinstance(backend, HasModel) or isinstance(backend, StatefulBackend) or not answer.layer_tokens:
+    if isinstance(backend, StatefulBackend) or not isinstance(backend, HasModel) or not answer.layer_tokens:
         return None
     from erecap.calibration.flops import ceiling  # imports torch
 

@@ -3,8 +3,9 @@
 Latencies are thus compared on the same work, and a machine that is slow for a while slows all backends.
 
 Each backend answers a prompt with one token before it is timed on it, so that kernels for its shape exist. Matrix libraries build
-them on first use and all backends of a process share them, so the first backend alone would otherwise pay for them. A backend that keeps
-the KV cache of earlier prompts would skip the prefill in its timed answer: comparisons with such backends use ``episode_replay``.
+them on first use and all backends of a process share them, so the first backend alone would otherwise pay for them. A backend that
+keeps the KV cache of earlier prompts would skip the prefill in its timed answer: comparisons with such backends use
+``episode_replay``.
 
 A line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so a killed run leaves only complete pairs.
 """
