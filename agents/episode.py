@@ -150,6 +150,7 @@ class Episode:
 
     def _ask(self, request: Request) -> list[Call]:
         prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
+        prompt = replace(prompt, draft="\n".join(request.rest))
         avoid = self.repeats.forbidden(self.asked_in)
         asked = time.perf_counter()
         generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))

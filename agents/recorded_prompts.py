@@ -6,7 +6,7 @@ The prompt of a replan is the episode's system text and the first ``history_entr
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agents.records import EpisodeRecord, PlannerCall
@@ -75,6 +75,6 @@ def rebuild_prompts(
         One per replan, in the order of ``calls``.
     """
     for call in calls:
-        prompt = build_prompt(History(transcript[: call.history_entries]), episode.system)
+        prompt = replace(build_prompt(History(transcript[: call.history_entries]), episode.system), draft="\n".join(call.rest))
         made = call.generation
         yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text, made.new_tokens)

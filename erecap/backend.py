@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from erecap.answering.engine import EngineBackend
 from erecap.answering.local import LocalBackend, encode_prompt
-from erecap.answering.session import SessionBackend
+from erecap.answering.session import DRAFTS, SessionBackend
 from erecap.answering.stock import HFGenerateBackend
 from erecap.backend_options import (
     MODEL_OPTIONS,
@@ -19,6 +19,7 @@ from erecap.backend_options import (
     ModelOptions,
     PruneOptions,
     check_known,
+    read_drafts,
     read_kv_budget,
     read_model_options,
     read_prune_options,
@@ -99,15 +100,16 @@ def _hf_generate(options: Mapping[str, str]) -> LocalBackend:
 
 def _baseline_session(options: Mapping[str, str]) -> LocalBackend:
     model = read_model_options(options)
-    return SessionBackend(_load_supported(model), PruneSchedule.none(), trim=model.trim, budget_bytes=read_kv_budget(options))
+    budget, drafts = read_kv_budget(options), read_drafts(options, tuple(DRAFTS))
+    return SessionBackend(_load_supported(model), PruneSchedule.none(), None, model.trim, budget, drafts)
 
 
 def _erecap_session(options: Mapping[str, str]) -> LocalBackend:
     """Make pruned sessions. Their rule is one whose verdicts do not change with a longer prompt, so not the default ``top_k``."""
     model, prune = read_model_options(options), read_prune_options({"rule": "chunk_top_k", **options})
-    budget, loaded = read_kv_budget(options), _load_supported(model)
+    budget, drafts, loaded = read_kv_budget(options), read_drafts(options, tuple(DRAFTS)), _load_supported(model)
     schedule, selector = _schedule(prune, _context(model, prune, loaded))
-    return SessionBackend(loaded, schedule, selector, model.trim, budget)
+    return SessionBackend(loaded, schedule, selector, model.trim, budget, drafts)
 
 
 def _erecap(options: Mapping[str, str]) -> LocalBackend:

@@ -22,7 +22,7 @@ _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
 PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
-SESSION_OPTIONS = ("kv_budget_mb",)
+SESSION_OPTIONS = ("kv_budget_mb", "draft")
 SESSION_PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "rule")
 KV_BUDGET_MB = 2048
 """Most megabytes (2**20 bytes) of keys and values of all sessions, where nothing else is said."""
@@ -137,6 +137,16 @@ def read_kv_budget(options: Mapping[str, str]) -> int:
     if not 0 < megabytes < float("inf"):
         raise ValueError(f"kv_budget_mb={options['kv_budget_mb']} holds no session: give a positive number of megabytes")
     return max(1, int(megabytes * 2**20))
+
+
+def read_drafts(options: Mapping[str, str], known: Sequence[str]) -> tuple[str, ...]:
+    """Read the sources of drafts, such as ``plan+context``, all by default; raise ``ValueError`` for one that is not ``known``."""
+    text = options.get("draft", "+".join(known))
+    asked = [] if text == "none" else text.split("+")
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise ValueError(f"draft={text!r} names {', '.join(map(repr, unknown))}: write {' or '.join(known)}, both with +, or none")
+    return tuple(name for name in known if name in asked)
 
 
 def _placement(options: Mapping[str, str]) -> PlacementOptions:

@@ -86,6 +86,8 @@ class Generation:
     """Seconds that the answer was expected to take at most, under the schedule chosen for the budget."""
     budget_met: bool | None = None
     """Whether ``predicted_s`` was within ``budget_s``."""
+    drafts: tuple[tuple[int, int], ...] = ()
+    """Tokens drafted and accepted in each forward pass; empty for a backend that drafts nothing."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the answer's tokens in the model's vocabulary."""
 
@@ -105,6 +107,11 @@ class Generation:
     def tpot_s(self) -> float:
         """Seconds per token after the first; 0 where there are no others."""
         return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+
+    @property
+    def forward_passes(self) -> int:
+        """Forward passes of the answer, the one that ends the prompt included: without drafts one for each token."""
+        return len(self.drafts) or self.new_tokens
 
     @property
     def dropped_tokens(self) -> int:

@@ -36,6 +36,9 @@ class Prompt:
 
     segments: tuple[Segment, ...]
     """The messages, oldest first; the answer follows the last one."""
+    draft: str = ""
+    """A text that the answer may repeat, such as what is left of the plan before. It is no part of the prompt: a backend may use it
+    to be faster, never to answer otherwise."""
 
     def __post_init__(self) -> None:
         if not self.segments:

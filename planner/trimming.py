@@ -37,7 +37,8 @@ def last_observations(prompt: Prompt, count: int) -> Prompt:
         For a ``count`` below 1.
     """
     begin = _begin(prompt, count)
-    return Prompt(tuple(segment for index, segment in enumerate(prompt.segments) if index >= begin or segment.protected))
+    kept = tuple(segment for index, segment in enumerate(prompt.segments) if index >= begin or segment.protected)
+    return replace(prompt, segments=kept)
 
 
 def mask_observations(prompt: Prompt, count: int) -> Prompt:
@@ -61,12 +62,11 @@ def mask_observations(prompt: Prompt, count: int) -> Prompt:
         For a ``count`` below 1.
     """
     begin = _begin(prompt, count)
-    return Prompt(
-        tuple(
-            replace(segment, text=MASK) if index < begin and segment.role == "user" and not segment.protected else segment
-            for index, segment in enumerate(prompt.segments)
-        )
+    masked = (
+        replace(segment, text=MASK) if index < begin and segment.role == "user" and not segment.protected else segment
+        for index, segment in enumerate(prompt.segments)
     )
+    return replace(prompt, segments=tuple(masked))
 
 
 TRIMS: dict[str, Trim] = {"last": last_observations, "mask": mask_observations}

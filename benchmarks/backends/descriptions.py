@@ -48,7 +48,10 @@ PRUNE_OPTIONS = {
     "cost": "with budget_ms: file of `erecap calibrate --cost`; runs/cost.json by default",
 }
 """Options of the pruned engine."""
-SESSION_OPTIONS = {"kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default"}
+SESSION_OPTIONS = {
+    "kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default",
+    "draft": "what answers are drafted from, to verify several tokens at once: plan+context (default), plan, context, none",
+}
 """Options of the backends that keep sessions."""
 SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "stages", "selector", "pruner")} | {
     "rule": "who survives a stage: chunk_top_k (default for sessions) or threshold",

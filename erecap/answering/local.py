@@ -34,6 +34,8 @@ class Cost:
         The pruning that was chosen for the prompt.
     reused_tokens
         Prompt tokens whose keys and values were there already.
+    drafts
+        Tokens drafted and accepted in each forward pass.
     """
 
     layer_tokens: tuple[int, ...]
@@ -41,6 +43,7 @@ class Cost:
     kv_bytes: int
     chosen: ChosenSchedule = UNPRUNED
     reused_tokens: int = 0
+    drafts: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class LocalBackend(ABC):
             stage_tokens=cost.stage_tokens,
             layer_tokens=cost.layer_tokens,
             reused_tokens=cost.reused_tokens,
+            drafts=cost.drafts,
             ttft_s=answer.ttft_s,
             first_skill_s=answer.first_skill_s,
             decode_s=answer.last_s - answer.ttft_s,

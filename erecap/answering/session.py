@@ -1,6 +1,10 @@
 """Sessions as a backend: the keys and values of a prompt stay for the next one, so that a replan costs what is new."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
 
 from erecap.answering.local import Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
@@ -10,9 +14,17 @@ from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.sessions import ReplanSession
+from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, SuffixDraft
+from erecap.sessions.session import MOST_DRAFTED
 from erecap.sessions.store import SessionStore
 from planner.backend import Sampling
 from planner.prompt import Prompt
+
+DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
+    "plan": lambda prompt, line_breaks: CopyDraft(np.array(prompt.draft, np.int64), line_breaks),
+    "context": lambda prompt, line_breaks: SuffixDraft(prompt.input_ids),
+}
+"""Sources of drafts by name, the most reliable first. Each takes a prompt and the tokens that end a line."""
 
 
 class SessionBackend(LocalBackend):
@@ -30,6 +42,8 @@ class SessionBackend(LocalBackend):
         Shortens the text of a prompt before it is tokenized.
     budget_bytes
         Most bytes of keys and values of all sessions together.
+    drafts
+        Sources of drafts, names of ``DRAFTS``. They save time and change no answer. A sampled answer is not drafted.
     """
 
     def __init__(
@@ -39,9 +53,10 @@ class SessionBackend(LocalBackend):
         selector: Selector | None = None,
         trim: Callable[[Prompt], Prompt] | None = None,
         budget_bytes: int = 2**31,
+        drafts: Sequence[str] = tuple(DRAFTS),
     ) -> None:
         super().__init__(loaded, trim)
-        self.schedule, self.selector = schedule, selector
+        self.schedule, self.selector, self._drafts = schedule, selector, tuple(drafts)
         by_turns = bool(schedule.stages)
         self.sessions = SessionStore(lambda: ReplanSession(loaded.model, schedule, selector), budget_bytes, by_turns)
 
@@ -50,11 +65,35 @@ class SessionBackend(LocalBackend):
         self.sessions.reset()
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
-        session, made = self.sessions.extend(tokenized)
-        for token in session.plan(self.decode_options(sampling, self.ban(sampling))):
+        passes = list[tuple[int, int]]()
+        drafter = None if sampling.temperature or not self._drafts else self._drafter(tokenized)
+        draft = [] if drafter is None else drafter.propose((), min(MOST_DRAFTED, sampling.max_new_tokens - 1))
+        session, made = self.sessions.extend(tokenized, draft)
+        options = self.decode_options(sampling, self.ban(sampling))
+        for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
             answer.put(token)
         chosen = ChosenSchedule(self.schedule, self.selector)
-        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, made.reused_tokens)
+        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, made.reused_tokens, tuple(passes))
+
+    def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
+        return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts))
+
+    def _encode(self, prompt: Prompt) -> TokenizedPrompt:
+        """Tokenize the prompt and its draft. A draft ends as an answer does."""
+        tokenized = super()._encode(prompt)
+        if not prompt.draft or "plan" not in self._drafts:
+            return tokenized
+        return replace(tokenized, draft=(*self.chat.data_tokens(prompt.draft).tolist(), *self._end))
+
+    @cached_property
+    def _line_breaks(self) -> frozenset[int]:
+        return frozenset(token for token, text in enumerate(self.chat.token_texts()) if text.endswith("\n"))
+
+    @cached_property
+    def _end(self) -> tuple[int, ...]:
+        """The token that ends an answer; none where the model has several."""
+        own = self.chat.tokenizer.eos_token_id
+        return (own,) if own in self.loaded.eos_ids else ()
 
     def _survivors(self, layer_tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Read the tokens behind each stage from those that the next layer holds."""

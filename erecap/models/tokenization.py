@@ -36,11 +36,14 @@ class TokenizedPrompt:
         Tokens that no stage may drop, bool ``(n,)``.
     segment_ends
         Index one past the last token of each message. The tokens after the last end are the header of the answer.
+    draft
+        Tokens that the answer may repeat. They are no part of the prompt.
     """
 
     input_ids: NDArray[np.int64]
     protected: NDArray[np.bool_]
     segment_ends: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input_ids.ndim != 1 or not len(self.input_ids):

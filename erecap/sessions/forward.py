@@ -60,6 +60,7 @@ def run_new_tokens(
     judging: Judging,
     stages: dict[int, int],
     selector: Selector | None,
+    last: int = 1,
 ) -> tuple[Tensor, list[NDArray[np.int64]]]:
     """Run the tokens that follow those in a cache.
 
@@ -77,11 +78,13 @@ def run_new_tokens(
         Number of the stage that comes after a layer, by layer.
     selector
         Scores the tokens; needed where there are stages.
+    last
+        Number of last tokens of which the residual stream is wanted. No stage may drop them.
 
     Returns
     -------
     tuple
-        Residual stream of the last token, ``(1, hidden_size)``, and the positions that each layer appended.
+        Residual stream of the last tokens, ``(last, hidden_size)``, and the positions that each layer appended.
     """
     tokens, ran = _enter(parts, ids, judging.start), list[NDArray[np.int64]]()
     mask, shape = None, (0, 0)
@@ -97,7 +100,7 @@ def run_new_tokens(
             ran.append(tokens.alive)
             if number in stages and selector is not None:
                 _judge(parts, cache, tokens, judging, number, stages[number], selector)
-    return tokens.hidden[:, -1], ran
+    return tokens.hidden[0, -last:], ran
 
 
 def _enter(parts: DecoderParts, ids: NDArray[np.int64], start: int) -> _NewTokens:

@@ -26,12 +26,15 @@ header and the answer. Their message is not complete, so they have scores and no
 message. The other tokens are cropped. Keys depend on earlier tokens only, so what is left is as it was before the cropped tokens
 came, except that ``compact`` has dropped tokens since; of these, the unprotected ones would be dropped now anyway.
 
+Drafts. ``extend`` can run a draft of the answer together with the prompt, and ``plan`` verifies drafts, several tokens in one
+forward pass. What is rejected is cropped. A draft runs as the answer does: no stage drops it, and it has no verdict yet.
+
 Errors. After a call that broke off, the next one takes out what it left in some layers, and goes on from the tokens held before.
 Those that ``compact`` dropped stay dropped. Tokens without a verdict are run again where the broken call could drop them. A layer
 whose tokens were being moved leaves nothing to go on from, so the session starts afresh.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +49,13 @@ from erecap.engine.selector_protocol import Selector, check_selector, check_toke
 from erecap.models.architecture import check_length, decoder_parts
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
+from erecap.sessions.drafts import Drafter, FirstDraft
 from erecap.sessions.forward import run_new_tokens
 from erecap.sessions.held import HeldTokens
+from erecap.sessions.verification import Verified, accepted, write_along
+
+MOST_DRAFTED = 48
+"""Most tokens that are drafted in the middle of an answer."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,25 @@ class Extension:
     reused_tokens: int
     layer_tokens: tuple[int, ...]
     kv_bytes: int
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where an answer begins.
+
+    Attributes
+    ----------
+    prompt
+        The prompt.
+    draft
+        Tokens that were run behind it.
+    logits
+        Logits of the next token after the prompt, and after each token of the draft, float32 ``(1 + draft, vocab)``.
+    """
+
+    prompt: TokenizedPrompt
+    draft: tuple[int, ...]
     logits: Tensor
 
 
@@ -108,8 +135,7 @@ class ReplanSession:
     def reset(self) -> None:
         """Forget everything and free the cache."""
         self._turn += 1
-        self._logits: Tensor | None = None
-        self._prompt_tokens = 0
+        self._start: _Start | None = None
         self._held = HeldTokens(self._config, self._schedule, self._parts.entry)
 
     @property
@@ -128,27 +154,31 @@ class ReplanSession:
         return self._held.cache.nbytes * self._parts.ranks
 
     @torch.inference_mode()
-    def extend(self, prompt: TokenizedPrompt) -> Extension:
+    def extend(self, prompt: TokenizedPrompt, draft: Sequence[int] = ()) -> Extension:
         """Take in a prompt: reuse what it has in common with the last one, drop what is protected no longer, run the rest.
 
         Parameters
         ----------
         prompt
             The whole prompt, with or without the header of the answer.
+        draft
+            First tokens of the answer, as far as they can be guessed, to be run in the same forward pass.
 
         Raises
         ------
         ContextLengthError
-            For a prompt beyond the model's positions.
+            For a prompt beyond the model's positions, or one that leaves no room for the draft.
         """
-        check_length(self._config, len(prompt))
+        check_length(self._config, len(prompt), len(draft))
         self._begin_turn()
         reused = self._held.reusable(prompt)
         self._held.crop(reused)
         self._held.compact(self._held.guarded(prompt.protected)[:reused])
-        logits = self._run(prompt)
-        self._logits, self._prompt_tokens = logits, len(prompt)
-        return Extension(len(prompt), reused, self._held.cache.layer_tokens, self.kv_bytes, logits)
+        logits = self._run(followed_by(prompt, draft), 1 + len(draft))
+        self._start = _Start(prompt, tuple(draft), logits)
+        held = tuple(tokens - len(draft) for tokens in self._held.cache.layer_tokens)
+        kv_bytes = self.kv_bytes * sum(held) // max(1, sum(self._held.cache.layer_tokens))
+        return Extension(len(prompt), reused, held, kv_bytes, logits[:1])
 
     @torch.inference_mode()
     def compact(self, protected: NDArray[np.bool_]) -> None:
@@ -169,7 +199,9 @@ class ReplanSession:
         self._begin_turn()
         self._held.compact(self._held.guarded(protected))
 
-    def plan(self, options: DecodeOptions) -> Iterator[int]:
+    def plan(
+        self, options: DecodeOptions, drafter: Drafter | None = None, on_pass: Callable[[Verified], object] | None = None
+    ) -> Iterator[int]:
         """Decode an answer to the prompt of the last ``extend``.
 
         The tokens of the answer stay in the session, all but the last one, which is not run. They are reused where the next prompt
@@ -179,6 +211,10 @@ class ReplanSession:
         ----------
         options
             Settings of the decode.
+        drafter
+            Proposes tokens, which are then verified in one forward pass. The answer is the same as without.
+        on_pass
+            Called after each forward pass, the one of ``extend`` included, with what became of its draft.
 
         Returns
         -------
@@ -190,40 +226,66 @@ class ReplanSession:
         ContextLengthError
             Where prompt and answer exceed the model's positions.
         ValueError
-            Without an ``extend`` before, or after one that failed.
+            Without an ``extend`` before, or after one that failed; for a draft of an answer that is sampled.
         """
-        logits = self._logits
-        if logits is None:
+        start = self._start
+        if start is None:
             raise ValueError("the session has no prompt to answer: call extend(prompt) first")
-        check_length(self._config, self._prompt_tokens, options.max_new_tokens)
+        drafts = drafter is not None or bool(start.draft)
+        if drafts and options.temperature:
+            raise ValueError(
+                f"temperature={options.temperature} with a draft: drafts are verified for greedy decoding, leave one out"
+            )
+        check_length(self._config, len(start.prompt), options.max_new_tokens)
         self._begin_turn()
-        self._held.crop(self._prompt_tokens)
-        self._logits = logits
-        return self._decode(logits, options, self._turn)
+        self._start = _Start(start.prompt, (), start.logits[:1])
+        if drafts:
+            return self._decode_drafted(start, options, drafter or FirstDraft(()), on_pass or (lambda verified: None), self._turn)
+        self._held.crop(len(start.prompt))
+        return self._decode(start.logits, options, self._turn)
 
     def _begin_turn(self) -> None:
         """End the answer under way, and make the session whole after a call that broke off."""
         self._turn += 1
-        self._logits = None
+        self._start = None
         if not self._held.restore():
             self.reset()
 
-    def _run(self, prompt: TokenizedPrompt) -> Tensor:
-        """Run the tokens of ``prompt`` that are not held; return the logits of the next one, float32 ``(1, vocab)``."""
+    def _run(self, prompt: TokenizedPrompt, last: int = 1) -> Tensor:
+        """Run the tokens of ``prompt`` that are not held; return the logits behind its last ones, float32 ``(last, vocab)``."""
         ids, judging = prompt.input_ids[len(self._held) :], self._held.judging(prompt)
-        last, ran = run_new_tokens(self._parts, self._held.cache, ids, judging, self._stages, self._selector)
-        logits: Tensor = self._parts.head(self._parts.norm(last)).float()
+        left, ran = run_new_tokens(self._parts, self._held.cache, ids, judging, self._stages, self._selector, last)
+        logits: Tensor = self._parts.head(self._parts.norm(left)).float()
         self._held.take(prompt, judging.close(), ran)
         return logits
 
     @torch.inference_mode()
+    def _decode_drafted(
+        self, start: _Start, options: DecodeOptions, drafter: Drafter, on_pass: Callable[[Verified], object], turn: int
+    ) -> Iterator[int]:
+        answer, draft, logits = list[int](), list(start.draft), start.logits
+        while True:
+            made = write_along(logits, draft, answer, options)
+            answer += made
+            on_pass(Verified(len(draft), accepted(made, draft)))
+            self._held.crop(len(start.prompt) + len(answer) - 1)
+            yield from made
+            if (made[-1] in options.eos_ids and not options.ignore_eos) or len(answer) == options.max_new_tokens:
+                return
+            self._check_turn(turn)
+            draft = drafter.propose(answer, min(MOST_DRAFTED, options.max_new_tokens - len(answer) - 1))
+            logits = self._run(followed_by(start.prompt, [*answer, *draft]), 1 + len(draft))
+
+    @torch.inference_mode()
     def _decode(self, logits: Tensor, options: DecodeOptions, turn: int) -> Iterator[int]:
         answer, scores = list[int](), list[Tensor]()
-        steps = DecodeSteps(self._parts, self._start(logits), options.max_new_tokens, lambda *left: self._score(scores, *left))
+        start = PrefillResult(
+            self._held.cache.store, logits, (), (self._held.cache.layer_tokens,), (len(self._held),), self.kv_bytes
+        )
+        steps = DecodeSteps(self._parts, start, options.max_new_tokens, lambda *left: self._score(scores, *left))
 
         def run(tokens: Tensor, step: int) -> Tensor:
-            if turn != self._turn:
-                raise ValueError("the session was used otherwise while this answer was decoded: finish an answer, or drop it")
+            self._check_turn(turn)
             scores.clear()
             made = steps.run(tokens, step)
             self._held.append(answer[-1], torch.stack(scores) if scores else tokens.new_zeros(0, 1).float())
@@ -234,10 +296,9 @@ class ReplanSession:
             answer.append(token)
             yield token
 
-    def _start(self, logits: Tensor) -> PrefillResult:
-        """Describe the session as the prefill from which a decode goes on."""
-        cache = self._held.cache
-        return PrefillResult(cache.store, logits, (), (cache.layer_tokens,), (len(self._held),), self.kv_bytes)
+    def _check_turn(self, turn: int) -> None:
+        if turn != self._turn:
+            raise ValueError("the session was used otherwise while this answer was decoded: finish an answer, or drop it")
 
     def _score(self, scores: list[Tensor], layer: int, hidden: Tensor) -> None:
         """Score the token of the answer that leaves ``layer``, where a stage comes after it."""
@@ -245,6 +306,13 @@ class ReplanSession:
             position = torch.full((1, 1), len(self._held), device=hidden.device)
             made = self._selector.score(hidden, position, self._stages[layer], torch.ones_like(position[0]))
             scores.append(self._parts.agree(made)[0].to(self._parts.entry))
+
+
+def followed_by(prompt: TokenizedPrompt, answer: Sequence[int]) -> TokenizedPrompt:
+    """Return a prompt with the first tokens of its answer behind it, which are protected as the header is."""
+    more = np.asarray(answer, np.int64)
+    ids, flags = np.concatenate([prompt.input_ids, more]), np.concatenate([prompt.protected, np.ones(len(more), np.bool_)])
+    return TokenizedPrompt(ids, flags, prompt.segment_ends)
 
 
 def _check(schedule: PruneSchedule, selector: Selector | None, model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ A pruned session depends on the turns in which its prompt grew: what was protect
 keeps the turns of evicted sessions, as token ids and flags, and a prompt that goes on with one has it rebuilt turn by turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,8 +81,15 @@ class SessionStore:
         """Forget all sessions and free their caches."""
         self._kept.clear()
 
-    def extend(self, prompt: TokenizedPrompt) -> tuple[ReplanSession, Extension]:
+    def extend(self, prompt: TokenizedPrompt, draft: Sequence[int] = ()) -> tuple[ReplanSession, Extension]:
         """Take a prompt into its session.
+
+        Parameters
+        ----------
+        prompt
+            The prompt.
+        draft
+            First tokens of the answer, to be run with it (``ReplanSession.extend``).
 
         Returns
         -------
@@ -92,7 +99,7 @@ class SessionStore:
         kept = self._find(prompt)
         rebuilt = kept.session is None
         session = kept.session or self._rebuild(kept)
-        made = session.extend(prompt)
+        made = session.extend(prompt, draft)
         kept.turns = [*(kept.turns if self._by_turns else ()), prompt]
         self._evict(kept)
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)

@@ -1,0 +1,160 @@
+"""Drafts: where they come from, and that they change no answer, whatever they propose."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erecap.engine.decode import DecodeOptions
+from erecap.models.tokenization import TokenizedPrompt
+from erecap.schedule import PruneSchedule, PruneStage
+from erecap.selectors import SelectorContext, make_selector
+from erecap.sessions import ReplanSession
+from erecap.sessions.drafts import CopyDraft, FirstDraft, SuffixDraft
+from erecap.sessions.verification import Verified
+
+STAGES = PruneSchedule((PruneStage(0, 0.6), PruneStage(2, 0.5)), head=2, tail_min=3).by_rule("chunk_top_k")
+HEADER = [5, 6]
+TEXT = np.array([1, 2, 3, 4, 5, 3, 4, 9], np.int64)
+tokens = st.lists(st.integers(0, 3), max_size=12)
+
+
+def prompt_of(messages: list[list[int]]) -> TokenizedPrompt:
+    sizes = [len(message) for message in messages]
+    protected = np.repeat([number in (0, len(sizes) - 1) for number in range(len(sizes))] + [True], [*sizes, len(HEADER)])
+    return TokenizedPrompt(np.concatenate([*map(np.asarray, messages), HEADER]), protected, tuple(np.cumsum(sizes).tolist()))
+
+
+def words(size: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(7, 320, size).tolist()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ([], [1, 2, 3]),
+        ([1, 2], [3, 4, 5]),
+        ([7, 3, 4], [5, 3, 4]),
+        ([7, 7, 7, 7, 3, 4], [9]),
+        ([7, 2, 3, 4], [5, 3, 4]),
+        ([7, 4], []),
+        ([7, 5], [3, 4, 9]),
+        ([*TEXT], []),
+    ],
+)
+def test_a_text_is_copied_and_found_again(answer: list[int], expected: list[int]) -> None:
+    """5 ends a line: behind it the text goes on, whatever the line was."""
+    assert CopyDraft(TEXT, frozenset({5})).propose(answer, 3) == expected
+
+
+def test_the_context_says_how_it_went_on_before() -> None:
+    context = SuffixDraft(np.array([8, 1, 2, 3, 7, 7, 1, 2, 3, 5, 1], np.int64))
+    assert context.propose([2, 3], 2) == [5, 1], "the last of two places with three tokens alike"
+    assert context.propose([9], 2) == []
+    assert SuffixDraft(np.zeros(0, np.int64)).propose([], 4) == []
+    assert FirstDraft((SuffixDraft(TEXT), CopyDraft(TEXT))).propose([1], 1) == [2]
+    assert FirstDraft(()).propose([1], 1) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=tokens, answer=tokens, most=st.integers(0, 5))
+def test_a_draft_is_a_piece_of_its_text(text: list[int], answer: list[int], most: int) -> None:
+    for source in (CopyDraft(np.array(text, np.int64)), SuffixDraft(np.array(text, np.int64))):
+        found = source.propose(answer, most)
+        whole = [*text, *answer]
+        assert len(found) <= most
+        assert not found or any(whole[i : i + len(found)] == found for i in range(len(whole)))
+
+
+class Scripted:
+    """A drafter that proposes what it was told, one list after the other."""
+
+    def __init__(self, proposals: list[list[int]]) -> None:
+        self.proposals = list(proposals)
+
+    def propose(self, answer: list[int], most: int) -> list[int]:
+        return self.proposals.pop(0)[:most] if self.proposals else []
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(4, 4, 2)
+
+
+def sessions(model, pruned: bool) -> tuple[ReplanSession, ReplanSession]:
+    if not pruned:
+        return ReplanSession(model), ReplanSession(model)
+    selector = make_selector("key-norm", SelectorContext(STAGES, None, seed=3, model=model))
+    return ReplanSession(model, STAGES, selector), ReplanSession(model, STAGES, selector)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_no_draft_changes_an_answer_nor_what_is_held(model, pruned: bool) -> None:
+    """Right drafts, wrong ones, and such that go wrong in the middle, over turns of which each goes on with the answer before."""
+    plain, drafted = sessions(model, pruned)
+    messages, passes = [words(30, 0), words(25, 1)], list[Verified]()
+    for turn in range(8):
+        prompt, options = prompt_of(messages), DecodeOptions(12, eos_ids=frozenset({321}))
+        plain.extend(prompt)
+        expected = list(plain.plan(options))
+        guess = [11 if turn % 2 and place == 2 else token for place, token in enumerate(expected)]
+        first, rest = guess[:turn], [guess[turn + 1 :], words(5, turn), expected[9:]]
+        extension = drafted.extend(prompt, first)
+        assert extension.layer_tokens == plain.extend(prompt).layer_tokens
+        assert list(drafted.plan(options, Scripted(rest), passes.append)) == expected
+        list(plain.plan(options))
+        assert drafted.tokens.tolist() == plain.tokens.tolist()
+        assert [kept.tolist() for kept in drafted.kept] == [kept.tolist() for kept in plain.kept]
+        assert drafted.kv_bytes == plain.kv_bytes
+        messages += [expected, words(20, 2 + turn)]
+    assert any(one.accepted == one.drafted > 2 for one in passes)
+    assert any(0 < one.accepted < one.drafted for one in passes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_draft_gives_the_same_answer(model, data: st.DataObject) -> None:
+    plain, drafted = sessions(model, data.draw(st.booleans()))
+    prompt, banned = prompt_of([words(20, 5), words(12, 6)]), data.draw(st.sampled_from([None, 3]))
+    plain.extend(prompt)
+    ban = None if banned is None else lambda answer: [expected[len(answer)]] if len(answer) == banned else []
+    expected = list(plain.plan(DecodeOptions(10)))
+    options = DecodeOptions(10, ban=ban, eos_ids=frozenset({expected[data.draw(st.integers(4, 9))]}))
+    plain.extend(prompt)
+    wanted = list(plain.plan(options))
+    pieces = st.lists(st.sampled_from([*expected, 9]), max_size=6) | st.integers(0, 9).map(lambda k: wanted[k:])
+    drafted.extend(prompt, data.draw(pieces))
+    assert list(drafted.plan(options, Scripted(data.draw(st.lists(pieces, max_size=5))))) == wanted
+
+
+def test_a_right_draft_saves_passes(model) -> None:
+    session, _ = sessions(model, False)
+    prompt = prompt_of([words(20, 5), words(12, 6)])
+    session.extend(prompt)
+    expected = list(session.plan(DecodeOptions(10)))
+    session.reset()
+    passes = list[Verified]()
+    session.extend(prompt, expected[:9])
+    assert list(session.plan(DecodeOptions(10), on_pass=passes.append)) == expected
+    assert passes == [Verified(9, 9)], "the extension is the only forward pass"
+
+
+def test_a_draft_of_a_sampled_answer_is_refused(model) -> None:
+    session, _ = sessions(model, False)
+    session.extend(prompt_of([words(20, 5)]), [9])
+    with pytest.raises(ValueError, match=r"temperature=0\.7 with a draft"):
+        session.plan(DecodeOptions(4, temperature=0.7))
+
+
+def test_an_answer_that_is_dropped_leaves_the_next_one_right(model) -> None:
+    session, other = sessions(model, True)
+    first, second = prompt_of([words(20, 5), words(12, 6)]), prompt_of([words(20, 5), words(12, 6), words(9, 7)])
+    session.extend(first, words(4, 8))
+    next(session.plan(DecodeOptions(9), Scripted([words(3, 9)])))
+    session.extend(first, words(4, 8))
+    session.extend(second)
+    other.extend(first)
+    other.extend(second)
+    assert list(session.plan(DecodeOptions(6))) == list(other.plan(DecodeOptions(6)))
+    assert torch.equal(session.extend(second).logits.argmax(), other.extend(second).logits.argmax())
