@@ -54,6 +54,8 @@ class Measured(BaseModel):
     """Largest speedup of prefill that the dropped tokens allow, as a ratio; ``None`` where it is not known."""
     reused_tokens: int = 0
     """Number of prompt tokens taken from the KV cache of earlier prompts; 0 in older rows."""
+    forward_passes: int = 0
+    """Number of forward passes of the answer: fewer than tokens where drafts were accepted; 0 in older rows."""
 
 
 class ReplayRow(BaseModel):
@@ -252,4 +254,5 @@ def _measured(answer: Generation, ceiling: float | None) -> Measured:
         kv_bytes=answer.kv_bytes,
         ceiling=ceiling,
         reused_tokens=answer.reused_tokens,
+        forward_passes=answer.forward_passes,
     )

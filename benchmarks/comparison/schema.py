@@ -231,6 +231,8 @@ class ReplaySummary(_Part):
     """Time for the whole answer."""
     ttft_growth_s: float | None
     """Seconds that TTFT grows by with 1,000 more prompt tokens (least squares over prompts); ``None`` for prompts of one length."""
+    forward_passes_p50: float | None
+    """Median number of forward passes of an answer; ``None`` in old rows."""
 
 
 class Summary(_Part):

@@ -177,6 +177,7 @@ def _replays(rows: Sequence[ReplayRow]) -> dict[str, ReplaySummary]:
             ttft_s=_times(one.ttft_s for one in ours if one.ttft_s),
             total_s=_times(one.total_s for one in ours if one.total_s),
             ttft_growth_s=ttft_growth(ours),
+            forward_passes_p50=metrics.quantile([one.forward_passes for one in ours if one.forward_passes], 0.5),
         )
         for backend, ours in measured.items()
     }

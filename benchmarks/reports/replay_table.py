@@ -4,12 +4,12 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import Summary
-from benchmarks.reports.format import per_thousand, percent, pipes, seconds
+from benchmarks.reports.format import decimals, per_thousand, percent, pipes, seconds
 
-HEAD = ("paired replay", "prompts", "tokens reused", "TTFT p50", "answer p50 / p95", "TTFT growth")
+HEAD = ("paired replay", "prompts", "tokens reused", "TTFT p50", "answer p50 / p95", "forward passes", "TTFT growth")
 LEGEND = (
     "whole recorded episodes, each prompt after its predecessors; tokens reused: median share of a prompt that was in the cache of "
-    "earlier ones; growth: least squares over prompts"
+    "earlier ones; forward passes: median per answer; growth: least squares over prompts"
 )
 
 
@@ -24,6 +24,7 @@ def replay_cells(summary: Summary) -> list[list[str]]:
             percent(r.reused_share_p50),
             seconds(r.ttft_s.p50),
             f"{seconds(r.total_s.p50)} / {seconds(r.total_s.p95)}",
+            decimals(r.forward_passes_p50, 0),
             per_thousand(r.ttft_growth_s),
         ]
         for name, r in summary.replay.items()
