@@ -18,6 +18,7 @@ from planner import (
     Generation,
     History,
     LoopState,
+    ObservingBackend,
     PlannerBackend,
     PlanParseError,
     Prompt,
@@ -81,6 +82,8 @@ class Episode:
     """Lines carried out since the last replan."""
     parse_errors: int = 0
     """Answers so far that could not be read."""
+    observe_s: float = 0.0
+    """Seconds in which the backend took in the history since the last planner call."""
     reward: float = 0.0
     """Sum of the rewards so far."""
     end: End | None = None
@@ -159,7 +162,8 @@ class Episode:
         plan = None if error is not None else tuple(call.text for call in calls)
         own_s = time.perf_counter() - request.begin - backend_s
         thought = self._let_time_pass(generation, own_s + backend_s)
-        reply = Reply(generation, entries, len(avoid), backend_s, own_s, plan, error)
+        reply = Reply(generation, entries, len(avoid), backend_s, own_s, self.observe_s, plan, error)
+        self.observe_s = 0.0
         self.recorder.call(self.replans, self.env_steps - thought.steps, request, reply, thought)
         self.replans += 1
         if error is not None:
@@ -211,6 +215,7 @@ class Episode:
         if self.env_steps == steps and self.end is None:
             self._take(self.world.idle())
         self._tell_outcome(call.text, outcome.text)
+        self._let_observe()
         self._follow_up(call, outcome)
         self.skills += 1
         self.since_replan += 1
@@ -219,6 +224,15 @@ class Episode:
         self.disturbances = []
         if outcome.gave_up and self.end is None:
             self.end = "gave_up"
+
+    def _let_observe(self) -> None:
+        """Let a backend that can take in what is new in the history. In plans for the whole task it grows while the agent acts."""
+        if self.end is not None or self.job.horizon != "task" or not self.config.observe:
+            return
+        if isinstance(self.backend, ObservingBackend):
+            begin = time.perf_counter()
+            self.backend.observe(build_prompt(self.history, self.world.system))
+            self.observe_s += time.perf_counter() - begin
 
     def _follow_up(self, call: Call, outcome: Outcome) -> None:
         """Note how a line ended. A changed goal is no failure; where it is no reason to replan, the interrupted line goes on."""

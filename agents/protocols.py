@@ -74,3 +74,5 @@ class AgentConfig:
     """Planner calls after which the episode ends; asking again for a plan that could not be read counts."""
     clock: Clock | None = field(default=None, repr=False)
     """Lets environment steps pass while the planner thinks; ``None`` for a world that waits. Run directories describe it apart."""
+    observe: bool = field(default=True, repr=False)
+    """Whether a backend that can takes in the history while the agent acts. Plans do not depend on it."""

@@ -38,6 +38,8 @@ class Reply:
     """Seconds inside the backend."""
     own_s: float
     """Seconds of the agent's own work on the request."""
+    observe_s: float = 0.0
+    """Seconds in which the backend took in the history before."""
     plan: tuple[str, ...] | None = None
     """The lines of the plan; ``None`` where it could not be read."""
     error: PlanParseError | None = None
@@ -106,6 +108,7 @@ class Recorder:
                 plan=reply.plan,
                 rest=request.rest,
                 forbidden=reply.forbidden,
+                observe_s=reply.observe_s,
                 clock_s=thought.seconds,
                 clock_steps=thought.steps,
             )

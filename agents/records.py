@@ -82,6 +82,8 @@ class PlannerCall(_Upgraded):
     """What was left of the plan before it: the line that failed or was interrupted, if one did, and those not begun."""
     forbidden: int = 0
     """Plans that the backend was told not to give again, because they had been tried and changed nothing."""
+    observe_s: float = 0.0
+    """Seconds in which the backend took in the history while the agent acted, before the replan. They are in no latency."""
     clock_s: float | None = None
     """Seconds of thinking that the clock counted; ``None`` where the world waits for the planner."""
     clock_steps: int = 0

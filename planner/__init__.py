@@ -4,6 +4,7 @@ from planner.backend import (
     BatchBackend,
     Generation,
     LineCallback,
+    ObservingBackend,
     PlannerBackend,
     PlanRequest,
     PromptTooLongError,
@@ -15,7 +16,7 @@ from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
-from planner.prompt import Prompt, Role, Segment, build_prompt, system_text
+from planner.prompt import Prompt, Role, Segment, before_observation, build_prompt, system_text
 from planner.skills import SKILLS, SkillCall, SkillSpec
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS, Trim
@@ -33,6 +34,7 @@ __all__ = [
     "Horizon",
     "LineCallback",
     "LoopState",
+    "ObservingBackend",
     "Plan",
     "PlanParseError",
     "PlanRequest",
@@ -48,6 +50,7 @@ __all__ = [
     "SkillSpec",
     "StatefulBackend",
     "Trim",
+    "before_observation",
     "build_prompt",
     "cut_note",
     "parse_plan",

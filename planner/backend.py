@@ -206,3 +206,18 @@ class BatchBackend(PlannerBackend, Protocol):
             Where one of the prompts does not fit; ask one by one to learn which.
         """
         ...
+
+
+@runtime_checkable
+class ObservingBackend(PlannerBackend, Protocol):
+    """A backend that can take in the history while the agent acts, so that less is left to do when a plan is asked for."""
+
+    def observe(self, prompt: Prompt) -> None:
+        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without.
+
+        Parameters
+        ----------
+        prompt
+            The history up to now. It is not answered.
+        """
+        ...

@@ -4,7 +4,7 @@ Protected are the system text with its list of skills, the task, the plan that w
 observation. The tokenizer adds the header of the answer and protects it as well.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner.history import History
@@ -83,4 +83,31 @@ def build_prompt(history: History, system: str | None = None) -> Prompt:
         role: Role = "assistant" if entry.kind == "plan" else "user"
         protected = entry.kind == "task" or index == plan or index >= latest
         segments.append(Segment(role, entry.text, protected, entry.kind == "observation"))
+    return Prompt(tuple(segments))
+
+
+def before_observation(prompt: Prompt) -> Prompt | None:
+    """Return a prompt as it was before its latest observation: what an agent knew while it carried out its last plan.
+
+    Parameters
+    ----------
+    prompt
+        A prompt of ``build_prompt``.
+
+    Returns
+    -------
+    Prompt or None
+        The segments before the latest observation. Of these, the observation before it, the plan before that one, and everything
+        since are protected again. ``None`` where there is no earlier observation.
+    """
+    observations = [index for index, segment in enumerate(prompt.segments) if segment.observation]
+    if len(observations) < 2:
+        return None
+    previous, latest = observations[-2:]
+    plans = (index for index in range(previous - 1, -1, -1) if prompt.segments[index].role == "assistant")
+    plan = next(plans, -1)
+    segments = [
+        replace(segment, protected=index >= previous or index == plan or (segment.protected and segment.role != "assistant"))
+        for index, segment in enumerate(prompt.segments[:latest])
+    ]
     return Prompt(tuple(segments))

@@ -42,6 +42,14 @@ Every = Annotated[
 ]
 MaxReplans = Annotated[int, typer.Option(help="Planner calls after which an episode ends.", rich_help_panel=_PANEL)]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.", rich_help_panel=_PANEL)]
+Observe = Annotated[
+    bool,
+    typer.Option(
+        "--observe/--no-observe",
+        help="Let backends with sessions take in the history while the agent acts. Plans are the same without.",
+        rich_help_panel=_PANEL,
+    ),
+]
 MAX_REPLANS, MAX_NEW_TOKENS = AgentConfig().max_replans, Sampling().max_new_tokens
 
 
@@ -54,6 +62,7 @@ class AgentOptions:
     replan_every: int | None = None
     max_replans: int = MAX_REPLANS
     max_new_tokens: int = MAX_NEW_TOKENS
+    observe: bool = True
 
     @property
     def reach(self) -> Horizon | None:
@@ -76,7 +85,7 @@ class AgentOptions:
                 f"{', '.join(SWITCHES)}"
             )
         policy = replace(ReplanPolicy(every=self.replan_every), **{SWITCHES[reason]: False for reason in off})
-        return AgentConfig(policy, Sampling(self.max_new_tokens), self.max_replans)
+        return AgentConfig(policy, Sampling(self.max_new_tokens), self.max_replans, observe=self.observe)
 
     @property
     def suffix(self) -> str:

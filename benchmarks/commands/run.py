@@ -40,6 +40,7 @@ def run(
     replan_every: agent_options.Every = None,
     max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
     max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
+    observe: agent_options.Observe = True,
     clock: clocks.Rate = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -55,7 +56,7 @@ def run(
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
-    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens)
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds, agent)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from erecap.answering.local import Cost, LocalBackend
+from erecap.answering.local import Asked, Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
@@ -17,8 +17,8 @@ from erecap.sessions import ReplanSession
 from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, SuffixDraft
 from erecap.sessions.session import MOST_DRAFTED
 from erecap.sessions.store import SessionStore
-from planner.backend import Sampling
-from planner.prompt import Prompt
+from planner.backend import PlanRequest, Sampling
+from planner.prompt import Prompt, before_observation
 
 DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
     "plan": lambda prompt, line_breaks: CopyDraft(np.array(prompt.draft, np.int64), line_breaks),
@@ -64,6 +64,18 @@ class SessionBackend(LocalBackend):
         """Forget all sessions."""
         self.sessions.reset()
 
+    def submit(self, request: PlanRequest) -> Asked:
+        """Tokenize a prompt. A pruned session first takes it in as it was before its latest observation.
+
+        What runs before an observation sees the one before it in full, whether the history was taken in while the agent acted or
+        not. Without stages it makes no difference.
+        """
+        asked = super().submit(request)
+        earlier = before_observation(request.prompt) if self.schedule.stages else None
+        if earlier is not None:
+            self.observe(earlier)
+        return asked
+
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         passes = list[tuple[int, int]]()
         drafter = None if sampling.temperature or not self._drafts else self._drafter(tokenized)
@@ -74,6 +86,13 @@ class SessionBackend(LocalBackend):
             answer.put(token)
         chosen = ChosenSchedule(self.schedule, self.selector)
         return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, made.reused_tokens, tuple(passes))
+
+    def observe(self, prompt: Prompt) -> None:
+        """Take in the history as it is so far (``planner.ObservingBackend``)."""
+        so_far = self._encode(prompt if self._trim is None else self._trim(prompt)).without_header()
+        if self.sessions.held_of(so_far) < len(so_far):
+            with self.out_of_memory(len(so_far)):
+                self.sessions.extend(so_far)
 
     def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
         return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts))

@@ -62,6 +62,11 @@ class TokenizedPrompt:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def without_header(self) -> "TokenizedPrompt":
+        """Return the prompt's messages alone."""
+        end = self.segment_ends[-1] if self.segment_ends else len(self)
+        return TokenizedPrompt(self.input_ids[:end], self.protected[:end], self.segment_ends)
+
     @classmethod
     def from_ids(
         cls, ids: Sequence[int] | NDArray[np.int64], protected: Sequence[bool] | NDArray[np.bool_] | None = None

@@ -54,8 +54,9 @@ from erecap.sessions.forward import run_new_tokens
 from erecap.sessions.held import HeldTokens
 from erecap.sessions.verification import Verified, accepted, write_along
 
-MOST_DRAFTED = 48
-"""Most tokens that are drafted in the middle of an answer."""
+LEAST_DRAFTED, MOST_DRAFTED = 4, 48
+"""Least and most tokens that are drafted in the middle of an answer, where a source has them. The longer the last draft held, the
+longer the next one."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,8 @@ class ReplanSession:
             if (made[-1] in options.eos_ids and not options.ignore_eos) or len(answer) == options.max_new_tokens:
                 return
             self._check_turn(turn)
-            draft = drafter.propose(answer, min(MOST_DRAFTED, options.max_new_tokens - len(answer) - 1))
+            room = min(MOST_DRAFTED, 2 * len(made) + LEAST_DRAFTED, options.max_new_tokens - len(answer) - 1)
+            draft = drafter.propose(answer, room)
             logits = self._run(followed_by(start.prompt, [*answer, *draft]), 1 + len(draft))
 
     @torch.inference_mode()

@@ -104,6 +104,10 @@ class SessionStore:
         self._evict(kept)
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)
 
+    def held_of(self, prompt: TokenizedPrompt) -> int:
+        """Count the first tokens of a prompt that one of the sessions holds."""
+        return max((common_prefix(kept.tokens, prompt.input_ids) for kept in self._kept if kept.session is not None), default=0)
+
     def _find(self, prompt: TokenizedPrompt) -> Kept:
         """Find the session that the prompt goes on with, or make one, and move it to the end of the list."""
         found, shared = None, 0
