@@ -213,7 +213,7 @@ class ObservingBackend(PlannerBackend, Protocol):
     """A backend that can take in the history while the agent acts, so that less is left to do when a plan is asked for."""
 
     def observe(self, prompt: Prompt) -> None:
-        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without.
+        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without. Return when it is done.
 
         Parameters
         ----------

@@ -102,6 +102,22 @@ def test_a_reset_that_forgets_nothing_is_refused(measure, fakes):
         measure(make=make)
 
 
+@pytest.mark.parametrize("observe", [True, False])
+def test_what_is_taken_in_while_acting_is_in_no_latency(fakes, tmp_path, observe):
+    """The history before an observation is shown before the prompt, in the rehearsal as well, and never the observation itself."""
+    words = ["sys", "see one", "explore", "went on", "see two"]
+    kinds = [("system", False), ("user", True), ("assistant", False), ("user", False), ("user", True)]
+    segments = [Segment(role, text, observation=seen) for text, (role, seen) in zip(words, kinds, strict=True)]
+    prompts = [RecordedPrompt("fake", 1, n, 1, Prompt(tuple(segments[:end])), "explore", 3) for n, end in enumerate([2, 5])]
+    made = fakes.ObservingSession()
+    rows = replay_episodes(prompts, ["s"], lambda spec: made, tmp_path / "replay.jsonl", 16, observe=observe)
+    shown = ["observe"] if observe else []
+    assert made.events == [*["reset", "ask", *shown, "ask"] * 2, "reset"]
+    first, second = (row.measured["s"] for row in rows)
+    assert (first.observe_s, second.observe_s > 0) == (0.0, observe)
+    assert second.reused_tokens == (6 if observe else 4)
+
+
 def test_a_second_replay_measures_nothing(measure):
     first, _, _ = measure()
     second, order, made = measure()
@@ -145,7 +161,7 @@ def test_whole_episodes_of_all_lengths_are_chosen(limit, seeds):
 
 def test_old_rows_are_read(tmp_path):
     measured = dict.fromkeys(Measured.model_fields, 1)
-    old = {name: value for name, value in measured.items() if name not in ("reused_tokens", "forward_passes")}
+    old = {name: value for name, value in measured.items() if name not in ("reused_tokens", "forward_passes", "observe_s")}
     path = tmp_path / "replay.jsonl"
     path.write_text(
         json.dumps({"env_id": "e", "seed": 1, "replan": 0, "measured": {"baseline": old}}, separators=(",", ":")) + "\n"
@@ -216,8 +232,6 @@ def test_old_summaries_are_read(run, tmp_path):
     run(comparison(tmp_path, ["baseline", "erecap?keep=0.5"]))
     old = json.loads((tmp_path / "summary.json").read_text())
     del old["replay"]
-    for figures in old["backends"].values():
-        del figures["reused_share_p50"]
     read = Summary.model_validate(old)
     assert read.replay == {}
     assert "paired replay |" not in summary_markdown(read)

@@ -164,7 +164,7 @@ def test_backends_of_one_model_share_it(model_dir):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vllm", {}, "baseline, erecap, hf-generate"),
+        ("vllm", {}, "baseline, erecap, baseline-session, erecap-session, hf-generate"),
         ("baseline", {"keep": "0.7"}, "unknown option keep; baseline takes model, dtype, device"),
         (
             "erecap",

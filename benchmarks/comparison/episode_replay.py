@@ -10,6 +10,9 @@ Kernels. Matrix libraries build them for each new shape. A backend that keeps st
 it plays the same episode, not timed, and forgets it. No other recorded episode has the same lengths. The other backends answer each
 prompt with one token right before they are timed on it, as in ``replay``.
 
+Taking in the history. Where the agent lets backends do so while it acts, a backend that can (``ObservingBackend``) is shown each
+prompt as it was before its latest observation, and then asked. As in a run, the seconds are recorded and are in no latency.
+
 Length of the answers. All backends decode as many tokens as the recorded answer has, past any end token. The next prompt goes on
 with the recorded answer. A backend whose answer was the same finds it in its cache, as in a real run. One that wrote something else
 runs the recorded answer as new tokens. That is slightly against it: in a real run the next prompt goes on with its own answer.
@@ -18,6 +21,7 @@ The rows of an episode are written together, so a killed run leaves only whole e
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +29,7 @@ import numpy as np
 from agents.append_only import AppendOnlyFile
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import MakeBackend
-from benchmarks.comparison.replay import OnPrompt, ReplayRow, close_last_line, measure, measured_rows
+from benchmarks.comparison.replay import OnPrompt, ReplayRow, close_last_line, let_observe, measure, measured_rows
 from planner import PlannerBackend, Sampling, StatefulBackend
 
 Episode = list[RecordedPrompt]
@@ -63,6 +67,7 @@ def replay_episodes(
     path: Path,
     decoded_tokens: int,
     on_prompt: OnPrompt = lambda: None,
+    observe: bool = False,
 ) -> list[ReplayRow]:
     """Measure whole episodes on each backend. Those that the file has for all backends are skipped.
 
@@ -80,6 +85,8 @@ def replay_episodes(
         Tokens to decode per prompt where the length of the recorded answer is not known.
     on_prompt : callable, optional
         Called once per prompt when all backends are measured, also for skipped prompts.
+    observe : bool
+        Whether backends that can take in the history before they are asked.
 
     Returns
     -------
@@ -103,10 +110,10 @@ def replay_episodes(
         return rows
     with AppendOnlyFile(path) as file:
         close_last_line(path, file)
-        made = {spec: make_backend(spec) for spec in backends}
-        _warm_up(todo, made, decoded_tokens)
+        players = _Players({spec: make_backend(spec) for spec in backends}, decoded_tokens, observe)
+        players.warm_up(todo)
         for episode in todo:
-            measured = _play(episode, made, decoded_tokens, on_prompt)
+            measured = players.play(episode, on_prompt)
             file.append(b"".join(row.line for row in measured))
             rows += measured
     return rows
@@ -119,39 +126,50 @@ def _by_episode(prompts: Sequence[RecordedPrompt]) -> list[Episode]:
     return list(episodes.values())
 
 
-def _warm_up(episodes: Sequence[Episode], made: Mapping[str, PlannerBackend], decoded_tokens: int) -> None:
-    """Let each backend without state answer the longest prompt; the others rehearse every episode."""
-    longest = max((prompt for episode in episodes for prompt in episode), key=lambda p: p.prompt_tokens)
-    for backend in made.values():
-        if not isinstance(backend, StatefulBackend):
-            backend.generate(longest.prompt, _sampling(longest, decoded_tokens))
+@dataclass(frozen=True)
+class _Players:
+    """The backends of a replay and how they are asked; the fields are as in ``replay_episodes``."""
 
+    backends: Mapping[str, PlannerBackend]
+    decoded_tokens: int
+    observe: bool
 
-def _play(episode: Episode, made: Mapping[str, PlannerBackend], decoded_tokens: int, on_prompt: OnPrompt) -> list[ReplayRow]:
-    stateful = [backend for backend in made.values() if isinstance(backend, StatefulBackend)]
-    for backend in stateful:
-        _rehearse(backend, episode, decoded_tokens)
-    rows: list[ReplayRow] = []
-    for prompt in episode:
-        rows.append(measure(prompt, made, _sampling(prompt, decoded_tokens)))
-        if len(rows) == 1:
-            _check_fresh(rows[0])
-        on_prompt()
-    for backend in stateful:
-        backend.reset()  # frees its memory for the next one's rehearsal
-    return rows
+    @property
+    def stateful(self) -> list[StatefulBackend]:
+        return [backend for backend in self.backends.values() if isinstance(backend, StatefulBackend)]
 
+    def warm_up(self, episodes: Sequence[Episode]) -> None:
+        """Let each backend without state answer the longest prompt; the others rehearse every episode."""
+        longest = max((prompt for episode in episodes for prompt in episode), key=lambda p: p.prompt_tokens)
+        for backend in self.backends.values():
+            if not isinstance(backend, StatefulBackend):
+                backend.generate(longest.prompt, self._sampling(longest))
 
-def _rehearse(backend: StatefulBackend, episode: Episode, decoded_tokens: int) -> None:
-    """Play the episode without timing it, and forget it."""
-    backend.reset()
-    for prompt in episode:
-        backend.generate(prompt.prompt, _sampling(prompt, decoded_tokens))
-    backend.reset()
+    def play(self, episode: Episode, on_prompt: OnPrompt) -> list[ReplayRow]:
+        """Measure the prompts of an episode in order."""
+        for backend in self.stateful:
+            self._rehearse(backend, episode)
+        rows: list[ReplayRow] = []
+        for prompt in episode:
+            rows.append(measure(prompt, self.backends, self._sampling(prompt), self.observe))
+            if len(rows) == 1:
+                _check_fresh(rows[0])
+            on_prompt()
+        for backend in self.stateful:
+            backend.reset()  # frees its memory for the next one's rehearsal
+        return rows
 
+    def _rehearse(self, backend: StatefulBackend, episode: Episode) -> None:
+        """Play an episode without timing it, and forget it."""
+        backend.reset()
+        for prompt in episode:
+            if self.observe:
+                let_observe(backend, prompt)
+            backend.generate(prompt.prompt, self._sampling(prompt))
+        backend.reset()
 
-def _sampling(prompt: RecordedPrompt, decoded_tokens: int) -> Sampling:
-    return Sampling(max_new_tokens=prompt.answer_tokens or decoded_tokens, ignore_eos=True)
+    def _sampling(self, prompt: RecordedPrompt) -> Sampling:
+        return Sampling(max_new_tokens=prompt.answer_tokens or self.decoded_tokens, ignore_eos=True)
 
 
 def _check_fresh(first: ReplayRow) -> None:

@@ -10,6 +10,7 @@ keeps the KV cache of earlier prompts would skip the prefill in its timed answer
 A line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so a killed run leaves only complete pairs.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from agents.json_lines import Line, digest_of, read_lines
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import MakeBackend
 from benchmarks.backends.models import ceiling_of
-from planner import Generation, PlannerBackend, Sampling, StatefulBackend
+from planner import Generation, ObservingBackend, PlannerBackend, Sampling, StatefulBackend, before_observation
 
 REPLAY_FILE = "replay.jsonl"
 _START = b'{"env_id":"'  # of every row
@@ -56,6 +57,8 @@ class Measured(BaseModel):
     """Number of prompt tokens taken from the KV cache of earlier prompts; 0 in older rows."""
     forward_passes: int = 0
     """Number of forward passes of the answer: fewer than tokens where drafts were accepted; 0 in older rows."""
+    observe_s: float = 0.0
+    """Seconds in which the history was taken in before the replan, as while the agent acts. They are in none of the other times."""
 
 
 class ReplayRow(BaseModel):
@@ -231,19 +234,33 @@ def close_last_line(path: Path, file: AppendOnlyFile) -> None:
         file.append(b"\n")
 
 
-def measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling) -> ReplayRow:
-    """Let each backend answer a prompt. One that keeps nothing answers it with one token first, which is not timed."""
+def measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling, observe: bool = False) -> ReplayRow:
+    """Let each backend answer a prompt. One that keeps nothing answers it with one token first, which is not timed.
+
+    With ``observe``, one that can takes in the history first, as while the agent acts (``let_observe``).
+    """
     measured = {}
     for spec, backend in backends.items():
+        observe_s = let_observe(backend, prompt) if observe else 0.0
         if not isinstance(backend, StatefulBackend):
             backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # builds the kernels for its shapes
         answer = backend.generate(prompt.prompt, sampling)
-        measured[spec] = _measured(answer, ceiling_of(backend, answer))
+        measured[spec] = _measured(answer, ceiling_of(backend, answer), observe_s)
     row = ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, prompt=prompt.digest, measured=measured)
     return row.model_copy(update={"digest": digest_of([row.model_dump_json()])})
 
 
-def _measured(answer: Generation, ceiling: float | None) -> Measured:
+def let_observe(backend: PlannerBackend, prompt: RecordedPrompt) -> float:
+    """Let a backend that can take in a prompt as it was before its latest observation. Return the seconds that it took."""
+    earlier = before_observation(prompt.prompt)
+    if earlier is None or not isinstance(backend, ObservingBackend):
+        return 0.0
+    begin = time.perf_counter()
+    backend.observe(earlier)
+    return time.perf_counter() - begin
+
+
+def _measured(answer: Generation, ceiling: float | None, observe_s: float) -> Measured:
     return Measured(
         prompt_tokens=answer.prompt_tokens,
         new_tokens=answer.new_tokens,
@@ -255,4 +272,5 @@ def _measured(answer: Generation, ceiling: float | None) -> Measured:
         ceiling=ceiling,
         reused_tokens=answer.reused_tokens,
         forward_passes=answer.forward_passes,
+        observe_s=observe_s,
     )

@@ -274,8 +274,11 @@ def _replay(
     try:
         prompts = sample_prompts(comparison, records)
         progress.begin_replay(len(prompts))
-        measure = replay_episodes if comparison.by_episodes else paired.replay
-        measure(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+        settings = (prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+        if comparison.by_episodes:
+            replay_episodes(*settings, observe=comparison.loop.config.observe and comparison.loop.plan_horizon == "task")
+        else:
+            paired.replay(*settings)
     except KeyboardInterrupt as stopped:
         return stopped
     return None

@@ -134,6 +134,25 @@ class ReplanSummary(_Part):
     """Number of planner calls at which plans were forbidden, because they had been tried and changed nothing."""
 
 
+class SessionSummary(_Part):
+    """What a backend that keeps sessions or drafts its answers saved, over planner calls."""
+
+    reused_share: float | None
+    """Median share of a prompt's tokens that were held before it came, over replans after an episode's first plan, 0 to 1."""
+    passes: LengthSpread
+    """Forward passes of an answer, the one that ends the prompt included."""
+    tokens_per_pass: float | None
+    """Tokens of all answers by their forward passes."""
+    drafted: int
+    """Tokens that were drafted in all."""
+    accepted: int
+    """Those of them that were accepted."""
+    accepted_at: tuple[float, ...]
+    """Share of drafts of which the first, second, ... token was accepted, of those that were as long, 0 to 1."""
+    observe_s: TimeSpread
+    """Seconds per replan in which the history was taken in while the agent acted; they are in no latency."""
+
+
 class ClockSummary(_Part):
     """What thinking cost where the world does not wait for the planner."""
 
@@ -185,11 +204,10 @@ class BackendSummary(_Part):
     """Share of the prompt's tokens that enter the last layer, mean over replans, 0 to 1; ``None`` without layers, in old files."""
     replans: ReplanSummary | None = None
     """Why it replanned and what its plans were like; ``None`` in old files, and for old records, which do not hold the plans."""
+    sessions: SessionSummary | None = None
+    """What was reused and drafted; ``None`` for a backend that keeps nothing and drafts nothing."""
     clock: ClockSummary | None = None
     """What thinking cost; ``None`` where the world waits."""
-    reused_share_p50: float | None = None
-    """Median share of the prompt's tokens that were taken from the KV cache of earlier prompts, 0 to 1; ``None`` for a backend that
-    reuses none, and in old files."""
 
 
 class PairedSummary(_Part):
@@ -233,6 +251,8 @@ class ReplaySummary(_Part):
     """Seconds that TTFT grows by with 1,000 more prompt tokens (least squares over prompts); ``None`` for prompts of one length."""
     forward_passes_p50: float | None
     """Median number of forward passes of an answer; ``None`` in old rows."""
+    observe_s_p50: float | None
+    """Median of the seconds in which the history was taken in before the replan, in no latency; ``None`` where it was not."""
 
 
 class Summary(_Part):

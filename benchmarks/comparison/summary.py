@@ -24,6 +24,7 @@ from benchmarks.comparison.schema import (
     TimeSpread,
     TokenSpread,
 )
+from benchmarks.comparison.sessions import summarize_sessions
 from benchmarks.runs.closed_loop import ClosedLoop
 from benchmarks.runs.records import BackendRecords
 from benchmarks.runs.suites import Case
@@ -106,8 +107,8 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         budget=_budget([call for call in calls if call.parse_error is None]),
         final_share=metrics.mean([made.layer_tokens[-1] / made.prompt_tokens for made in layered if made.prompt_tokens]),
         replans=summarize_replans(played.by_episode()),
+        sessions=summarize_sessions(calls),
         clock=_clock(episodes, calls),
-        reused_share_p50=_reused_share([(made.reused_tokens, made.prompt_tokens) for call in calls if (made := call.generation)]),
     )
 
 
@@ -178,6 +179,7 @@ def _replays(rows: Sequence[ReplayRow]) -> dict[str, ReplaySummary]:
             total_s=_times(one.total_s for one in ours if one.total_s),
             ttft_growth_s=ttft_growth(ours),
             forward_passes_p50=metrics.quantile([one.forward_passes for one in ours if one.forward_passes], 0.5),
+            observe_s_p50=metrics.quantile([one.observe_s for one in ours if one.observe_s], 0.5),
         )
         for backend, ours in measured.items()
     }

@@ -10,6 +10,7 @@ from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
 from benchmarks.reports.replan_table import replan_markdown
 from benchmarks.reports.replay_table import replay_markdown
+from benchmarks.reports.session_table import session_markdown
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,15 @@ COLUMNS = (
     Column("paired speedup TTFT / replan", _speedup),
     Column("measured / ceiling", _of_ceiling),
 )
-REUSED_COLUMN = Column("tokens reused", lambda name, b, p: percent(b.reused_share_p50))
 _BUDGET_COLUMN = Column("within budget (predicted)", _budget)
 _CLOCK_COLUMN = Column("steps spent thinking", thinking)
 
 
 def _columns(summary: Summary) -> tuple[Column, ...]:
-    """Return the columns of the table: those of reused tokens, budgets and the clock only where there are any."""
+    """Return the columns of the table: those of budgets and of the clock only where there are any."""
     shown = summary.backends.values()
-    reused = (REUSED_COLUMN,) if any(b.reused_share_p50 for b in shown) else ()
     budget = (_BUDGET_COLUMN,) if any(b.budget for b in shown) else ()
-    return (*COLUMNS, *reused, *budget, *((_CLOCK_COLUMN,) if any(b.clock for b in shown) else ()))
+    return (*COLUMNS, *budget, *((_CLOCK_COLUMN,) if any(b.clock for b in shown) else ()))
 
 
 def _cells(summary: Summary) -> list[list[str]]:
@@ -124,13 +123,13 @@ def _in_env(b: BackendSummary, env: str) -> str:
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Write the table for a document; below it the differences from the reference, and the tables of replay and replanning."""
+    """Write the table for a document; below it differences from the reference, and tables of replay, replanning and sessions."""
     head = [column.header for column in _columns(summary)]
     return (
         f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
-        + "".join(f"\n{table}" for table in (replay_markdown(summary), replan_markdown(summary)) if table)
+        + "".join(f"\n{table}" for write in (replay_markdown, replan_markdown, session_markdown) if (table := write(summary)))
     )
 
 

@@ -10,6 +10,7 @@ from erecap.answering.local import Asked, Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
+from erecap.models.device import synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -93,6 +94,8 @@ class SessionBackend(LocalBackend):
         if self.sessions.held_of(so_far) < len(so_far):
             with self.out_of_memory(len(so_far)):
                 self.sessions.extend(so_far)
+            for device in self.loaded.devices:  # who times this call must not leave its work to the next one
+                synchronize(device)
 
     def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
         return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts))

@@ -79,6 +79,16 @@ class FakeSession(FakeModel):
         return replace(made, reused_tokens=reused, ttft_s=ttft, total_s=ttft + 0.1)
 
 
+class ObservingSession(FakeSession):
+    """A session that takes in the history while the agent acts."""
+
+    def observe(self, prompt: Prompt) -> None:
+        self.events.append("observe")
+        words = [word for segment in prompt.segments for word in segment.text.split()]
+        assert words[: len(self.last)] == self.last != words, "nothing new, or another episode"
+        self.held = words
+
+
 def fake_backend(spec: str) -> Any:
     """``baseline``, ``erecap?keep=...``, ``baseline-session``, or anything else for an expert that is never asked."""
     name, _, keep = spec.partition("?keep=")
