@@ -8,11 +8,13 @@ set -euo pipefail
 OUT="${1:-runs/suites}"
 ERECAP="${ERECAP:-.venv/bin/erecap}"
 WORKERS="${WORKERS:-2}"
+ENVS="${ENVS:-1}"
 BACKENDS="${BACKENDS:-baseline,erecap?keep=0.7,erecap?keep=0.5&stages=0-5}"
 
 # measure SUITE HORIZON EPISODES
 measure() {
     "$ERECAP" compare --suite "$1" --horizon "$2" --episodes "${EPISODES:-$3}" --backends "$BACKENDS" --workers "$WORKERS" \
+        --envs "$ENVS" \
         --replay-prompts 40 --out "$OUT/$1-$2"
 }
 

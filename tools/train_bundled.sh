@@ -2,31 +2,37 @@
 # Trains everything that ships with the package: the bundled planner, its pruner, the thresholds, the cost model of this machine.
 #
 # Usage: tools/train_bundled.sh [DIR]     (runs/bundled by default; `make bundled` calls it)
-# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. About three hours on 2 cores.
+# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. About four hours on 2 cores.
+# On a machine with a GPU: RECIPE=tools/planner_one_gpu.json WORKERS=15 ENVS=16 tools/train_bundled.sh
 set -euo pipefail
 
 OUT="${1:-runs/bundled}"
 ERECAP="${ERECAP:-.venv/bin/erecap}"
 WORKERS="${WORKERS:-2}"
+ENVS="${ENVS:-1}"
+RECIPE="${RECIPE:-}"
 mkdir -p "$OUT"
 
-"$ERECAP" train-planner --out "$OUT/planner" --workers "$WORKERS" --evaluate 0 --install
+"$ERECAP" train-planner ${RECIPE:+--recipe "$RECIPE"} --out "$OUT/planner" --workers "$WORKERS" --evaluate 0 --install
 
 # Episodes to train the pruner on: the planner's own, on seeds that no result is measured on.
+# record SUITE HORIZON EPISODES
 record() {
-    local suite="$1" episodes="$2"
-    "$ERECAP" run --backend baseline --suite "$suite" --training-seeds --episodes "$episodes" --workers "$WORKERS" \
-        --out "$OUT/recorded-$suite"
+    "$ERECAP" run --backend baseline --suite "$1" --horizon "$2" --training-seeds --episodes "$3" --workers "$WORKERS" \
+        --envs "$ENVS" --out "$OUT/recorded-$1-$2"
 }
-record household-recall 120
-record household-replan 16
-record babyai 105
-record household-small 60
-record household-long 14
+record household-replan task 16
+record household-long task 8
+record household-long subgoal 8
+record household-recall subgoal 80
+record household-recall task 40
+record babyai subgoal 105
+record household-small task 40
+record household-small subgoal 30
 
 DATA=()
-for suite in household-recall household-replan babyai household-small household-long; do
-    DATA+=(--data "$OUT/recorded-$suite")
+for directory in "$OUT"/recorded-*; do
+    DATA+=(--data "$directory")
 done
 "$ERECAP" train-pruner "${DATA[@]}" --stages 0-6 --num-samples 320 --max-length 5200 --steps 250 --eval-every 50 --out "$OUT/pruner" --install
 "$ERECAP" calibrate "${DATA[@]}" --num-prompts 80 --keeps 0.9,0.7,0.5 --max-length 8192

@@ -27,7 +27,8 @@ def train_planner_command(
 ) -> None:
     """Train the bundled planner from scratch: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
 
-    The default recipe takes about an hour and a half on 2 cores. The last line of stdout is one JSON object.
+    The default recipe takes about three hours on 2 cores; `tools/planner_one_gpu.json` is one for a machine with a GPU. The last
+    line of stdout is one JSON object.
     """
     from benchmarks.recipes.planner.pipeline import run_recipe
 

@@ -8,9 +8,9 @@ from benchmarks.reports.format import NONE, decimals, percent, pipes, seconds
 
 _HEAD = ["sessions", "reused", "forward passes", "tokens a pass", "drafted", "accepted", "first to fourth", "while acting"]
 LEGEND = (
-    "reused: share of a prompt's tokens that were held before it came (median); forward passes of a replan: p50 / p90; accepted: of "
-    "the drafted tokens, then of the drafts that were as long the first to the fourth token; while acting: taking in the history, "
-    "seconds per replan"
+    "reused: share of a prompt's tokens that were held before it came (median); forward passes of a replan: p50 / p90; "
+    "accepted: of the drafted tokens, then of the drafts that were as long the first to the fourth token; "
+    "while acting: seconds of taking in the history, per replan"
 )
 
 
