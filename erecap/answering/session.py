@@ -60,6 +60,7 @@ class SessionBackend(LocalBackend):
         self.schedule, self.selector, self._drafts = schedule, selector, tuple(drafts)
         by_turns = bool(schedule.stages)
         self.sessions = SessionStore(lambda: ReplanSession(loaded.model, schedule, selector), budget_bytes, by_turns)
+        self._held_before = 0  # tokens of the prompt under way that were held when it came: what is taken in first is not reused
 
     def reset(self) -> None:
         """Forget all sessions."""
@@ -72,6 +73,7 @@ class SessionBackend(LocalBackend):
         not. Without stages it makes no difference.
         """
         asked = super().submit(request)
+        self._held_before = self.sessions.held_of(asked.tokenized)
         earlier = before_observation(request.prompt) if self.schedule.stages else None
         if earlier is not None:
             self.observe(earlier)
@@ -86,7 +88,8 @@ class SessionBackend(LocalBackend):
         for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
             answer.put(token)
         chosen = ChosenSchedule(self.schedule, self.selector)
-        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, made.reused_tokens, tuple(passes))
+        reused = min(made.reused_tokens, self._held_before)
+        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, reused, tuple(passes))
 
     def observe(self, prompt: Prompt) -> None:
         """Take in the history as it is so far (``planner.ObservingBackend``)."""
