@@ -70,12 +70,12 @@ class SessionBackend(LocalBackend):
         """Tokenize a prompt. A pruned session first takes it in as it was before its latest observation.
 
         What runs before an observation sees the one before it in full, whether the history was taken in while the agent acted or
-        not. Without stages it makes no difference.
+        not. Without stages it makes no difference, and where the observation follows the plan at once there was nothing to take in.
         """
         asked = super().submit(request)
         self._held_before = self.sessions.held_of(asked.tokenized)
         earlier = before_observation(request.prompt) if self.schedule.stages else None
-        if earlier is not None:
+        if earlier is not None and earlier.segments[-1].role != "assistant":
             self.observe(earlier)
         return asked
 
