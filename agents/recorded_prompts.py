@@ -31,6 +31,8 @@ class RecordedPrompt:
         The prompt itself.
     answer : str
         What the recording backend answered.
+    answer_tokens : int
+        Length of the answer in tokens, its end token included; 0 where the recording backend counts none.
     """
 
     env_id: str
@@ -39,6 +41,7 @@ class RecordedPrompt:
     prompt_tokens: int
     prompt: Prompt
     answer: str = ""
+    answer_tokens: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -74,4 +77,4 @@ def rebuild_prompts(
     for call in calls:
         prompt = replace(build_prompt(History(transcript[: call.history_entries]), episode.system), draft="\n".join(call.rest))
         made = call.generation
-        yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text)
+        yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text, made.new_tokens)

@@ -9,6 +9,7 @@ from planner.backend import (
     PlanRequest,
     PromptTooLongError,
     Sampling,
+    StatefulBackend,
     cut_note,
 )
 from planner.history import Entry, EntryKind, History
@@ -47,6 +48,7 @@ __all__ = [
     "Segment",
     "SkillCall",
     "SkillSpec",
+    "StatefulBackend",
     "Trim",
     "before_observation",
     "build_prompt",

@@ -170,6 +170,18 @@ class PlannerBackend(Protocol):
 
 
 @runtime_checkable
+class StatefulBackend(PlannerBackend, Protocol):
+    """A backend that keeps something of earlier prompts, such as their keys and values, so that the next answer takes less time.
+
+    Answers do not depend on what is kept. Times do: whoever measures them has to know what came before.
+    """
+
+    def reset(self) -> None:
+        """Forget what was kept of earlier prompts."""
+        ...
+
+
+@runtime_checkable
 class BatchBackend(PlannerBackend, Protocol):
     """A backend that answers the prompts of several agents together."""
 
@@ -201,7 +213,7 @@ class ObservingBackend(PlannerBackend, Protocol):
     """A backend that can take in the history while the agent acts, so that less is left to do when a plan is asked for."""
 
     def observe(self, prompt: Prompt) -> None:
-        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without.
+        """Take in the prompt as it is so far; the next one goes on with it. Plans are the same without. Return when it is done.
 
         Parameters
         ----------

@@ -17,7 +17,6 @@ from erecap.schedule import PruneSchedule
 from erecap.sessions import ReplanSession
 from planner import BackendSpec, Generation, History, PlannerBackend, Prompt, Sampling, build_prompt
 from planner.backend import LineCallback
-from planner.prompt import before_observation
 
 GREEDY = Sampling(max_new_tokens=20)
 WAYS = {
@@ -176,8 +175,6 @@ def test_pruned_agents_get_what_a_session_of_their_own_gives_them(model_dir, pru
         for task in tasks:
             prompt = histories(turn + 1, task)[turn]
             found = backend.generate(prompt, GREEDY)
-            if (earlier := before_observation(prompt)) is not None:
-                own[task].extend(encode_prompt(backend.chat, earlier).without_header())
             made = own[task].extend(encode_prompt(backend.chat, prompt))
             assert found.layer_tokens == made.layer_tokens
             assert found.kv_bytes == made.kv_bytes

@@ -9,7 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 from agents.runner import MakeBackend
 from benchmarks.backends.registry import is_user_backend
 from benchmarks.output.files import checksum
-from planner import BackendSpec, Generation, PlannerBackend
+from planner import BackendSpec, Generation, PlannerBackend, StatefulBackend
+
+SESSIONS = "sessions"
+"""The fact by which a backend that keeps state between prompts is known."""
 
 
 @runtime_checkable
@@ -41,7 +44,7 @@ def describe_models(specs: Sequence[str], make_backend: MakeBackend) -> dict[str
     -------
     dict of str to dict
         By spec string: name of the model, dtype, device, how it is spread over several devices (``tp_size`` or ``device_map``), and
-        checksums of the model and of the files that control its pruning.
+        checksums of the model and of the files that control its pruning; ``SESSIONS`` for one that keeps state between prompts.
         Empty for a backend that runs no model in this process.
 
     Raises
@@ -111,6 +114,7 @@ def _listed(facts: Mapping[str, str]) -> str:
 
 
 def _model_facts(backend: PlannerBackend) -> dict[str, str]:
+    keeps_state = isinstance(backend, StatefulBackend)
     if not isinstance(backend, HasModel):
         return {}
     loaded = backend.loaded
@@ -120,6 +124,7 @@ def _model_facts(backend: PlannerBackend) -> dict[str, str]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         **getattr(loaded, "spread", {}),
+        **({SESSIONS: "kept"} if keeps_state else {}),
     }
 
 
@@ -175,9 +180,10 @@ def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:
     Returns
     -------
     float or None
-        FLOPs of the full prefill / FLOPs of the pruned one; ``None`` for a backend that runs no model in this process.
+        FLOPs of the full prefill / FLOPs of the pruned one; ``None`` for a backend that runs no model in this process, and for one
+        that keeps state between prompts, which does not run a whole prefill.
     """
-    if not isinstance(backend, HasModel) or not answer.layer_tokens:
+    if isinstance(backend, StatefulBackend) or not isinstance(backend, HasModel) or not answer.layer_tokens:
         return None
     from erecap.calibration.flops import ceiling  # imports torch
 

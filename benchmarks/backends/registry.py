@@ -7,7 +7,7 @@ from agents.expert_backend import ExpertBackend
 from benchmarks.backends.hidden_specs import keep_secrets, specs_with_secrets
 from benchmarks.backends.openai_backend import OpenAIBackend
 from benchmarks.backends.user_backends import find_factory, is_import_path, make_user_backend
-from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment
+from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment, StatefulBackend
 from planner.redaction import redact
 
 EXPERT = "expert"
@@ -30,6 +30,8 @@ def _engine(spec: BackendSpec) -> PlannerBackend:
     backend = make_backend(spec)
     # warm-up: the first call in a process is slow, and so is the first that avoids something, which indexes the vocabulary
     backend.generate(_WARM_UP, Sampling(max_new_tokens=2, avoid=("done",)))
+    if isinstance(backend, StatefulBackend):
+        backend.reset()
     return backend
 
 

@@ -28,9 +28,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/compare-SUITE-SEED by default.")] = None,
     replay_prompts: Annotated[
         int | None,
-        typer.Option(help="Prompts in the paired replay, 60 by default; 0 leaves it out, the default for several clocks."),
+        typer.Option(
+            help="Prompts in the paired replay, 60 by default; 0 leaves it out, the default for several clocks. With session "
+            "backends the replay plays whole episodes, as many as stay within this number, at least one."
+        ),
     ] = None,
-    replay_tokens: Annotated[int, typer.Option(help="Tokens decoded per prompt in the paired replay.")] = 16,
+    replay_tokens: Annotated[
+        int, typer.Option(help="Tokens decoded per prompt in the paired replay; with session backends as many as were recorded.")
+    ] = 16,
     horizon: agent_options.Reach = None,
     no_replan_on: agent_options.Never = None,
     replan_every: agent_options.Every = None,

@@ -14,6 +14,7 @@ from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
 from benchmarks.output.signals import exit_code
 from benchmarks.reports.replan_table import replan_table
+from benchmarks.reports.replay_table import replay_table
 from benchmarks.reports.session_table import session_table
 from benchmarks.reports.table import environments_table, paired_differences, summary_table
 from benchmarks.reports.write import TABLE_FILE, write_report
@@ -117,7 +118,8 @@ def code_of(stopped: KeyboardInterrupt | None) -> int:
 
 def _print_tables(summary: Summary) -> None:
     console = result_console()
-    for table in (summary_table(summary), replan_table(summary), session_table(summary), environments_table(summary)):
+    tables = (summary_table, replay_table, replan_table, session_table, environments_table)
+    for table in (make(summary) for make in tables):
         if table is not None:
             console.print(table)
     for line in paired_differences(summary):

@@ -86,6 +86,15 @@ def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
+def slope(points: Sequence[tuple[float, float]]) -> float | None:
+    """Fit a straight line to points (x, y) by least squares and return its slope; ``None`` where all x are the same."""
+    x, y = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
+    if len(x) < 2 or x.min() == x.max():
+        return None
+    x = x - x.mean()
+    return float(x @ y / (x @ x))
+
+
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
     """Compute Spearman's rank correlation; ties get the mean of their ranks.
 

@@ -3,12 +3,14 @@
 Latencies are thus compared on the same work, and a machine that is slow for a while slows all backends.
 
 Each backend answers a prompt with one token before it is timed on it, so that kernels for its shape exist. Matrix libraries build
-them on first use and all backends of a process share them, so the first backend alone would otherwise pay for them. A backend must
-not reuse the KV cache of an earlier prompt, or its timed answer would skip the prefill.
+them on first use and all backends of a process share them, so the first backend alone would otherwise pay for them. A backend that
+keeps the KV cache of earlier prompts would skip the prefill in its timed answer: comparisons with such backends use
+``episode_replay``.
 
 A line of ``replay.jsonl`` holds one prompt with the measurements of all backends, so a killed run leaves only complete pairs.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from agents.json_lines import Line, digest_of, read_lines
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import MakeBackend
 from benchmarks.backends.models import ceiling_of
-from planner import Generation, PlannerBackend, Sampling
+from planner import Generation, ObservingBackend, PlannerBackend, Sampling, StatefulBackend, before_observation
 
 REPLAY_FILE = "replay.jsonl"
 _START = b'{"env_id":"'  # of every row
@@ -51,6 +53,12 @@ class Measured(BaseModel):
     """Size of the prompt's KV cache, in bytes."""
     ceiling: float | None
     """Largest speedup of prefill that the dropped tokens allow, as a ratio; ``None`` where it is not known."""
+    reused_tokens: int = 0
+    """Number of prompt tokens taken from the KV cache of earlier prompts; 0 in older rows."""
+    forward_passes: int = 0
+    """Number of forward passes of the answer: fewer than tokens where drafts were accepted; 0 in older rows."""
+    observe_s: float = 0.0
+    """Seconds in which the history was taken in before the replan, as while the agent acts. They are in none of the other times."""
 
 
 class ReplayRow(BaseModel):
@@ -75,6 +83,11 @@ class ReplayRow(BaseModel):
     def key(self) -> tuple[str, int, int, str]:
         """The key of the prompt, as in ``RecordedPrompt.key``."""
         return self.env_id, self.seed, self.replan, self.prompt
+
+    @property
+    def line(self) -> bytes:
+        """The row as a line of the file."""
+        return self.model_dump_json().encode() + b"\n"
 
 
 def spread_over_lengths(prompts: Sequence[RecordedPrompt], limit: int) -> list[RecordedPrompt]:
@@ -135,7 +148,7 @@ def replay(
     ValueError
         For a malformed file. Errors of the backends are passed on.
     """
-    rows = rows_of(prompts, [row for row in read_rows(path) if set(backends) <= set(row.measured)])
+    rows = measured_rows(prompts, backends, path)
     measured = {row.key for row in rows}
     todo = [p for p in prompts if p.key not in measured]
     for _ in rows:
@@ -144,15 +157,20 @@ def replay(
         return rows
     sampling = Sampling(max_new_tokens=decoded_tokens, ignore_eos=True)
     with AppendOnlyFile(path) as file:
-        _close_last_line(path, file)
+        close_last_line(path, file)
         made = {spec: make_backend(spec) for spec in backends}
         for backend in made.values():
             backend.generate(max(todo, key=lambda p: p.prompt_tokens).prompt, sampling)  # warm-up, not timed
         for prompt in todo:
-            rows.append(_measure(prompt, made, sampling))
-            file.append(rows[-1].model_dump_json().encode() + b"\n")
+            rows.append(measure(prompt, made, sampling))
+            file.append(rows[-1].line)
             on_prompt()
     return rows
+
+
+def measured_rows(prompts: Sequence[RecordedPrompt], backends: Sequence[str], path: Path) -> list[ReplayRow]:
+    """Return the rows of ``path`` that measured one of ``prompts`` on all of ``backends``."""
+    return rows_of(prompts, [row for row in read_rows(path) if set(backends) <= set(row.measured)])
 
 
 def rows_of(prompts: Sequence[RecordedPrompt], rows: Sequence[ReplayRow]) -> list[ReplayRow]:
@@ -207,7 +225,7 @@ def _is_torn(line: Line) -> bool:
     return False
 
 
-def _close_last_line(path: Path, file: AppendOnlyFile) -> None:
+def close_last_line(path: Path, file: AppendOnlyFile) -> None:
     """Make the file end with a whole line; what a kill left of a row is moved aside."""
     last = next(iter(read_lines(path)[-1:]), None)
     if last is not None and _is_torn(last):
@@ -216,17 +234,33 @@ def _close_last_line(path: Path, file: AppendOnlyFile) -> None:
         file.append(b"\n")
 
 
-def _measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling) -> ReplayRow:
+def measure(prompt: RecordedPrompt, backends: Mapping[str, PlannerBackend], sampling: Sampling, observe: bool = False) -> ReplayRow:
+    """Let each backend answer a prompt. One that keeps nothing answers it with one token first, which is not timed.
+
+    With ``observe``, one that can takes in the history first, as while the agent acts (``let_observe``).
+    """
     measured = {}
     for spec, backend in backends.items():
-        backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # builds the kernels for its shapes; not timed
+        observe_s = let_observe(backend, prompt) if observe else 0.0
+        if not isinstance(backend, StatefulBackend):
+            backend.generate(prompt.prompt, replace(sampling, max_new_tokens=1))  # builds the kernels for its shapes
         answer = backend.generate(prompt.prompt, sampling)
-        measured[spec] = _measured(answer, ceiling_of(backend, answer))
+        measured[spec] = _measured(answer, ceiling_of(backend, answer), observe_s)
     row = ReplayRow(env_id=prompt.env_id, seed=prompt.seed, replan=prompt.replan, prompt=prompt.digest, measured=measured)
     return row.model_copy(update={"digest": digest_of([row.model_dump_json()])})
 
 
-def _measured(answer: Generation, ceiling: float | None) -> Measured:
+def let_observe(backend: PlannerBackend, prompt: RecordedPrompt) -> float:
+    """Let a backend that can take in a prompt as it was before its latest observation. Return the seconds that it took."""
+    earlier = before_observation(prompt.prompt)
+    if earlier is None or not isinstance(backend, ObservingBackend):
+        return 0.0
+    begin = time.perf_counter()
+    backend.observe(earlier)
+    return time.perf_counter() - begin
+
+
+def _measured(answer: Generation, ceiling: float | None, observe_s: float) -> Measured:
     return Measured(
         prompt_tokens=answer.prompt_tokens,
         new_tokens=answer.new_tokens,
@@ -236,4 +270,7 @@ def _measured(answer: Generation, ceiling: float | None) -> Measured:
         total_s=answer.total_s,
         kv_bytes=answer.kv_bytes,
         ceiling=ceiling,
+        reused_tokens=answer.reused_tokens,
+        forward_passes=answer.forward_passes,
+        observe_s=observe_s,
     )

@@ -1,7 +1,7 @@
 """A whole comparison in one run directory: closed loop, paired replay, summary. ``erecap run`` skips the replay."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,10 @@ from agents.loop import run_episode
 from agents.pool import Pool
 from agents.recorded_prompts import RecordedPrompt
 from agents.runner import EpisodeFunction, MakeBackend
-from benchmarks.backends.models import AlikeFactory, check_alike, describe_models
+from benchmarks.backends.models import SESSIONS, AlikeFactory, check_alike, describe_models
 from benchmarks.backends.registry import choose_reference, is_user_backend, runs_model
 from benchmarks.comparison import replay as paired
+from benchmarks.comparison.episode_replay import choose_episodes, replay_episodes
 from benchmarks.comparison.replay import REPLAY_FILE, ReplayRow
 from benchmarks.comparison.schema import Summary
 from benchmarks.comparison.summary import summarize
@@ -52,9 +53,11 @@ class Comparison:
     executor : Executor
         Plays the episodes. The paired replay stays in this process, because it is timed.
     replay_prompts : int
-        Prompts in the paired replay; 0 leaves the replay out.
+        Prompts in the paired replay; 0 leaves the replay out. A replay of whole episodes has at least one of them.
     replay_tokens : int
-        Tokens decoded per prompt in the paired replay, at least 2.
+        Tokens decoded per prompt in the paired replay, at least 2. A replay of whole episodes decodes as many as were recorded.
+    sessions : tuple of str
+        Spec strings of the backends that keep state between prompts, so that the replay plays whole episodes.
     """
 
     command: str
@@ -63,6 +66,7 @@ class Comparison:
     executor: Executor = field(default_factory=LocalExecutor)
     replay_prompts: int = 60
     replay_tokens: int = 16
+    sessions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.replay_prompts < 0:
@@ -76,9 +80,15 @@ class Comparison:
         models = self.loop.model_backends
         return models if len(models) > 1 and self.replay_prompts else []
 
-    def with_models(self, models: Collection[str]) -> "Comparison":
-        """Return the comparison with those of the user's backends that run a model, known by ``models``: specs of all that do."""
-        return replace(self, loop=replace(self.loop, user_models=tuple(spec for spec in models if is_user_backend(spec))))
+    @property
+    def by_episodes(self) -> bool:
+        """Whether the replay plays whole episodes: one of its backends keeps state between prompts."""
+        return not set(self.sessions).isdisjoint(self.replayed)
+
+    def with_models(self, models: Mapping[str, Mapping[str, str]]) -> "Comparison":
+        """Return the comparison with what all models' facts tell: which of the user's backends run one, and who keeps state."""
+        loop = replace(self.loop, user_models=tuple(spec for spec in models if is_user_backend(spec)))
+        return replace(self, loop=loop, sessions=tuple(spec for spec, facts in models.items() if SESSIONS in facts))
 
     def arguments(self) -> dict[str, Any]:
         """Return all settings that affect the result, for ``config.json``."""
@@ -264,7 +274,11 @@ def _replay(
     try:
         prompts = sample_prompts(comparison, records)
         progress.begin_replay(len(prompts))
-        paired.replay(prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+        settings = (prompts, specs, make_backend, path, comparison.replay_tokens, progress.on_prompt)
+        if comparison.by_episodes:
+            replay_episodes(*settings, observe=comparison.loop.config.observe and comparison.loop.plan_horizon == "task")
+        else:
+            paired.replay(*settings)
     except KeyboardInterrupt as stopped:
         return stopped
     return None
@@ -283,12 +297,14 @@ def sample_prompts(comparison: Comparison, records: RunRecords) -> list[Recorded
     Returns
     -------
     list of RecordedPrompt
-        Prompts of the reference backend's episodes, spread over their lengths; empty while it has none.
+        Prompts of the reference backend's episodes, spread over their lengths; whole episodes where a backend keeps state between
+        prompts. Empty while there are none.
     """
     cases = set(comparison.loop.cases)
     reference = records.backends.get(choose_reference(comparison.replayed, comparison.loop.user_models))
     prompts = reference.prompts if reference is not None else []
-    return paired.spread_over_lengths([p for p in prompts if Case(p.env_id, p.seed) in cases], comparison.replay_prompts)
+    choose = choose_episodes if comparison.by_episodes else paired.spread_over_lengths
+    return choose([p for p in prompts if Case(p.env_id, p.seed) in cases], comparison.replay_prompts)
 
 
 def _collect(comparison: Comparison, records: RunRecords, lost: list[EpisodeJob], stopped: KeyboardInterrupt | None) -> Results:

@@ -235,6 +235,26 @@ class PairedSummary(_Part):
     """Median over prompts of measured TTFT speedup / largest possible TTFT speedup."""
 
 
+class ReplaySummary(_Part):
+    """One backend in the paired replay."""
+
+    prompts: int
+    """Number of replayed prompts that it has answered."""
+    reused_share_p50: float | None
+    """Median share of the prompt's tokens that were taken from the KV cache of earlier prompts, 0 to 1; ``None`` for a backend that
+    reuses none."""
+    ttft_s: TimeSpread
+    """Time to first token."""
+    total_s: TimeSpread
+    """Time for the whole answer."""
+    ttft_growth_s: float | None
+    """Seconds that TTFT grows by with 1,000 more prompt tokens (least squares over prompts); ``None`` for prompts of one length."""
+    forward_passes_p50: float | None
+    """Median number of forward passes of an answer; ``None`` in old rows."""
+    observe_s_p50: float | None
+    """Median of the seconds in which the history was taken in before the replan, in no latency; ``None`` where it was not."""
+
+
 class Summary(_Part):
     """All figures of a comparison."""
 
@@ -250,3 +270,5 @@ class Summary(_Part):
     """Closed-loop figures by spec string, the expert first; backends without a finished episode are left out."""
     paired: dict[str, PairedSummary]
     """Differences from the reference by spec string; backends without a common case are left out."""
+    replay: dict[str, ReplaySummary] = {}
+    """Figures of the paired replay by spec string; empty without one, and in old files."""

@@ -11,7 +11,7 @@ from agents.records import EpisodeRecord, PlannerCall
 from benchmarks.backends.registry import EXPERT
 from benchmarks.comparison import metrics
 from benchmarks.comparison.replans import summarize_replans
-from benchmarks.comparison.replay import ReplayRow
+from benchmarks.comparison.replay import Measured, ReplayRow
 from benchmarks.comparison.schema import (
     BackendSummary,
     BudgetSummary,
@@ -19,6 +19,7 @@ from benchmarks.comparison.schema import (
     ClockSummary,
     EnvSummary,
     PairedSummary,
+    ReplaySummary,
     Summary,
     TimeSpread,
     TokenSpread,
@@ -65,6 +66,7 @@ def summarize(loop: ClosedLoop, played: Mapping[str, BackendRecords], rows: Sequ
             and reference in played
             and (summary := _paired(backend, reference, played, spls, rows)) is not None
         },
+        replay=_replays(rows),
     )
 
 
@@ -155,6 +157,37 @@ def _times(values: Iterable[float]) -> TimeSpread:
 def _bytes(values: Iterable[int]) -> ByteSpread:
     sizes = list(values)
     return ByteSpread(p50=metrics.quantile(sizes, 0.5), max=max(sizes, default=None))
+
+
+def _reused_share(counts: Sequence[tuple[int, int]]) -> float | None:
+    """Return the median share of tokens reused, from pairs (reused, all tokens of the prompt); ``None`` where none ever were."""
+    if not any(reused for reused, _ in counts):
+        return None
+    return metrics.quantile([reused / tokens for reused, tokens in counts if tokens], 0.5)
+
+
+def _replays(rows: Sequence[ReplayRow]) -> dict[str, ReplaySummary]:
+    measured: dict[str, list[Measured]] = defaultdict(list)
+    for row in rows:
+        for backend, one in row.measured.items():
+            measured[backend].append(one)
+    return {
+        backend: ReplaySummary(
+            prompts=len(ours),
+            reused_share_p50=_reused_share([(one.reused_tokens, one.prompt_tokens) for one in ours]),
+            ttft_s=_times(one.ttft_s for one in ours if one.ttft_s),
+            total_s=_times(one.total_s for one in ours if one.total_s),
+            ttft_growth_s=ttft_growth(ours),
+            forward_passes_p50=metrics.quantile([one.forward_passes for one in ours if one.forward_passes], 0.5),
+            observe_s_p50=metrics.quantile([one.observe_s for one in ours if one.observe_s], 0.5),
+        )
+        for backend, ours in measured.items()
+    }
+
+
+def ttft_growth(measured: Sequence[Measured]) -> float | None:
+    """Return the seconds by which TTFT grows with 1,000 more prompt tokens; ``None`` for prompts of one length."""
+    return metrics.slope([(one.prompt_tokens / 1000, one.ttft_s) for one in measured if one.ttft_s])
 
 
 def _paired(

@@ -11,6 +11,11 @@ def seconds(value: float | None) -> str:
     return NONE if not value else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
 
 
+def per_thousand(value: float | None) -> str:
+    """Format a growth of latency, given in seconds per 1,000 tokens."""
+    return NONE if value is None else f"{1000 * value:+.3g} ms per 1,000 tokens"
+
+
 def mebibytes(value: float | None) -> str:
     """Format a size given in bytes as MiB; ``None`` and, in old summaries, 0 stand for a missing size."""
     return NONE if not value else f"{value / 2**20:.1f} MiB"

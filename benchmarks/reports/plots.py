@@ -13,7 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from agents.records import PlannerCall
 from benchmarks.comparison.replay import ReplayRow
+from benchmarks.comparison.summary import ttft_growth
 from benchmarks.output.files import write_atomically
+from benchmarks.reports.format import per_thousand
 
 Points = Sequence[tuple[float, float]]
 """Pairs (x, y)."""
@@ -57,7 +59,7 @@ def write_plots(calls: Mapping[str, Sequence[PlannerCall]], rows: Sequence[Repla
         _plot(out / "prompt_tokens.png", tokens, per_value, "replan number", "prompt tokens", "Prompt length (closed loop)"),
         _plot(
             out / "latency_by_length.png",
-            _ttft_points(rows),
+            _with_growth(_ttft_points(rows), rows),
             per_bin,
             "prompt tokens",
             "time to first token (ms)",
@@ -74,6 +76,15 @@ def _ttft_points(rows: Sequence[ReplayRow]) -> dict[str, Points]:
         backend: [(m.prompt_tokens, m.ttft_s * 1000) for row in rows if (m := row.measured.get(backend)) is not None and m.ttft_s]
         for backend in backends
     }
+
+
+def _with_growth(series: Mapping[str, Points], rows: Sequence[ReplayRow]) -> dict[str, Points]:
+    """Name each line after its backend and its growth (``ttft_growth``)."""
+    named = {}
+    for backend, points in series.items():
+        growth = ttft_growth([row.measured[backend] for row in rows if backend in row.measured])
+        named[backend if growth is None else f"{backend} ({per_thousand(growth)})"] = points
+    return named
 
 
 def per_value(points: Points) -> Groups:

@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.comparison.schema import BackendSummary, PairedSummary, Summary
 from benchmarks.reports.format import NONE, decimals, mebibytes, percent, pipes, points, seconds, times
 from benchmarks.reports.replan_table import replan_markdown
+from benchmarks.reports.replay_table import replay_markdown
 from benchmarks.reports.session_table import session_markdown
 
 
@@ -122,13 +123,13 @@ def _in_env(b: BackendSummary, env: str) -> str:
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Write the table for a document, with the differences from the reference below it, and the table about replanning."""
+    """Write the table for a document; below it differences from the reference, and tables of replay, replanning and sessions."""
     head = [column.header for column in _columns(summary)]
     return (
         f"{_title(summary)}\n\n{pipes(head, _cells(summary))}\n\n{_legend(summary)}\n\n"
         + "\n".join(f"- {line}" for line in paired_differences(summary))
         + "\n"
-        + "".join(f"\n{table}" for table in (replan_markdown(summary), session_markdown(summary)) if table)
+        + "".join(f"\n{table}" for write in (replay_markdown, replan_markdown, session_markdown) if (table := write(summary)))
     )
 
 

@@ -10,6 +10,7 @@ from erecap.answering.local import Asked, Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
+from erecap.models.device import synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
@@ -65,6 +66,7 @@ class SessionBackend(LocalBackend):
         make = partial(ReplanSession, loaded.model, schedule, selector)
         make()  # refuses a schedule or selector that sessions cannot follow now, not at the first prompt
         self.sessions = SessionStore(make, budget_bytes, by_turns=bool(schedule.stages))
+        self._held_before = 0  # tokens of the prompt under way that were held when it came: what is taken in first is not reused
 
     def reset(self) -> None:
         """Forget all sessions."""
@@ -74,11 +76,12 @@ class SessionBackend(LocalBackend):
         """Tokenize a prompt. A pruned session first takes it in as it was before its latest observation.
 
         What runs before an observation sees the one before it in full, whether the history was taken in while the agent acted or
-        not. Without stages it makes no difference.
+        not. Without stages it makes no difference, and where the observation follows the plan at once there was nothing to take in.
         """
         asked = super().submit(request)
+        self._held_before = self.sessions.held_of(asked.tokenized)
         earlier = before_observation(request.prompt) if self.schedule.stages else None
-        if earlier is not None:
+        if earlier is not None and earlier.segments[-1].role != "assistant":
             self.observe(earlier)
         return asked
 
@@ -91,7 +94,8 @@ class SessionBackend(LocalBackend):
         for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
             answer.put(token)
         chosen = ChosenSchedule(self.schedule, self.selector)
-        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, made.reused_tokens, tuple(passes))
+        reused = min(made.reused_tokens, self._held_before)
+        return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, reused, tuple(passes))
 
     def observe(self, prompt: Prompt) -> None:
         """Take in the history as it is so far (``planner.ObservingBackend``)."""
@@ -99,6 +103,8 @@ class SessionBackend(LocalBackend):
         if self.sessions.held_of(so_far) < len(so_far):
             with self.out_of_memory(len(so_far)):
                 self.sessions.extend(so_far)
+            for device in self.loaded.devices:  # who times this call must not leave its work to the next one
+                synchronize(device)
 
     def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
         return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts))

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,9 +45,55 @@ class FakeModel:
         )
 
 
+class FakeSession(FakeModel):
+    """A backend that keeps the last prompt and its answer. It fails where it is asked otherwise than in whole episodes in order.
+
+    ``forgetful=False`` makes a backend whose ``reset`` does nothing.
+    """
+
+    def __init__(self, keep: float = 1.0, forgetful: bool = True) -> None:
+        super().__init__(keep)
+        self.forgetful, self.held, self.last = forgetful, list[str](), list[str]()
+        self.fresh = False
+        self.events: list[str] = []
+
+    def reset(self) -> None:
+        self.events.append("reset")
+        self.last, self.fresh = [], True
+        if self.forgetful:
+            self.held = []
+
+    def generate(self, prompt: Prompt, sampling: Sampling, on_line: Callable[[str], None] | None = None) -> Generation:
+        words = [word for segment in prompt.segments for word in segment.text.split()]
+        answered = any(segment.role == "assistant" for segment in prompt.segments)
+        assert answered != self.fresh, "an episode that does not begin with its first prompt, or no reset before it"
+        assert words[: len(self.last)] == self.last, "another episode without a reset, or a prompt out of order"
+        assert words != self.last, "a prompt that was answered already"
+        reused = 0
+        while reused < min(len(words) - 1, len(self.held)) and words[reused] == self.held[reused]:
+            reused += 1
+        made = super().generate(prompt, sampling)
+        self.events.append("ask")
+        self.last, self.held, self.fresh = words, [*words, "explore"], False
+        ttft = (len(words) - reused) / 1000
+        return replace(made, reused_tokens=reused, ttft_s=ttft, total_s=ttft + 0.1)
+
+
+class ObservingSession(FakeSession):
+    """A session that takes in the history while the agent acts."""
+
+    def observe(self, prompt: Prompt) -> None:
+        self.events.append("observe")
+        words = [word for segment in prompt.segments for word in segment.text.split()]
+        assert words[: len(self.last)] == self.last != words, "nothing new, or another episode"
+        self.held = words
+
+
 def fake_backend(spec: str) -> Any:
-    """``baseline``, ``erecap?keep=...``, or anything else for an expert that is never asked."""
+    """``baseline``, ``erecap?keep=...``, ``baseline-session``, or anything else for an expert that is never asked."""
     name, _, keep = spec.partition("?keep=")
+    if name == "baseline-session":
+        return FakeSession()
     return FakeModel(float(keep.partition("&")[0] or 1.0)) if name in ("baseline", "erecap", "hf-generate") else None
 
 
