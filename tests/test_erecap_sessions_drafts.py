@@ -55,6 +55,7 @@ def test_the_context_says_how_it_went_on_before() -> None:
     assert SuffixDraft(np.zeros(0, np.int64)).propose([], 4) == []
     assert FirstDraft((SuffixDraft(TEXT), CopyDraft(TEXT))).propose([1], 1) == [2]
     assert FirstDraft(()).propose([1], 1) == []
+    assert FirstDraft((CopyDraft(TEXT),), frozenset({3, 9})).propose([1], 9) == [2, 3], "nothing is drafted behind an end"
 
 
 @settings(max_examples=200, deadline=None)

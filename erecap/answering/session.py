@@ -107,7 +107,7 @@ class SessionBackend(LocalBackend):
                 synchronize(device)
 
     def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
-        return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts))
+        return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts), self.loaded.eos_ids)
 
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
         """Tokenize the prompt and its draft. A draft ends as an answer does."""

@@ -94,13 +94,18 @@ class FirstDraft:
     ----------
     sources
         The sources, the most reliable first.
+    ends
+        Tokens that end an answer; a draft ends with the first of them.
     """
 
     sources: tuple[Drafter, ...]
+    ends: frozenset[int] = frozenset()
 
     def propose(self, answer: Sequence[int], most: int) -> list[int]:
         """Propose what the first source proposes that proposes anything (``Drafter``)."""
-        return next((found for source in self.sources if (found := source.propose(answer, most))), [])
+        found: list[int] = next((tokens for source in self.sources if (tokens := source.propose(answer, most))), [])
+        end = next((place for place, token in enumerate(found) if token in self.ends), len(found))
+        return found[: end + 1]
 
 
 def longest_match(text: NDArray[np.int64], written: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
