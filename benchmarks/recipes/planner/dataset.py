@@ -116,7 +116,7 @@ def encode(chunks: Sequence[Path], how: Encoding, workers: int, on_chunk: Callab
     how
         Tokenizer, directory and lengths.
     workers
-        Number of processes.
+        Number of processes; 1 encodes in this one.
     on_chunk
         Called after each chunk, first for those on disk.
     """
@@ -124,7 +124,10 @@ def encode(chunks: Sequence[Path], how: Encoding, workers: int, on_chunk: Callab
     for path in chunks:
         if path not in missing:
             on_chunk(path)
-    if missing:
+    if workers == 1 or len(missing) < 2:
+        for path in missing:
+            on_chunk(encode_chunk(path, how))
+    else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
             for path in pool.map(encode_chunk, missing, repeat(how)):
                 on_chunk(path)
