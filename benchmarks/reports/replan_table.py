@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import LengthSpread, ReplanSummary, Summary
-from benchmarks.reports.format import NONE, decimals, percent, pipes
+from benchmarks.reports.cells import markdown_table, terminal_table
+from benchmarks.reports.format import NONE, decimals, percent
 
 REASON_HEADERS: Mapping[str, str] = {
     "start": "start",
@@ -81,18 +81,9 @@ def replan_cells(summary: Summary) -> list[list[str]]:
 
 def replan_table(summary: Summary) -> Table | None:
     """Make the table for a terminal; ``None`` where no backend has figures about its replans."""
-    cells = replan_cells(summary)
-    if not cells:
-        return None
-    out = Table(box=box.SIMPLE_HEAD, caption=LEGEND, caption_justify="left")
-    for index, header in enumerate(cells[0]):
-        out.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
-    for row in cells[1:]:
-        out.add_row(*row)
-    return out
+    return terminal_table(replan_cells(summary), LEGEND)
 
 
 def replan_markdown(summary: Summary) -> str:
     """Write the table for a document; empty where no backend has figures about its replans."""
-    cells = replan_cells(summary)
-    return f"{pipes(cells[0], cells[1:])}\n\n{LEGEND}\n" if cells else ""
+    return markdown_table(replan_cells(summary), LEGEND)

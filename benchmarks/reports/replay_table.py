@@ -1,10 +1,10 @@
 """The table of a paired replay of whole episodes: for the terminal (rich) and for documents (Markdown), from the same columns."""
 
-from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import Summary
-from benchmarks.reports.format import decimals, per_thousand, percent, pipes, seconds
+from benchmarks.reports.cells import markdown_table, terminal_table
+from benchmarks.reports.format import decimals, per_thousand, percent, seconds
 
 HEAD = (
     "paired replay",
@@ -24,10 +24,10 @@ LEGEND = (
 
 
 def replay_cells(summary: Summary) -> list[list[str]]:
-    """Return one row per backend; empty where no backend reused tokens, for then speedups say all."""
+    """Return the header and one row per backend; empty where no backend reused tokens, for then speedups say all."""
     if not any(r.reused_share_p50 for r in summary.replay.values()):
         return []
-    return [
+    rows = [
         [
             name,
             str(r.prompts),
@@ -40,22 +40,14 @@ def replay_cells(summary: Summary) -> list[list[str]]:
         ]
         for name, r in summary.replay.items()
     ]
+    return [list(HEAD), *rows]
 
 
 def replay_table(summary: Summary) -> Table | None:
     """Make the table for a terminal; ``None`` where no backend reused tokens."""
-    cells = replay_cells(summary)
-    if not cells:
-        return None
-    out = Table(box=box.SIMPLE_HEAD, caption=LEGEND, caption_justify="left")
-    for index, header in enumerate(HEAD):
-        out.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
-    for row in cells:
-        out.add_row(*row)
-    return out
+    return terminal_table(replay_cells(summary), LEGEND)
 
 
 def replay_markdown(summary: Summary) -> str:
     """Write the table for a document; empty where no backend reused tokens."""
-    cells = replay_cells(summary)
-    return f"{pipes(HEAD, cells)}\n\n{LEGEND}\n" if cells else ""
+    return markdown_table(replay_cells(summary), LEGEND)

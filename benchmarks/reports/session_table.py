@@ -1,10 +1,10 @@
 """The table about sessions and drafts: for the terminal (rich) and for documents (Markdown), from the same cells."""
 
-from rich import box
 from rich.table import Table
 
 from benchmarks.comparison.schema import SessionSummary, Summary
-from benchmarks.reports.format import NONE, decimals, percent, pipes, seconds
+from benchmarks.reports.cells import markdown_table, terminal_table
+from benchmarks.reports.format import NONE, decimals, percent, seconds
 
 _HEAD = ["sessions", "reused", "forward passes", "tokens a pass", "drafted", "accepted", "first to fourth", "while acting"]
 LEGEND = (
@@ -35,18 +35,9 @@ def session_cells(summary: Summary) -> list[list[str]]:
 
 def session_table(summary: Summary) -> Table | None:
     """Make the table for a terminal; ``None`` where no backend keeps sessions or drafts."""
-    cells = session_cells(summary)
-    if not cells:
-        return None
-    out = Table(box=box.SIMPLE_HEAD, caption=LEGEND, caption_justify="left")
-    for index, header in enumerate(cells[0]):
-        out.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
-    for row in cells[1:]:
-        out.add_row(*row)
-    return out
+    return terminal_table(session_cells(summary), LEGEND)
 
 
 def session_markdown(summary: Summary) -> str:
     """Write the table for a document; empty where no backend keeps sessions or drafts."""
-    cells = session_cells(summary)
-    return f"{pipes(cells[0], cells[1:])}\n\n{LEGEND}\n" if cells else ""
+    return markdown_table(session_cells(summary), LEGEND)
