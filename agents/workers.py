@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
@@ -314,6 +315,11 @@ def _played_safely(play: Play, jobs: Sequence[EpisodeJob]) -> Iterator[Finished 
         yield Failed(str(error), user_error=True)
     except Exception:  # sent to the parent, which raises it
         yield Failed(traceback.format_exc(), user_error=False)
+
+
+def spawn_pool(workers: int) -> ProcessPoolExecutor:
+    """Make a pool of processes that end with this one, for work of which no step needs to be named when its process dies."""
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
 
 def end_with_parent(by_kernel: bool = True) -> None:

@@ -123,7 +123,7 @@ class LocalBackend(ABC):
     def submit(self, request: PlanRequest) -> "Asked":
         """Start the clock of an answer, tokenize its prompt, and refuse one that is too long."""
         answer = TimedAnswer(self.chat.decode, self.loaded.eos_ids, request.on_line)
-        tokenized = self._encode(request.prompt if self._trim is None else self._trim(request.prompt))
+        tokenized = self._encode(self._trimmed(request.prompt))
         tokenize_s = answer.elapsed()
         try:
             check_length(self.loaded.model.config, len(tokenized), request.sampling.max_new_tokens)
@@ -156,6 +156,9 @@ class LocalBackend(ABC):
             budget_met=cost.chosen.budget_met,
             token_ids=tuple(answer.tokens),
         )
+
+    def _trimmed(self, prompt: Prompt) -> Prompt:
+        return prompt if self._trim is None else self._trim(prompt)
 
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
         return encode_prompt(self.chat, prompt)

@@ -99,7 +99,7 @@ class SessionBackend(LocalBackend):
 
     def observe(self, prompt: Prompt) -> None:
         """Take in the history as it is so far (``planner.ObservingBackend``)."""
-        so_far = self._encode(prompt if self._trim is None else self._trim(prompt)).without_header()
+        so_far = self._encode(self._trimmed(prompt)).without_header()
         if self.sessions.held_of(so_far) < len(so_far):
             with self.out_of_memory(len(so_far)):
                 self.sessions.extend(so_far)

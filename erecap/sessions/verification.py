@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from erecap.engine.decode import DecodeOptions, banned
+from erecap.sessions.reuse import common_prefix
 
 
 @dataclass(frozen=True)
@@ -60,5 +62,4 @@ def _allowed(logits: Tensor, answer: Sequence[int], options: DecodeOptions) -> i
 
 def accepted(made: Sequence[int], draft: Sequence[int]) -> int:
     """Count the tokens of a draft that were written."""
-    agree = [one == other for one, other in zip(made, draft, strict=False)]
-    return agree.index(False) if False in agree else len(agree)
+    return common_prefix(np.array(made, np.int64), np.array(draft, np.int64))

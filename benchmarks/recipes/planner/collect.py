@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.runner import MakeBackend
 from agents.together import play_together
-from agents.workers import end_with_parent
+from agents.workers import spawn_pool
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
@@ -171,7 +171,7 @@ def _play_missing(
     on_chunk: Callable[[Chunk, ChunkStats], None],
     seconds: float | None,
 ) -> None:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+    with spawn_pool(workers) as pool:
         running = {pool.submit(play_chunk, chunk, make_backend): chunk for chunk in missing}
         try:
             for future in as_completed(running, seconds):

@@ -1,10 +1,8 @@
 """Training sequences from samples: chat messages, tokenizer, shards of tokens. Files on disk are reused."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from minigrid.core.constants import COLOR_NAMES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agents.demonstrations import Sample
-from agents.workers import end_with_parent
+from agents.workers import spawn_pool
 from benchmarks.recipes.planner.collect import read_demonstrations
 from benchmarks.recipes.planner.lessons import lesson
 from envs.observation.names import ROOM_NAMES
@@ -128,7 +126,7 @@ def encode(chunks: Sequence[Path], how: Encoding, workers: int, on_chunk: Callab
         for path in missing:
             on_chunk(encode_chunk(path, how))
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        with spawn_pool(workers) as pool:
             for path in pool.map(encode_chunk, missing, repeat(how)):
                 on_chunk(path)
     return ShardedSequences([how.shard(path) for path in chunks])
