@@ -1,7 +1,7 @@
 """One episode under way: what the agent knows of it, and the two things that the loop does with it, replan and act."""
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -56,10 +56,13 @@ class Episode:
     """Which plans were tried in which state of the world."""
     asked_in: Hashable = None
     """The state of the world at the last request to the planner."""
+    lines: list[str] = field(default_factory=list)
+    """The lines of ``plan`` as the planner wrote them."""
     carried: list[str] = field(default_factory=list)
-    """Lines of the current plan that were carried out, the failed one included."""
-    broken: tuple[str, ...] = ()
-    """The line of the current plan that failed or was interrupted last; empty if the last one succeeded."""
+    """Lines of the current plan that were carried out, the failed one included, as the planner wrote them."""
+    broken: tuple[tuple[str, str], ...] = ()
+    """The line of the current plan that failed or was interrupted last, as it was read and as it was written; empty if the last one
+    succeeded."""
     caption: str = "start"
     """Text below the pictures: the current line of the plan."""
     failed: bool = False
@@ -108,10 +111,11 @@ class Episode:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted = True, False
-        request = Request(reason, time.perf_counter(), (*self.broken, *(call.text for call in self.plan)))
+        rest = (*self.broken, *((call.text, line) for call, line in zip(self.plan, self.lines, strict=True)))
+        request = Request(reason, time.perf_counter(), tuple(text for text, _ in rest), "\n".join(line for _, line in rest))
         self._observe()
         try:
-            self.plan = self._ask(request)
+            self._follow(self._ask(request))
         except PlanParseError as error:
             self._ask_again(error, replace(request, reason="parse_error", waited_s=time.perf_counter() - request.begin))
         self.broken = ()
@@ -120,15 +124,16 @@ class Episode:
     def _ask_again(self, error: PlanParseError, request: Request) -> None:
         """Ask once more, if policy and limit of replans allow it. Where no plan can be read, one environment step passes."""
         if self.end is not None:  # the episode ended while the planner thought
-            self.plan = []
+            self._follow(())
             return
         try:
             if self.replans >= self.config.max_replans or not self.config.policy.on_parse_error:
                 raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            self.plan = self._ask(replace(request, begin=time.perf_counter()))
+            self._follow(self._ask(replace(request, begin=time.perf_counter())))
         except PlanParseError as last:
-            self.plan, self.failed = [], True
+            self._follow(())
+            self.failed = True
             self._tell_outcome("plan", failed(last.reason).text)
             if self.end is None:
                 self._take(self.world.idle())
@@ -151,9 +156,13 @@ class Episode:
         else:
             self.outcomes.append((line, outcome))
 
-    def _ask(self, request: Request) -> list[Call]:
+    def _follow(self, steps: Sequence[tuple[Call, str]]) -> None:
+        """Take up a plan: its calls, and the lines as they were written."""
+        self.plan, self.lines = [call for call, _ in steps], [line for _, line in steps]
+
+    def _ask(self, request: Request) -> list[tuple[Call, str]]:
         prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
-        prompt = replace(prompt, draft="\n".join(request.rest))
+        prompt = replace(prompt, draft=request.draft)
         avoid = self.repeats.forbidden(self.asked_in)
         asked = time.perf_counter()
         generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
@@ -168,7 +177,7 @@ class Episode:
         self.replans += 1
         if error is not None:
             raise error
-        return calls
+        return list(zip(calls, _written(generation.complete_text, calls), strict=True))
 
     def _read(self, generation: Generation) -> tuple[list[Call], PlanParseError | None]:
         """Put the answer into the history, and read its complete lines."""
@@ -208,7 +217,7 @@ class Episode:
 
     def act(self) -> None:
         """Carry out the next line of the plan. A line that needs no environment step still takes one, so every plan costs time."""
-        call = self.plan.pop(0)
+        call, line = self.plan.pop(0), self.lines.pop(0)
         self.caption = call.text
         steps, reward = self.env_steps, self.reward
         outcome = self._carry_out(call)
@@ -216,7 +225,7 @@ class Episode:
             self._take(self.world.idle())
         self._tell_outcome(call.text, outcome.text)
         self._let_observe()
-        self._follow_up(call, outcome)
+        self._follow_up(call, line, outcome)
         self.skills += 1
         self.since_replan += 1
         spent = Spent(self.env_steps - steps, self.reward - reward, self.world.place, self.disturbances)
@@ -234,14 +243,15 @@ class Episode:
             self.backend.observe(build_prompt(self.history, self.world.system))
             self.observe_s += time.perf_counter() - begin
 
-    def _follow_up(self, call: Call, outcome: Outcome) -> None:
+    def _follow_up(self, call: Call, line: str, outcome: Outcome) -> None:
         """Note how a line ended. A changed goal is no failure; where it is no reason to replan, the interrupted line goes on."""
         self.failed, self.goal_interrupted = False, self.goal_interrupted or outcome.goal_changed
         if outcome.goal_changed and not self.config.policy.on_goal_change:
             self.plan.insert(0, call)
+            self.lines.insert(0, line)
             return
-        self.carried.append(call.text)
-        self.broken = () if outcome.succeeded else (call.text,)
+        self.carried.append(line)
+        self.broken = () if outcome.succeeded else ((call.text, line),)
         self.failed = not (outcome.succeeded or outcome.goal_changed)
 
     def _carry_out(self, call: Call) -> Outcome:
@@ -316,6 +326,12 @@ class Episode:
     def _moment(self, line: str, events: tuple[str, ...] = ()) -> Moment:
         rest = tuple(call.text for call in self.plan)
         return self.pictures.moment(self.env_steps, self.progress, line, rest, events)
+
+
+def _written(text: str, calls: Sequence[Call]) -> list[str]:
+    """Return the lines of a plan as they were written, where each holds one call; else as they were read."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) == len(calls) else [call.text for call in calls]
 
 
 _OUTCOME_AT_END: dict[End | None, Outcome] = {

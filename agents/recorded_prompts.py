@@ -75,6 +75,6 @@ def rebuild_prompts(
         One per replan, in the order of ``calls``.
     """
     for call in calls:
-        prompt = replace(build_prompt(History(transcript[: call.history_entries]), episode.system), draft="\n".join(call.rest))
+        prompt = replace(build_prompt(History(transcript[: call.history_entries]), episode.system), draft=call.draft)
         made = call.generation
         yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text, made.new_tokens)

@@ -20,6 +20,8 @@ class Request:
     """When it began, by ``time.perf_counter`` in seconds."""
     rest: tuple[str, ...]
     """What is left of the plan before it."""
+    draft: str = ""
+    """The same as the planner wrote it, one line each: the draft of the new plan."""
     waited_s: float = 0.0
     """Seconds that the agent had waited for this plan before, for an answer that could not be read."""
 
@@ -107,6 +109,7 @@ class Recorder:
                 horizon=self.job.horizon,
                 plan=reply.plan,
                 rest=request.rest,
+                draft=request.draft,
                 forbidden=reply.forbidden,
                 observe_s=reply.observe_s,
                 clock_s=thought.seconds,

@@ -80,6 +80,8 @@ class PlannerCall(_Upgraded):
     """The lines of its plan, as they were read; ``None`` where it could not be read, and in older records."""
     rest: tuple[str, ...] = ()
     """What was left of the plan before it: the line that failed or was interrupted, if one did, and those not begun."""
+    draft: str = ""
+    """The same as the planner wrote it: the draft of the new plan."""
     forbidden: int = 0
     """Plans that the backend was told not to give again, because they had been tried and changed nothing."""
     observe_s: float = 0.0

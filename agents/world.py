@@ -40,6 +40,8 @@ class Progress:
     """Subgoals of the task."""
     goals: tuple[str, ...] = ()
     """All open subgoals in the order in which they are due, ``goal`` first; empty where the world does not list them."""
+    numbers: tuple[int, ...] = ()
+    """Their numbers in the task, from 1; empty where the world does not number them."""
 
     def replaces(self, before: "Progress", horizon: Horizon) -> bool:
         """Tell whether a subgoal that a plan was made for has been replaced since ``before``, the progress at that time.

@@ -49,7 +49,10 @@ class Prompt:
         return [{"role": s.role, "content": join_surrogates(s.text)} for s in self.segments]
 
 
-_REACH: dict[Horizon, str] = {"subgoal": "", "task": "Plan for all goals, in order, as far as you know where things are. "}
+_REACH: dict[Horizon, str] = {
+    "subgoal": "",
+    "task": "Plan for all goals, in order, as far as you know where things are. Number the first skill for each goal as its goal. ",
+}
 
 
 def system_text(horizon: Horizon = "subgoal") -> str:

@@ -221,16 +221,17 @@ def test_the_expert_tries_one_thing_after_the_other_where_plans_are_forbidden(le
     agent, tried = Agent(level(OneCellRooms)), []
     agent.explore()
     for _ in range(3):
-        plan = plan_avoiding(agent.belief, ["pick up red ball"], horizon, tried)
+        plan = plan_avoiding(agent.belief, ["pick up red ball"], [1], horizon, tried)
         assert not any(f"{plan}\n".startswith(f"{beginning}\n") for beginning in tried)
         tried.append(plan)
-    assert tried[0].splitlines()[0] == expert_plan(agent.belief, "pick up red ball").splitlines()[0]
+    assert tried[0].splitlines()[0].removeprefix("1. ") == expert_plan(agent.belief, "pick up red ball").splitlines()[0]
+    assert all(plan.startswith("1. ") == (horizon == "task") for plan in tried)
 
 
 def test_where_all_is_forbidden_the_expert_still_answers(level):
     agent, tried = Agent(level(OneCellRooms)), []
     agent.explore()
     for _ in range(60):
-        tried.append(plan_avoiding(agent.belief, ["pick up red ball"], "subgoal", tried))
+        tried.append(plan_avoiding(agent.belief, ["pick up red ball"], [1], "subgoal", tried))
     assert all(tried)
-    assert plan_avoiding(agent.belief, [], "task", ["done"]) == "done"
+    assert plan_avoiding(agent.belief, [], [], "task", ["done"]) == "done"

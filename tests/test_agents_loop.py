@@ -70,7 +70,7 @@ def test_the_transcript_gives_back_every_prompt(players):
     assert len(backend.prompts) == len(run.calls)
     for prompt, call in zip(backend.prompts, run.calls, strict=True):
         entries = tuple(Entry(r.entry, r.text) for r in run.transcript[: call.history_entries])
-        assert prompt == replace(build_prompt(History(entries)), draft="\n".join(call.rest))
+        assert prompt == replace(build_prompt(History(entries)), draft=call.draft)
 
 
 def test_each_prompt_begins_with_the_one_before_it(players):

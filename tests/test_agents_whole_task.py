@@ -55,11 +55,12 @@ def test_what_is_imagined_comes_true_in_a_house_that_is_known_and_quiet():
     for seed in range(6):
         world, goals = explored(QUIET, seed)
         ahead, known = imagined(world.belief), (world.belief.kind > 0).sum()
-        for line in task_plan(world.belief, goals).splitlines():
-            succeeds = line == "explore" or carry_out(ahead, parse_skill(line))
-            if world.env.unwrapped.over or line == "explore":
+        for line in task_plan(world.belief, goals, range(1, len(goals) + 1)).splitlines():
+            call = parse_skill(line)
+            succeeds = call.name == "explore" or carry_out(ahead, call)
+            if world.env.unwrapped.over or call.name == "explore":
                 break
-            assert succeeds == _drive(world, line).succeeded
+            assert succeeds == _drive(world, call.text).succeeded
             if (world.belief.kind > 0).sum() > known:
                 break  # the agent has seen what nobody could have imagined
             assert facts(ahead) == facts(world.belief)
@@ -71,7 +72,7 @@ def test_imagining_leaves_the_belief_as_it_is():
     world, goals = explored(QUIET, 3)
     arrays = {name: getattr(world.belief, name).copy() for name in ("kind", "color", "state", "room", "seen_at")}
     before = facts(world.belief), dict(world.belief.named), set(world.belief.surprises)
-    task_plan(world.belief, goals)
+    task_plan(world.belief, goals, range(1, len(goals) + 1))
     assert (facts(world.belief), dict(world.belief.named), set(world.belief.surprises)) == before
     assert all(np.array_equal(getattr(world.belief, name), array) for name, array in arrays.items())
 
@@ -110,8 +111,9 @@ def test_an_open_subgoal_is_planned_for_even_if_it_seems_to_be_reached():
     world, goals = explored(QUIET, 1)
     done = next(f"bring {t.name} to {world.belief.room_of(t)}" for t in world.belief.things.values() if t.name.endswith("ball"))
     assert reached(world.belief, done)
-    assert task_plan(world.belief, [done]) != "explore", "the world says that it is open"
-    assert task_plan(world.belief, [goals[0], done]) == task_plan(world.belief, [goals[0]]), "later it comes true by itself"
+    assert task_plan(world.belief, [done], [1]) != "1. explore", "the world says that it is open"
+    alone = task_plan(world.belief, [goals[0]], [1])
+    assert task_plan(world.belief, [goals[0], done], [1, 2]) == alone, "later it comes true by itself"
 
 
 def test_a_subgoal_of_an_unknown_form_is_refused():
@@ -119,7 +121,7 @@ def test_a_subgoal_of_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="of no known form"):
         reached(world.belief, "sing a song")
     with pytest.raises(ValueError, match="of no known form"):
-        task_plan(world.belief, ["sing a song"])
+        task_plan(world.belief, ["sing a song"], [1])
 
 
 def test_what_a_subgoal_lacks():
@@ -194,7 +196,31 @@ def test_the_rest_of_a_plan_begins_with_the_line_that_failed(players):
     run = players.play(QUIET, players.Script("drop\nexplore\nexplore", "explore"), max_replans=2, horizon="task")
     assert run.calls[0].rest == ()
     assert run.calls[1].rest == ("drop", "explore", "explore")
+    assert run.calls[1].draft == "drop\nexplore\nexplore"
     assert [call.horizon for call in run.calls] == ["task", "task"]
+
+
+def test_the_draft_of_a_plan_keeps_the_numbers_of_the_subgoals(players):
+    backend = players.Script("1. drop\n2. explore\nexplore", "explore")
+    run = players.play(QUIET, backend, max_replans=2, horizon="task")
+    assert run.calls[1].rest == ("drop", "explore", "explore")
+    assert backend.prompts[1].draft == run.calls[1].draft == "1. drop\n2. explore\nexplore"
+
+
+def test_the_draft_of_a_plan_in_one_line_is_what_was_read(players):
+    run = players.play(QUIET, players.Script("drop, explore", "explore"), max_replans=2, horizon="task")
+    assert run.calls[1].draft == "\n".join(run.calls[1].rest)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_line_for_each_subgoal_has_its_number(seed):
+    world, goals = explored(QUIET, seed)
+    numbers = range(3, len(goals) + 3)
+    lines = task_plan(world.belief, goals, numbers).splitlines()
+    written = [int(line.partition(".")[0]) for line in lines if line[0].isdigit()]
+    assert lines[0].startswith("3. ")
+    assert written == sorted(set(written))
+    assert set(written) <= set(numbers)
 
 
 def test_a_search_is_over_when_its_thing_is_found(players):

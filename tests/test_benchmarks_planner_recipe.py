@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
+from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.records import PlannerCall, Record, TranscriptRecord
@@ -28,6 +29,7 @@ from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, 
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
+from envs import make_env
 from erecap.training import encoding
 from erecap.training.sequences import ALWAYS_KEPT
 from planner import Entry, Generation, History, LineCallback, Prompt, PromptTooLongError, Sampling, build_prompt, parse_plan
@@ -100,6 +102,22 @@ def test_disturbed_plans_are_plans():
     demonstrate(EpisodeJob("expert", SMALL, 1), Spy(np.random.default_rng(0)), AgentConfig(max_replans=5))
     assert len(set(seen)) > 5
     assert all(plan.strip() for plan in seen)
+
+
+def test_a_disturbed_plan_keeps_its_first_number():
+    world = GridWorld(make_env(SMALL), "terse", "task")
+    world.reset(0)
+    world.describe([])
+    plans = [disturbed_plan(np.random.default_rng(i), world.belief, "3. goto kitchen\ndrop") for i in range(40)]
+    assert all(plan.startswith("3. ") or plan == "drop" for plan in plans), "only the first line may be left out"
+
+
+def test_a_number_in_front_of_a_line_is_one_token(tmp_path: Path):
+    todo = chunks([Source(env_id=SMALL, episodes=1, horizon="task")], RoundPlay(0, noise=0.2, corrections=1), tmp_path)
+    play_chunk(todo[0], BackendFactory(1))
+    tokenizer = make_tokenizer([todo[0].path], tmp_path / "tokenizer", 600)
+    numbered, bare = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("12. drop\n3. drop", "drop"))
+    assert [tokenizer.decode(token) for token in numbered if token not in bare] == ["12. ", "\n", "3. "]
 
 
 def test_training_messages_are_the_prompts_of_the_episode():

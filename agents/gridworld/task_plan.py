@@ -1,5 +1,8 @@
 """The expert's plan for the whole task: it plans subgoal after subgoal, and imagines that each plan has been carried out.
 
+The first line for a subgoal begins with the subgoal's number in the task: ``3. pickup red ball in attic``. So a planner that writes
+line after line does not lose its place among ten subgoals.
+
 The plan goes as far as the belief supports it. It ends where something must be looked for: with a search, which is ``explore`` some
 times, or at a closed box.
 """
@@ -25,7 +28,9 @@ MOST_LINES = 40
 """Lines after which a plan ends."""
 
 
-def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid: Collection[str] = ()) -> str:
+def plan_avoiding(
+    belief: Belief, goals: Sequence[str], numbers: Sequence[int], horizon: Horizon, avoid: Collection[str] = ()
+) -> str:
     """Plan for the open subgoal or for all of them, with a beginning that is not forbidden.
 
     Parameters
@@ -34,6 +39,8 @@ def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid:
         What the agent has seen.
     goals
         Texts of the open subgoals in the order in which they are due.
+    numbers
+        Their numbers in the task.
     horizon
         How far to plan.
     avoid
@@ -41,10 +48,12 @@ def plan_avoiding(belief: Belief, goals: Sequence[str], horizon: Horizon, avoid:
         first subgoal: clear a way, unlock, open, look elsewhere, carry off.
     """
     goal = goals[0] if goals else ""
-    plan = task_plan(belief, goals) if horizon == "task" else expert_plan(belief, goal)
+    plan = task_plan(belief, goals, numbers) if horizon == "task" else expert_plan(belief, goal)
     if not is_forbidden(plan, avoid):
         return plan
     others = other_plans(belief, goal)
+    if horizon == "task" and numbers:
+        others = [f"{numbers[0]}. {other}" for other in others]
     free = [other for other in others if not is_forbidden(other, avoid)]
     return free[0] if free else others[len(avoid) % len(others)] if others else plan
 
@@ -54,7 +63,7 @@ def is_forbidden(plan: str, avoid: Collection[str]) -> bool:
     return any(f"{plan}\n".startswith(f"{beginning}\n") for beginning in avoid)
 
 
-def task_plan(belief: Belief, goals: Sequence[str]) -> str:
+def task_plan(belief: Belief, goals: Sequence[str], numbers: Sequence[int]) -> str:
     """Plan for all open subgoals, as far as the belief supports it.
 
     Parameters
@@ -63,11 +72,13 @@ def task_plan(belief: Belief, goals: Sequence[str]) -> str:
         What the agent has seen.
     goals
         Texts of the open subgoals in the order in which they are due; empty where none is open.
+    numbers
+        Their numbers in the task.
 
     Returns
     -------
     str
-        One skill per line; ``done`` where no subgoal is open.
+        One skill per line, the first for each subgoal with its number; ``done`` where no subgoal is open.
 
     Raises
     ------
@@ -77,11 +88,14 @@ def task_plan(belief: Belief, goals: Sequence[str]) -> str:
     if not goals:
         return "done"
     ahead, lines = imagined(belief), list[str]()
-    for goal in goals:
+    for number, goal in zip(numbers, goals, strict=True):
         comes_true = goal != goals[0] and belief.unique_names and reached(ahead, goal)  # a level wants an act for each of its goals
-        if not (comes_true or _plan_goal(ahead, goal, lines)) or len(lines) >= MOST_LINES:
+        begin = len(lines)
+        goes_on = comes_true or _plan_goal(ahead, goal, lines)
+        lines[begin : begin + 1] = [f"{number}. {line}" for line in lines[begin : begin + 1]]
+        if not goes_on or len(lines) >= MOST_LINES:
             break
-    return "\n".join(lines[:MOST_LINES] or ["explore"])
+    return "\n".join(lines[:MOST_LINES] or [f"{numbers[0]}. explore"])
 
 
 def _plan_goal(ahead: Belief, goal: str, lines: list[str]) -> bool:

@@ -91,7 +91,8 @@ class GridWorld:
         """Write what is new since the last observation, and clear the news."""
         progress = self._progress()
         goals = progress.goals if self._horizon == "task" else ()
-        seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total, goals)
+        numbered = tuple(f"{number}. {goal}" for number, goal in zip(progress.numbers, goals, strict=False))
+        seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total, numbered)
         self.belief.clear_news()
         self.belief.surprises.clear()
         self._planned = progress
@@ -159,7 +160,7 @@ class GridWorld:
 
     def expert_avoiding(self, avoid: Collection[str]) -> str | None:
         """Plan as ``expert`` does, with something else where that has led nowhere."""
-        return plan_avoiding(self.belief, self._planned.goals, self._horizon, avoid)
+        return plan_avoiding(self.belief, self._planned.goals, self._planned.numbers, self._horizon, avoid)
 
     def frame(self) -> NDArray[np.uint8] | None:
         """Draw the grid."""
@@ -184,7 +185,7 @@ class GridWorld:
     def _progress(self) -> Progress:
         info = self.info
         done, total, goals = info["subgoals_done"], info["subgoals_total"], tuple(info["subgoals_open"])
-        return Progress(task_text(info["subgoals"]), info["subgoal"], done, total, goals)
+        return Progress(task_text(info["subgoals"]), info["subgoal"], done, total, goals, tuple(info["numbers_open"]))
 
 
 def _places(base: Any, room_names: Sequence[str]) -> list[Place]:

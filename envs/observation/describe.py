@@ -93,7 +93,8 @@ class Report:
     subgoal: str
     """Text of the open subgoal; empty where all are done."""
     goals: tuple[str, ...] = ()
-    """Texts of all open subgoals, in the order in which they are due, where the report is to name them; else empty."""
+    """All open subgoals with their numbers in the task, in the order in which they are due, where the report is to name them; else
+    empty."""
     column: int = 0
     """The agent's column in cells."""
     row: int = 0

@@ -23,7 +23,8 @@ def goal_info(subgoals: list[tuple[str, bool]], success: bool, disturbances: lis
     -------
     dict
         ``subgoals`` (texts), ``subgoals_done`` and ``subgoals_total`` (counts), ``subgoal`` (the open one, empty on success),
-        ``subgoals_open`` (texts of all open ones, none on success), ``success`` and ``disturbances``.
+        ``subgoals_open`` (texts of all open ones, none on success), ``numbers_open`` (their numbers in the task, from 1),
+        ``success`` and ``disturbances``.
     """
     open_ones = [text for text, done in subgoals if not done]
     return {
@@ -32,6 +33,7 @@ def goal_info(subgoals: list[tuple[str, bool]], success: bool, disturbances: lis
         "subgoals_total": len(subgoals),
         "subgoal": open_ones[0] if open_ones and not success else "",
         "subgoals_open": [] if success else open_ones,
+        "numbers_open": [] if success else [number for number, (_, done) in enumerate(subgoals, 1) if not done],
         "success": success,
         "disturbances": disturbances,
     }

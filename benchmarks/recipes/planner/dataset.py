@@ -28,6 +28,8 @@ _PLACE: dict[str, dict[str, object]] = {
 its turn, the plan before it, system text and task."""
 TOKENIZER_CHUNKS = 3
 """Number of chunks of each source that the tokenizer is trained on."""
+MOST_GOALS = 16
+"""Largest number of a subgoal that is one token."""
 
 
 def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessage]:
@@ -62,13 +64,14 @@ def make_tokenizer(chunks: Sequence[Path], out: Path, vocabulary: int) -> PreTra
 
 
 def phrases() -> list[str]:
-    """List the phrases that become single tokens: names of things, and "in <room>"."""
+    """List the phrases that become single tokens: names of things, "in <room>", and a subgoal's number in front of its line."""
     kinds = ("ball", "key", "box", "door")
-    return [f" {color} {kind}" for color in COLOR_NAMES for kind in kinds] + [f" in {room}" for room in ROOM_NAMES]
+    things = [f" {color} {kind}" for color in COLOR_NAMES for kind in kinds]
+    return things + [f" in {room}" for room in ROOM_NAMES] + [f"{number}. " for number in range(1, MOST_GOALS + 1)]
 
 
 def _texts(chunks: Sequence[Path]) -> Iterator[str]:
-    yield system_text()
+    yield from (system_text("subgoal"), system_text("task"))
     by_source: dict[str, list[Path]] = {}
     for path in chunks:
         by_source.setdefault(path.name.rpartition("-")[0], []).append(path)

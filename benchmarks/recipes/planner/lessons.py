@@ -71,9 +71,15 @@ class Lesson:
             lines = self._news(12 if number == 0 and self.brief else 4)
             goals += [self._goal() for _ in range(int(self.rng.integers(2, 7)) - len(goals))]
             here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goals:"
-            lines = [*lines, here if self.brief else f"Progress {done}/{done + len(goals)}. {here}", *goals]
+            numbers = range(done + 1, done + len(goals) + 1)
+            listed = [f"{number}. {goal}" for number, goal in zip(numbers, goals, strict=True)]
+            lines = [*lines, here if self.brief else f"Progress {done}/{done + len(goals)}. {here}", *listed]
             parts = self._task_plan(goals)
-            yield "\n".join(lines), "\n".join(line for part in parts for line in part)
+            plan = [
+                f"{number}. {part[0]}\n" + "".join(f"{line}\n" for line in part[1:])
+                for number, part in zip(numbers, parts, strict=False)
+            ]
+            yield "\n".join(lines), "".join(plan).rstrip("\n")
             reached = self._carry_out_some(parts)
             goals, done = goals[reached:], done + reached
 
