@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -190,6 +192,77 @@ def test_any_turns_leave_the_state_of_the_reference(family, rule, turns):
 def test_any_of_many_turns_leave_the_state_of_the_reference(family, rule, turns):
     model = model_of(family)
     play(model, *pruning(model, rule), turns)
+
+
+def reloaded(session: ReplanSession, *made_of: object) -> ReplanSession:
+    with TemporaryDirectory() as folder:
+        session.save(Path(folder) / "session.safetensors")
+        return ReplanSession.load(Path(folder) / "session.safetensors", *made_of)
+
+
+def assert_alike(one: ReplanSession, other: ReplanSession) -> None:
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert [held.tolist() for held in one.kept] == [held.tolist() for held in other.kept]
+    for mine, its in zip(one._held.cache.store.layers, other._held.cache.store.layers, strict=True):
+        assert torch.equal(mine.keys, its.keys)
+        assert torch.equal(mine.values, its.values)
+
+
+def fail(*_: object) -> None:
+    raise InterruptedError
+
+
+def save_and_go_on(family: str, rule: str, turns: list[Turn], at: int, stop: str) -> None:
+    """Saved before an answer, in the middle of one, behind one, or where a call has just failed in a layer."""
+    model = model_of(family)
+    made_of = model, *pruning(model, rule)
+    sessions, story = [ReplanSession(*made_of)], Story()
+    for number, turn in enumerate(turns):
+        story.change(turn)
+        prompt, options = story.prompt(turn), DecodeOptions(turn.answer or 1)
+        now = stop if number == at % len(turns) else ""
+        if now == "broken":
+            hook = model.model.layers[3].register_forward_hook(fail)
+            with pytest.raises(InterruptedError):
+                sessions[0].extend(prompt)
+            hook.remove()
+            sessions.append(reloaded(sessions[0], *made_of))
+        found = [session.extend(prompt, [9, 8, 7] if now == "drafted" else ()) for session in sessions]
+        if now in ("extended", "drafted"):
+            sessions.append(reloaded(sessions[0], *made_of))
+        started = sessions[0].plan(options)
+        if now in ("answering", "cut short"):
+            next(started)
+            sessions.append(reloaded(sessions[0], *made_of))
+        answers = [[] if now == "cut short" else list(session.plan(options)) for session in sessions]
+        if now == "answered":
+            sessions.append(reloaded(sessions[0], *made_of))
+        assert all(torch.equal(made.logits, found[0].logits) and made.layer_tokens == found[0].layer_tokens for made in found)
+        assert all(answer == answers[0] for answer in answers)
+        for session in sessions[1:]:
+            assert_alike(session, sessions[0])
+        if turn.header == "protected" and answers[0]:
+            story.answered(answers[0], turn)
+    assert len(sessions) == 2
+
+
+ANY_STOP = {
+    "at": st.integers(0, 4),
+    "stop": st.sampled_from(["broken", "extended", "drafted", "answering", "cut short", "answered"]),
+}
+
+
+@settings(max_examples=12, deadline=None)
+@given(**ANY_TURNS, **ANY_STOP)
+def test_a_saved_session_goes_on_as_the_other_does(family, rule, turns, at, stop):
+    save_and_go_on(family, rule, turns, at, stop)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(**ANY_TURNS, **ANY_STOP)
+def test_a_session_saved_anywhere_goes_on_as_the_other_does(family, rule, turns, at, stop):
+    save_and_go_on(family, rule, turns, at, stop)
 
 
 @pytest.mark.parametrize("selector", ["learned", "random", "recency", "key-norm"])

@@ -80,6 +80,14 @@ class TokenPruner(nn.Module):
         """Score the residual stream that leaves layer ``stages[stage]``, ``(batch, n, hidden_size)``: float32 ``(batch, n)``."""
         return self.scorers[stage](hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
+    def checksum(self) -> str:
+        """Compute a hash of the stages and of all weights in their dtype, 16 hex digits."""
+        digest = hashlib.sha256(f"{self.stages}".encode())
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(f"{name} {weight.dtype}".encode())
+            digest.update(weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+        return digest.hexdigest()[:16]
+
     def check_model(self, model: ModelIdentity) -> None:
         """Raise ``PrunerMismatchError`` unless this pruner was trained for ``model``; the message names both models."""
         if not self.identity.matches(model):

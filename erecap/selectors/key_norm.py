@@ -11,7 +11,7 @@ from erecap.selectors.projections import Projections
 class KeyNormSelector:
     """A selector by the negative norm of a token's key in the layer after the stage, averaged over KV heads."""
 
-    tokenwise = True
+    tokenwise, identity = True, "key-norm"
 
     def __init__(self, projections: Projections, schedule: PruneSchedule) -> None:
         self._projections = projections

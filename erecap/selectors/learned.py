@@ -36,6 +36,11 @@ class LearnedSelector:
         pruner = context.pruner if context.model is None else place_pruner(context.pruner, context.model)
         return cls(pruner, context.schedule)
 
+    @property
+    def identity(self) -> str:
+        """Name of these scores (``Selector``): that of the pruner's weights."""
+        return f"learned, weights {self._pruner.checksum()}"
+
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:
         """Score with the stage's MLP (``Selector.score``)."""
         return self._pruner(hidden, self._mlps[stage_index])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped

@@ -20,6 +20,7 @@ class RandomSelector:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
+        self.identity = f"random, seed {seed}"
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RandomSelector":

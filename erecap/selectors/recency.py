@@ -9,7 +9,7 @@ from erecap.selectors.base import SelectorContext
 class RecencySelector:
     """A selector by original position. Scores are exact in float32 up to 16 million tokens."""
 
-    tokenwise = True
+    tokenwise, identity = True, "recency"
 
     @classmethod
     def from_context(cls, context: SelectorContext) -> "RecencySelector":

@@ -1,8 +1,12 @@
 """The pruned cache of a session: each layer holds the keys and values of tokens of its own, at their original positions."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
 from erecap.models.kv_cache import GrowingLayer, cache_bytes, make_cache, trim
@@ -90,6 +94,24 @@ class PrunedCache:
         for layer in range(len(self._positions)):
             self._trim(layer)
         return True
+
+    def state(self) -> dict[str, Tensor]:
+        """Return positions, keys and values as tensors by name, for a file; a layer that holds nothing has positions only."""
+        made = dict[str, Tensor]()
+        for layer, held in enumerate(self.positions):
+            made[f"layers.{layer}.positions"] = torch.from_numpy(held)
+            if len(held):
+                states: Any = self._layer(layer)
+                made |= {f"layers.{layer}.keys": states.keys, f"layers.{layer}.values": states.values}
+        return made
+
+    def fill(self, state: Mapping[str, Tensor], places: Sequence[torch.device]) -> None:
+        """Fill an empty cache with what ``state`` returned, each layer on its device."""
+        for layer, place in enumerate(places):
+            self._positions[layer] = state[f"layers.{layer}.positions"].numpy()
+            if len(self._positions[layer]):
+                keys, values = (state[f"layers.{layer}.{name}"].to(place) for name in ("keys", "values"))
+                self._layer(layer).update(keys, values)
 
     def _fold(self) -> None:
         if self._latest:

@@ -1,6 +1,7 @@
 """The tokens that a session holds: their ids, messages, flags and verdicts, and the cache."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -123,6 +124,27 @@ class HeldTokens:
         self._protected = np.append(self._protected, True)
         self.cache.note_everywhere(len(self.ids))
         self.ids = np.append(self.ids, token)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is held as tensors by name, for a file. Nothing may be left of a call that broke off."""
+        return self.cache.state() | {
+            "ids": torch.from_numpy(self.ids),
+            "protected": torch.from_numpy(self._protected),
+            "segment_ends": torch.tensor(self._segment_ends, dtype=torch.int64),
+            "survived": torch.from_numpy(self.verdicts.survived),
+            "scores": self.verdicts.scores,
+            "settled": torch.tensor([self.verdicts.settled]),
+            "rerun_from": torch.tensor([self._rerun_from]),
+        }
+
+    def fill(self, state: Mapping[str, Tensor], places: Sequence[torch.device]) -> None:
+        """Take in what ``state`` returned, while nothing is held, each layer on its device."""
+        self.cache.fill(state, places)
+        self.ids, self._protected = state["ids"].numpy(), state["protected"].numpy()
+        self._segment_ends = tuple(state["segment_ends"].tolist())
+        scores = state["scores"].to(self.verdicts.scores.device)
+        self.verdicts = Verdicts(state["survived"].numpy(), int(state["settled"]), scores)
+        self._rerun_from = int(state["rerun_from"])
 
     def _tail(self, prompt: TokenizedPrompt) -> NDArray[np.bool_]:
         """Mark the guarded last tokens, bool ``(n,)``."""

@@ -36,6 +36,7 @@ whose tokens were being moved leaves nothing to go on from, so the session start
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,13 +46,17 @@ from transformers import PreTrainedModel
 
 from erecap.engine.decode import DecodeOptions, DecodeSteps, decode_by
 from erecap.engine.prefill import PrefillResult
-from erecap.engine.selector_protocol import Selector, check_selector, check_tokenwise
+from erecap.engine.selector_protocol import Selector
 from erecap.models.architecture import check_length, decoder_parts
+from erecap.models.device import execution_device
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.sessions.drafts import Drafter, FirstDraft
 from erecap.sessions.forward import run_new_tokens
 from erecap.sessions.held import HeldTokens
+from erecap.sessions.refusals import check_session
+from erecap.sessions.saved import read_session, session_identity, write_session
+from erecap.sessions.start import AnswerStart, followed_by
 from erecap.sessions.verification import Verified, accepted, write_along
 
 LEAST_DRAFTED, MOST_DRAFTED = 4, 48
@@ -84,25 +89,6 @@ class Extension:
     logits: Tensor
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where an answer begins.
-
-    Attributes
-    ----------
-    prompt
-        The prompt.
-    draft
-        Tokens that were run behind it.
-    logits
-        Logits of the next token after the prompt, and after each token of the draft, float32 ``(1 + draft, vocab)``.
-    """
-
-    prompt: TokenizedPrompt
-    draft: tuple[int, ...]
-    logits: Tensor
-
-
 class ReplanSession:
     """The pruned cache of one agent. With the empty schedule it is a prefix cache.
 
@@ -127,8 +113,8 @@ class ReplanSession:
 
     def __init__(self, model: PreTrainedModel, schedule: PruneSchedule | None = None, selector: Selector | None = None) -> None:
         self._schedule, self._selector = schedule or PruneSchedule.none(), selector
-        _check(self._schedule, selector, model)
-        self._parts, self._config = decoder_parts(model), model.config
+        check_session(self._schedule, selector, model)
+        self._model, self._parts, self._config = model, decoder_parts(model), model.config
         self._stages = {layer: index for index, layer in enumerate(self._schedule.layers)}
         self._turn = 0
         self.reset()
@@ -136,7 +122,7 @@ class ReplanSession:
     def reset(self) -> None:
         """Forget everything and free the cache."""
         self._turn += 1
-        self._start: _Start | None = None
+        self._start: AnswerStart | None = None
         self._held = HeldTokens(self._config, self._schedule, self._parts.entry)
 
     @property
@@ -176,7 +162,7 @@ class ReplanSession:
         self._held.crop(reused)
         self._held.compact(self._held.guarded(prompt.protected)[:reused])
         logits = self._run(followed_by(prompt, draft), 1 + len(draft))
-        self._start = _Start(prompt, tuple(draft), logits)
+        self._start = AnswerStart(prompt, tuple(draft), logits)
         held = tuple(tokens - len(draft) for tokens in self._held.cache.layer_tokens)
         kv_bytes = self.kv_bytes * sum(held) // max(1, sum(self._held.cache.layer_tokens))
         return Extension(len(prompt), reused, held, kv_bytes, logits[:1])
@@ -239,11 +225,61 @@ class ReplanSession:
             )
         check_length(self._config, len(start.prompt), options.max_new_tokens)
         self._begin_turn()
-        self._start = _Start(start.prompt, (), start.logits[:1])
+        self._start = AnswerStart(start.prompt, (), start.logits[:1])
         if drafts:
             return self._decode_drafted(start, options, drafter or FirstDraft(()), on_pass or (lambda verified: None), self._turn)
         self._held.crop(len(start.prompt))
         return self._decode(start.logits, options, self._turn)
+
+    def save(self, path: Path | str) -> None:
+        """Write all that is held into one safetensors file, from which ``load`` goes on.
+
+        What a call that broke off left behind is taken out first. An answer under way goes on afterwards; in the file it begins anew.
+
+        Parameters
+        ----------
+        path
+            The file. It appears when it is complete; keys and values of a GPU are copied to the host first.
+
+        Raises
+        ------
+        ValueError
+            For a selector without an ``identity``, a model with adapters, and one that is divided among processes.
+        FileError
+            Where the file cannot be written.
+        """
+        identity = session_identity(self._model, self._parts.ranks, self._schedule, self._selector)
+        if not self._held.restore():
+            self.reset()
+        write_session(Path(path), identity, self._held.state() | ({} if self._start is None else self._start.state()))
+
+    @classmethod
+    def load(
+        cls, path: Path | str, model: PreTrainedModel, schedule: PruneSchedule | None = None, selector: Selector | None = None
+    ) -> "ReplanSession":
+        """Make a session that goes on where a saved one stopped, on the model's devices.
+
+        Parameters
+        ----------
+        path
+            The file that ``save`` wrote.
+        model, schedule, selector
+            As those of the session that was saved: the same weights in the same dtype, stages, rule and scores.
+
+        Raises
+        ------
+        SessionMismatchError
+            For another model, dtype, schedule or selector, and for the file of another format; the message names both sides.
+        FileError
+            For a file that is missing, damaged, or no session.
+        ValueError
+            As ``ReplanSession`` and ``save`` raise it.
+        """
+        session = cls(model, schedule, selector)
+        state = read_session(Path(path), session_identity(model, session._parts.ranks, session._schedule, selector))
+        session._held.fill(state, session._parts.places)
+        session._start = AnswerStart.of_state(state, execution_device(session._parts.head))
+        return session
 
     def _begin_turn(self) -> None:
         """End the answer under way, and make the session whole after a call that broke off."""
@@ -262,7 +298,7 @@ class ReplanSession:
 
     @torch.inference_mode()
     def _decode_drafted(
-        self, start: _Start, options: DecodeOptions, drafter: Drafter, on_pass: Callable[[Verified], object], turn: int
+        self, start: AnswerStart, options: DecodeOptions, drafter: Drafter, on_pass: Callable[[Verified], object], turn: int
     ) -> Iterator[int]:
         answer, draft, logits = list[int](), list(start.draft), start.logits
         while True:
@@ -308,30 +344,3 @@ class ReplanSession:
             position = torch.full((1, 1), len(self._held), device=hidden.device)
             made = self._selector.score(hidden, position, self._stages[layer], torch.ones_like(position[0]))
             scores.append(self._parts.agree(made)[0].to(self._parts.entry))
-
-
-def followed_by(prompt: TokenizedPrompt, answer: Sequence[int]) -> TokenizedPrompt:
-    """Return a prompt with the first tokens of its answer behind it, which are protected as the header is."""
-    more = np.asarray(answer, np.int64)
-    ids, flags = np.concatenate([prompt.input_ids, more]), np.concatenate([prompt.protected, np.ones(len(more), np.bool_)])
-    return TokenizedPrompt(ids, flags, prompt.segment_ends)
-
-
-def _check(schedule: PruneSchedule, selector: Selector | None, model: PreTrainedModel) -> None:
-    schedule.check_depth(model.config.num_hidden_layers)
-    if not schedule.stages:
-        return
-    if schedule.rule == "top_k":
-        raise ValueError(
-            "rule 'top_k' judges a token by the whole prompt, and a session keeps verdicts while the prompt grows: use "
-            "rule=chunk_top_k or rule=threshold, as schedule.by_rule sets them"
-        )
-    if schedule.tail_share:
-        raise ValueError(
-            f"tail_share={schedule.tail_share} guards a tail that grows with the prompt, and a session keeps verdicts meanwhile: "
-            "use tail_share=0, as schedule.by_rule sets it"
-        )
-    if selector is None:
-        raise ValueError(f"a schedule of {len(schedule.stages)} stages needs a selector to score tokens: pass one")
-    check_selector(selector, schedule)
-    check_tokenwise(selector)

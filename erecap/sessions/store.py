@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.sessions.reuse import common_prefix
-from erecap.sessions.session import Extension, ReplanSession, followed_by
+from erecap.sessions.session import Extension, ReplanSession
+from erecap.sessions.start import followed_by
 
 _REMEMBERED = 256
 """Most sessions, evicted ones included, of which the turns are kept."""

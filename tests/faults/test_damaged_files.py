@@ -21,8 +21,10 @@ from erecap.models.files import FileError, fill_atomically
 from erecap.models.identity import identify
 from erecap.models.loading import ModelNotFoundError, load_model
 from erecap.models.pruner import TokenPruner, weights_checksum
+from erecap.models.tokenization import TokenizedPrompt
 from erecap.profiling.results import ResultFile, read_result
 from erecap.schedule import PruneStage
+from erecap.sessions import ReplanSession
 from erecap.training.checkpoint import StepLog, load_checkpoint, read_log, save_checkpoint
 from erecap.training.saliency_file import SALIENCY_FORMAT, SaliencySet, SalientSample, write_samples
 from erecap.training.sequences import ShardedSequences, TokenSequence, write_shard
@@ -103,6 +105,14 @@ def _device_map(folder: Path, model_dir: str) -> Load:
     return lambda path: read_device_map(path / "map.json")
 
 
+def _session(folder: Path, model_dir: str) -> Load:
+    model = load_model(model_dir, "float32", "cpu").model
+    session = ReplanSession(model)
+    session.extend(TokenizedPrompt.from_ids(np.arange(3, 12)))
+    session.save(folder / "session.safetensors")
+    return lambda path: ReplanSession.load(path / "session.safetensors", model)
+
+
 MAKERS: dict[str, Callable[[Path, str], Load]] = {
     "config.json": _model,
     "generation_config.json": _model,
@@ -119,10 +129,11 @@ MAKERS: dict[str, Callable[[Path, str], Load]] = {
     "log.jsonl": _log,
     "prefill.json": _result,
     "map.json": _device_map,
+    "session.safetensors": _session,
 }
 TOLERANT = ("generation_config.json", "tokenizer_config.json", "log.jsonl")
 """Files that transformers can do without, and one in which a last line without an end is a kill's."""
-CHECKED = ("pruner.safetensors", "saliency.safetensors", "shard.safetensors", "checkpoint.pt")
+CHECKED = ("pruner.safetensors", "saliency.safetensors", "shard.safetensors", "checkpoint.pt", "session.safetensors")
 """Files in which no changed byte of the values goes unnoticed."""
 
 
