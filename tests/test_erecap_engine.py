@@ -114,6 +114,25 @@ def test_rows_stop_at_their_own_end_token(make_model):
     assert generate(model, prompts, DecodeOptions(20, eos_ids=frozenset([eos]), ignore_eos=True)) == free
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_have_ended_leave_the_batch(make_model, temperature):
+    """The first row, the last one and two at once, so that rows change their places."""
+    model, prompts = make_model(8, 4, 2), [prompt_of(n) for n in (40, 200, 7, 90, 150)]
+    bans = tuple(lambda answer, row=row: [] if row else [len(answer)] for row in range(5))
+    options = DecodeOptions(16, temperature, ban=bans)
+    free = generate(model, prompts, options)
+    options = replace(options, eos_ids=frozenset([free[0][2], free[2][5], free[4][9]]))
+    expected = [row[: next((i for i, t in enumerate(row) if t in options.eos_ids), 15) + 1] for row in free]
+    start, rows = prefill(model, prompts, SCHEDULE, RandomSelector(1)), []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, ids, out: rows.append(len(ids[0])))
+    steps = list(decode(model, start, options))
+    hook.remove()
+    assert [[token for token in row if token is not None] for row in zip(*steps, strict=True)] == expected
+    assert rows == [sum(len(answer) > step for answer in expected) for step in range(1, len(steps))]
+    assert len(set(rows)) > 1
+    assert {layer.keys.shape[0] for layer in start.cache.layers} == {rows[-1]}
+
+
 def test_a_prefill_decodes_once(make_model):
     model = make_model(8)
     start = prefill(model, prompt_of(40))

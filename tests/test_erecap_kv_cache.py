@@ -52,6 +52,19 @@ def test_what_was_trimmed_is_written_over() -> None:
     assert values[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 60, 61]
 
 
+def test_rows_that_stay_close_up_within_their_buffer_and_go_on_growing_there() -> None:
+    cache = make_cache_of_one()
+    rows = torch.arange(4.0)[:, None, None, None].expand(4, 3, 10, 4)
+    place = cache.update(rows, rows + 10, 0)[0].data_ptr()
+    cache.layers[0].keep_rows([3, 1])
+    for token in range(SPARE_TOKENS + 1):
+        new = torch.full((2, 3, 1, 4), 5.0)
+        keys, values = cache.update(new, new, 0)
+        assert keys.data_ptr() == place or token == SPARE_TOKENS
+        assert keys[:, 0, [0, 9, -1], 0].tolist() == [[3, 3, 5], [1, 1, 5]]
+        assert values[:, 0, [0, 9, -1], 0].tolist() == [[13, 13, 5], [11, 11, 5]]
+
+
 def test_kept_tokens_close_up_within_their_buffer() -> None:
     cache = make_cache_of_one()
     place = cache.update(states(10), states(10, 50), 0)[0].data_ptr()

@@ -9,7 +9,7 @@ import torch
 
 from erecap.calibration.thresholds import fit_thresholds
 from erecap.dropin.reference import reference
-from erecap.engine.decode import DecodeSteps
+from erecap.engine.decode_steps import DecodeSteps
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.engine.rules import RULES
 from erecap.models.architecture import decoder_parts

@@ -11,7 +11,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule, PruneStage
 from erecap.selectors import SelectorContext, make_selector
 from erecap.sessions import ReplanSession
-from erecap.sessions.drafts import CopyDraft, FirstDraft, SuffixDraft
+from erecap.sessions.drafts import CopyDraft, FirstDraft, ForcedDraft, SuffixDraft
 from erecap.sessions.verification import Verified
 
 STAGES = PruneSchedule((PruneStage(0, 0.6), PruneStage(2, 0.5)), head=2, tail_min=3).by_rule("chunk_top_k")
@@ -56,6 +56,18 @@ def test_the_context_says_how_it_went_on_before() -> None:
     assert FirstDraft((SuffixDraft(TEXT), CopyDraft(TEXT))).propose([1], 1) == [2]
     assert FirstDraft(()).propose([1], 1) == []
     assert FirstDraft((CopyDraft(TEXT),), frozenset({3, 9})).propose([1], 9) == [2, 3], "nothing is drafted behind an end"
+
+
+def test_what_is_forced_comes_first_and_another_source_goes_on_behind_it() -> None:
+    forced = {0: [1, 2, 3], 3: [], 4: [9, 7]}
+    source = ForcedDraft(lambda answer: forced.get(len(answer), ()), CopyDraft(TEXT), frozenset({9}))
+    assert source.propose([], 5) == [1, 2, 3, 4, 5]
+    assert source.propose([], 2) == [1, 2]
+    assert source.propose([], 0) == []
+    assert source.propose([1, 2, 3], 2) == [4, 5], "nothing is forced here"
+    assert source.propose([1, 2, 3, 4], 4) == [9], "nothing comes behind an end"
+    assert ForcedDraft(lambda answer: forced.get(len(answer), ())).propose([], 9) == [1, 2, 3]
+    assert ForcedDraft(lambda answer: (), FirstDraft((SuffixDraft(TEXT), CopyDraft(TEXT)))).propose([1], 1) == [2]
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,6 +139,28 @@ def test_any_draft_gives_the_same_answer(model, data: st.DataObject) -> None:
     pieces = st.lists(st.sampled_from([*expected, 9]), max_size=6) | st.integers(0, 9).map(lambda k: wanted[k:])
     drafted.extend(prompt, data.draw(pieces))
     assert list(drafted.plan(options, Scripted(data.draw(st.lists(pieces, max_size=5))))) == wanted
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_forced_tokens_are_written_in_fewer_passes_and_change_no_answer(model, data: st.DataObject) -> None:
+    """A grammar that forces pieces of the answer, told the truth and something else, in front of another source."""
+    plain, drafted = sessions(model, data.draw(st.booleans()))
+    prompt, options, passes = prompt_of([words(20, 5), words(12, 6)]), DecodeOptions(12), list[Verified]()
+    plain.extend(prompt)
+    expected = list(plain.plan(options))
+    sizes = data.draw(st.dictionaries(st.integers(0, 11), st.integers(1, 6), max_size=6))
+    wrong = data.draw(st.integers(0, 11))
+
+    def forced(answer: list[int]) -> list[int]:
+        place = len(answer)
+        return [token + (at == wrong) for at, token in enumerate(expected)][place : place + sizes.get(place, 0)]
+
+    source = ForcedDraft(forced, data.draw(st.sampled_from([None, SuffixDraft(prompt.input_ids), CopyDraft(np.array(expected[3:]))])))
+    drafted.extend(prompt, source.propose([], 8))
+    assert list(drafted.plan(options, source, passes.append)) == expected
+    assert drafted.tokens.tolist() == plain.tokens.tolist()
+    assert sum(one.accepted for one in passes) + len(passes) == len(expected)
 
 
 def test_a_right_draft_saves_passes(model) -> None:

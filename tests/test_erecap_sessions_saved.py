@@ -99,7 +99,7 @@ def test_another_rule_or_pruner_is_refused(model, saved, schedule, seed, message
 
 def test_another_model_is_refused(make_model, model, saved):
     other = make_model(4, 4, 2, 1)
-    with pytest.raises(SessionMismatchError, match="saved with the model 4 layers of width 64, checksum .* has 4 layers"):
+    with pytest.raises(SessionMismatchError, match=r"saved with the model 4 layers of width 64, checksum .* has 4 layers"):
         ReplanSession.load(saved, other, STAGES, selector_of(other))
     turned = type(model)(type(model.config)(**model.config.to_dict() | {"rms_norm_eps": 1e-3})).eval().requires_grad_(False)
     turned.load_state_dict(model.state_dict())
@@ -123,7 +123,7 @@ def test_a_selector_without_a_name_is_refused_and_nothing_is_written(model, tmp_
 
     session = ReplanSession(model, STAGES, Mine())
     session.extend(prompt_of(2))
-    with pytest.raises(ValueError, match="Mine does not say which scores it gives.*attribute identity"):
+    with pytest.raises(ValueError, match=r"Mine does not say which scores it gives.*attribute identity"):
         session.save(tmp_path / "session")
     assert not list(tmp_path.iterdir())
     assert len(list(session.plan(DecodeOptions(2)))) == 2
@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_the_old_file(model, saved, monkeypatch):
 
 def test_adapters_and_divided_models_are_refused(model, saved, monkeypatch):
     monkeypatch.setattr(model, "named_parameters", lambda: iter([("layers.0.lora_A.weight", torch.zeros(1))]))
-    with pytest.raises(ValueError, match="LoRA adapters.*merge"):
+    with pytest.raises(ValueError, match=r"LoRA adapters.*merge"):
         ReplanSession(model).save(saved)
     monkeypatch.undo()
     session = ReplanSession(model)

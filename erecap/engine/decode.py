@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from erecap.engine.prefill import PrefillResult, run_layer
+from erecap.engine.decode_steps import DecodeSteps
+from erecap.engine.prefill import PrefillResult
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
-from erecap.models.grouped_attention import heads_grouped
-from erecap.models.masks import attention_mask
 
 TokenBan = Callable[[Sequence[int]], Iterable[int]]
 """Takes the tokens of an answer so far, and returns those with which it must not go on; at least one must be left."""
@@ -59,7 +58,7 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
     """Decode all rows, one step at a time.
 
     The first step reads ``start.logits`` and runs no layer. In each step the host waits for the device once, to read the tokens.
-    The cache in ``start`` grows with each step, so a prefill can be decoded only once.
+    The cache in ``start`` grows with each step, and loses the rows that have ended, so a prefill can be decoded only once.
 
     Parameters
     ----------
@@ -89,12 +88,17 @@ def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions)
 
 @torch.inference_mode()
 def _decode(parts: DecoderParts, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
-    yield from decode_by(DecodeSteps(parts, start, options.max_new_tokens).run, parts, start.logits, options)
+    steps = DecodeSteps(parts, start, options.max_new_tokens)
+    yield from decode_by(steps.run, parts, start.logits, options, steps.keep_rows)
 
 
 @torch.inference_mode()
 def decode_by(
-    run: Callable[[Tensor, int], Tensor], parts: DecoderParts, logits: Tensor, options: DecodeOptions
+    run: Callable[[Tensor, int], Tensor],
+    parts: DecoderParts,
+    logits: Tensor,
+    options: DecodeOptions,
+    keep_rows: Callable[[Sequence[int]], object] = lambda places: None,
 ) -> Iterator[tuple[int | None, ...]]:
     """Choose the tokens of all rows, one step at a time, and decide when to stop.
 
@@ -108,83 +112,36 @@ def decode_by(
         Logits of the first token, float32 ``(batch, vocab)``.
     options
         Settings of the decode.
+    keep_rows
+        Takes the rows that have ended out of the batch, as ``DecodeSteps.keep_rows`` does. The next ``run`` has fewer rows.
 
     Returns
     -------
     iterator of tuple of int or None
         As ``decode`` returns it.
     """
-    choose, ended = _Chooser(options, logits), [False] * len(logits)
-    bans = _Bans(options.ban, len(logits))
+    choose, bans, rows = _Chooser(options, logits), _Bans(options.ban, len(logits)), list(range(len(logits)))
     tokens = parts.agree(choose(bans.masked(logits)))
     for step in range(options.max_new_tokens):
         ids = tokens.tolist()
-        yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
-        ended = [done or (token in options.eos_ids and not options.ignore_eos) for token, done in zip(ids, ended, strict=True)]
-        if all(ended) or step == options.max_new_tokens - 1:
+        made = dict(zip(rows, ids, strict=True))
+        yield tuple(made.get(row) for row in range(len(logits)))
+        going = [place for place, token in enumerate(ids) if options.ignore_eos or token not in options.eos_ids]
+        if not going or step == options.max_new_tokens - 1:
             return
         bans.take(ids)
+        if len(going) < len(rows):
+            places = _closed_up(going)
+            for part in (keep_rows, bans.keep_rows, choose.keep_rows):
+                part(places)
+            rows, tokens = [rows[place] for place in places], tokens[places]
         tokens = parts.agree(choose(bans.masked(run(tokens, step))))
 
 
-class DecodeSteps:
-    """A decoder that runs one token per row through all layers, on the cache of a prefill.
-
-    ``decode`` chooses the tokens and decides when to stop. Rotary embeddings and masks of all steps are made once, at the start.
-
-    Parameters
-    ----------
-    parts
-        The model's modules.
-    start
-        Result of the prefill; its cache grows with each step.
-    max_new_tokens
-        The most steps that will be run.
-    on_layer
-        Called after each layer with its number and the residual stream that leaves it, ``(batch, 1, hidden_size)``.
-    """
-
-    def __init__(
-        self,
-        parts: DecoderParts,
-        start: PrefillResult,
-        max_new_tokens: int,
-        on_layer: Callable[[int, Tensor], None] | None = None,
-    ) -> None:
-        device = start.logits.device
-        self._parts, self._cache, self._on_layer = parts, start.cache, on_layer
-        first = torch.tensor(start.next_positions, device=device)
-        positions = first[:, None] + torch.arange(max_new_tokens, device=device)
-        like = torch.empty(0, dtype=parts.embed.weight.dtype, device=device)  # type: ignore[arg-type]  # rotary reads dtype and device
-        cos, sin = parts.rotary(like, positions)
-        self._ropes = {place: (cos.to(place), sin.to(place)) for place in set(parts.places)}
-        self._masks = _padding_masks(start, max_new_tokens, parts.places)
-
-    def run(self, tokens: Tensor, step: int) -> Tensor:
-        """Run one step.
-
-        Parameters
-        ----------
-        tokens
-            The last decoded token of each row, int64 ``(batch,)``.
-        step
-            Number of tokens of each row that were decoded before them.
-
-        Returns
-        -------
-        Tensor
-            Logits of the next token, float32 ``(batch, vocab)``.
-        """
-        hidden = self._parts.embed(tokens[:, None])
-        ropes = {place: (cos[:, step : step + 1], sin[:, step : step + 1]) for place, (cos, sin) in self._ropes.items()}
-        with heads_grouped(self._parts.config, self._parts.attention, 1, hidden.device):
-            layers = zip(self._parts.layers, self._parts.places, self._masks, strict=True)
-            for number, (layer, place, (mask, width)) in enumerate(layers):
-                visible = None if mask is None else mask[..., : width + step + 1]
-                hidden = run_layer(layer, hidden, attention_mask(self._parts.attention, visible, hidden), self._cache, ropes[place])
-                if self._on_layer is not None:
-                    self._on_layer(number, hidden)
-        return self._parts.head(self._parts.norm(hidden[:, -1])).float()  # type: ignore[no-any-return]
+def _closed_up(going: Sequence[int]) -> list[int]:
+    """Return the rows that go on in an order that leaves most of them in their places; the last ones fill the gaps."""
+    stay, late = set(going), iter(place for place in going if place >= len(going))
+    return [place if place in stay else next(late) for place in range(len(going))]
 
 
 class _Bans:
@@ -200,6 +157,10 @@ class _Bans:
         """Take the next token of each row."""
         for answer, token in zip(self._answers, ids, strict=True):
             answer.append(token)
+
+    def keep_rows(self, places: Sequence[int]) -> None:
+        """Keep only the rows ``places``, in this order."""
+        self._bans, self._answers = tuple(self._bans[place] for place in places), [self._answers[place] for place in places]
 
     def masked(self, logits: Tensor) -> Tensor:
         """Set the logits of banned tokens to minus infinity, in a copy; float32 ``(batch, vocab)``."""
@@ -236,33 +197,16 @@ class _Chooser:
         self._temperature = options.temperature
         self._draws = [torch.Generator(logits.device).manual_seed(options.seed) for _ in logits] if options.temperature else []
 
+    def keep_rows(self, places: Sequence[int]) -> None:
+        """Keep only the rows ``places``, in this order."""
+        self._draws = [self._draws[place] for place in places] if self._draws else []
+
     def __call__(self, logits: Tensor) -> Tensor:
         """Choose token ids, int64 ``(batch,)``, from ``logits``, float32 ``(batch, vocab)``."""
         if not self._temperature:
             return logits.argmax(dim=-1)
         shares = torch.softmax(logits / self._temperature, dim=-1)
         return torch.cat([torch.multinomial(row, 1, generator=draw) for row, draw in zip(shares, self._draws, strict=True)])
-
-
-def _padding_masks(start: PrefillResult, max_new_tokens: int, places: tuple[torch.device, ...]) -> list[tuple[Tensor | None, int]]:
-    """Make for each layer the mask that hides padding, on the layer's device, and the width of its cache.
-
-    The mask is bool ``(batch, 1, 1, keys)``, or ``None`` without padding. Layers between two stages hold the same tokens and share
-    one mask.
-    """
-    layers = list(zip(zip(*start.layer_tokens, strict=True), places, strict=True))
-    made = {
-        (lengths, place): (_padding_mask(lengths, max_new_tokens, place), max(lengths)) for lengths, place in dict.fromkeys(layers)
-    }
-    return [made[layer] for layer in layers]
-
-
-def _padding_mask(lengths: tuple[int, ...], max_new_tokens: int, device: torch.device) -> Tensor | None:
-    if len(set(lengths)) == 1:
-        return None
-    keys = torch.arange(max(lengths) + max_new_tokens, device=device)
-    own = keys < torch.tensor(lengths, device=device)[:, None]
-    return (own | (keys >= max(lengths)))[:, None, None]
 
 
 _TAKEN: WeakSet[DynamicCache] = WeakSet()

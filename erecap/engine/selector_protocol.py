@@ -13,7 +13,7 @@ class Selector(Protocol):
 
     One that was made for the stages of a schedule names their layers, in order, in the attribute ``stage_layers``, a tuple of int.
     One whose score of a token depends on nothing but the token's hidden state and position says so with ``tokenwise = True``.
-    Sessions are saved only with a selector that names its scores in the attribute ``identity``, a str: another name for other scores.
+    One whose sessions may be saved has an attribute ``identity``, a str that is another one for other scores.
     """
 
     def score(self, hidden: Tensor, positions: Tensor, stage_index: int, lengths: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from erecap.engine.decode import DecodeOptions, DecodeSteps, decode
+from erecap.engine.decode import DecodeOptions, decode
+from erecap.engine.decode_steps import DecodeSteps
 from erecap.engine.prefill import PrefillResult, prefill
 from erecap.engine.selector_protocol import Selector
 from erecap.models.architecture import decoder_parts

@@ -1,5 +1,6 @@
 """The cache of keys and values that the engine fills: a transformers ``DynamicCache`` whose layers have room to grow."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,6 +54,15 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base r
         total = first + len(index)
         self.keys, self.values = _moved(self.keys, first, total, index), _moved(self.values, first, total, index)
 
+    def keep_rows(self, places: Sequence[int]) -> None:
+        """Keep only the rows ``places``, in this order, each at most once. Only rows that change their place move."""
+        for states in (self.keys, self.values):
+            for place, row in enumerate(places):
+                if place != row:
+                    states[place].copy_(states[row])
+        self.keys, self.values = self.keys[: len(places)], self.values[: len(places)]
+        self.rows_moved = True
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put row ``beam_idx[i]`` in the place of row ``i``, int64 ``(batch,)``."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any integer tensor will do
@@ -83,6 +93,7 @@ class _Buffer:
     def append(self, held: Any, new: Tensor) -> Tensor:
         """Return ``held`` with ``new`` behind it, as a view. It is moved where it does not lie here, or where room is short."""
         tokens, total = held.shape[-2], held.shape[-2] + new.shape[-2]
+        self._room = self._room[: len(new)]  # rows may have left
         if total > self._room.shape[-2] or held.data_ptr() != self._room.data_ptr() or held.stride() != self._room.stride():
             # Tensors made in inference mode could not be changed outside of it, where a caller may go on.
             with torch.inference_mode(False):

@@ -1,11 +1,12 @@
 """Drafts of an answer: tokens that are likely to come next, to be verified together in one forward pass.
 
 A draft changes no answer. Verification accepts the longest beginning of it that greedy decoding would have written, after
-"Speculative Decoding" (arXiv 2211.17192). Two sources: the rest of the plan before, as EfficientEdit (arXiv 2506.02780) drafts from
-the old text; and the longest match of the last tokens further up in the same context, as SuffixDecoding (arXiv 2411.04975).
+"Speculative Decoding" (arXiv 2211.17192). Sources: the rest of the plan before, as EfficientEdit (arXiv 2506.02780) drafts from the
+old text; the longest match of the last tokens further up in the same context, as SuffixDecoding (arXiv 2411.04975); and what a
+grammar forces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +88,35 @@ class SuffixDraft:
 
 
 @dataclass(frozen=True)
+class ForcedDraft:
+    """A draft of the tokens that must come next, and behind them that of another source.
+
+    Where a grammar leaves one way to go on, what it forces is written without a forward pass for each token. It is verified as any
+    draft: a grammar that is to bind the answer also has to ban the other tokens (``DecodeOptions.ban``).
+
+    Attributes
+    ----------
+    forced
+        Takes the tokens of an answer so far, and returns those that must follow, in order; none where there is a choice.
+    behind
+        Goes on behind them, as if they were written; ``None`` for nothing.
+    ends
+        Tokens that end an answer; behind one of them nothing goes on.
+    """
+
+    forced: Callable[[Sequence[int]], Sequence[int]]
+    behind: Drafter | None = None
+    ends: frozenset[int] = frozenset()
+
+    def propose(self, answer: Sequence[int], most: int) -> list[int]:
+        """Propose what must follow, then what the other source proposes (``Drafter``)."""
+        found = _up_to_end(list(self.forced(answer))[: max(0, most)], self.ends)
+        if self.behind is None or len(found) >= most or (found and found[-1] in self.ends):
+            return found
+        return [*found, *self.behind.propose([*answer, *found], most - len(found))]
+
+
+@dataclass(frozen=True)
 class FirstDraft:
     """The draft of the first source that has one.
 
@@ -104,8 +134,7 @@ class FirstDraft:
     def propose(self, answer: Sequence[int], most: int) -> list[int]:
         """Propose what the first source proposes that proposes anything (``Drafter``)."""
         found: list[int] = next((tokens for source in self.sources if (tokens := source.propose(answer, most))), [])
-        end = next((place for place, token in enumerate(found) if token in self.ends), len(found))
-        return found[: end + 1]
+        return _up_to_end(found, self.ends)
 
 
 def longest_match(text: NDArray[np.int64], written: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -124,6 +153,12 @@ def longest_match(text: NDArray[np.int64], written: NDArray[np.int64]) -> tuple[
             return ends if size else ends[:0], size
         ends = longer
     return ends, min(LONGEST_MATCH, len(written))
+
+
+def _up_to_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the tokens up to the first of ``ends``, that one included."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def _from(text: NDArray[np.int64], start: int, most: int) -> list[int]:

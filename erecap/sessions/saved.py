@@ -70,7 +70,7 @@ def _scores(schedule: PruneSchedule, selector: Selector | None) -> str:
     identity = getattr(selector, "identity", None)
     if not isinstance(identity, str):
         raise ValueError(
-            f"the {type(selector).__name__} does not say which scores it gives, so a saved session could not know it again: give it "
+            f"the {type(selector).__name__} does not say which scores it gives, so that it could be told from others later: give it "
             "an attribute identity, a str that is another one for other scores"
         )
     return identity

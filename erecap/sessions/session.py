@@ -44,7 +44,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from erecap.engine.decode import DecodeOptions, DecodeSteps, decode_by
+from erecap.engine.decode import DecodeOptions, decode_by
+from erecap.engine.decode_steps import DecodeSteps
 from erecap.engine.prefill import PrefillResult
 from erecap.engine.selector_protocol import Selector
 from erecap.models.architecture import check_length, decoder_parts
@@ -234,7 +235,7 @@ class ReplanSession:
     def save(self, path: Path | str) -> None:
         """Write all that is held into one safetensors file, from which ``load`` goes on.
 
-        What a call that broke off left behind is taken out first. An answer under way goes on afterwards; in the file it begins anew.
+        What a call that broke off left behind is taken out first. An answer under way can go on; in the file it begins anew.
 
         Parameters
         ----------

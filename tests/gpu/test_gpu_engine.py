@@ -88,6 +88,20 @@ def test_a_batch_decodes_what_its_rows_decode_alone(nano, pruning, prompt):
         assert [step[row] for step in together] == [step[0] for step in alone]
 
 
+def test_rows_that_have_ended_leave_the_batch(nano, pruning, prompt):
+    model = nano(torch.float32)
+    schedule, selector = pruning(model, "random")
+    rows = [prompt(300), prompt(90), prompt(33)]
+    free = [[step[0] for step in decode(model, prefill(model, one, schedule, selector), DecodeOptions(16))] for one in rows]
+    ends = frozenset([free[0][3], free[1][7]])
+    start = prefill(model, rows, schedule, selector)
+    together = list(zip(*decode(model, start, DecodeOptions(16, eos_ids=ends)), strict=True))
+    for answer, whole in zip(together, free, strict=True):
+        end = next((place for place, token in enumerate(whole) if token in ends), 15)
+        assert [token for token in answer if token is not None] == whole[: end + 1]
+    assert all(layer.keys.shape[0] < 3 for layer in start.cache.layers)
+
+
 def test_decode_agrees_with_the_masked_reference(nano, pruning, prompt):
     model = nano(torch.float32)
     schedule, selector = pruning(model, "random")
