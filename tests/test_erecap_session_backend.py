@@ -6,6 +6,7 @@ import torch
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from benchmarks.runs.suites import SUITES
+from erecap.answering import session as session_module
 from erecap.answering.engine import EngineBackend
 from erecap.answering.session import SessionBackend
 from erecap.backend import encode_prompt, make_backend
@@ -15,7 +16,7 @@ from erecap.models.loading import load_model
 from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.sessions import ReplanSession
-from planner import BackendSpec, Generation, History, PlannerBackend, Prompt, Sampling, build_prompt
+from planner import BackendSpec, Generation, History, PlannerBackend, PlanRequest, Prompt, Sampling, build_prompt
 from planner.backend import LineCallback
 
 GREEDY = Sampling(max_new_tokens=20)
@@ -183,6 +184,46 @@ def test_pruned_agents_get_what_a_session_of_their_own_gives_them(model_dir, pru
             dropped += found.dropped_tokens
     assert dropped > 0
     assert (backend.sessions.rebuilt > 0) == (megabytes != "512")
+
+
+TASKS = ["Put the red ball in the kitchen.", "Open the blue door of the cellar, which is behind the hall.", "Find a key."]
+
+
+def facts(answer: Generation) -> tuple[object, ...]:
+    return answer.token_ids, answer.layer_tokens, answer.stage_tokens, answer.kv_bytes, answer.reused_tokens, answer.truncated
+
+
+@pytest.mark.parametrize("least", [2, 9], ids=["in one batch", "one by one"])
+@pytest.mark.parametrize(
+    ("spec", "megabytes"), [("baseline-session", "512"), ("erecap-session?keep=0.5", "512"), ("erecap-session?keep=0.5", "0.001")]
+)
+def test_prompts_of_several_agents_get_what_each_gets_alone(model_dir, pruner_dir, monkeypatch, spec, megabytes, least):
+    """Three agents, one of which may not write what it would; the small budget holds one session at a time."""
+    monkeypatch.setattr(session_module, "TOGETHER_FROM", {"cpu": least})
+    pruner = {"pruner": pruner_dir} if "keep" in spec else {}
+    together, alone = (backend_of(spec, model=model_dir, kv_budget_mb=megabytes, **pruner) for _ in range(2))
+    counts = set[int]()
+    hook = together.loaded.model.get_input_embeddings().register_forward_hook(lambda _, ids, out: counts.add(out.shape[0]))
+    ways, agents = [GREEDY, WAYS["avoiding"], GREEDY], [begin(task) for task in TASKS]
+    for turn in range(3):
+        requests = [PlanRequest(build_prompt(agent), way) for agent, way in zip(agents, ways, strict=True)]
+        found = together.generate_batch(requests)
+        expected = [alone.generate(one.prompt, one.sampling) for one in requests]
+        assert [facts(one) for one in found] == [facts(one) for one in expected]
+        agents = [grown(agent, answer.text, turn) for agent, answer in zip(agents, found, strict=True)]
+    hook.remove()
+    assert max(counts) == (3 if least == 2 and megabytes == "512" else 1)
+    assert together.generate_batch([]) == []
+
+
+def test_two_prompts_for_one_session_and_settings_of_their_own(session, baseline, monkeypatch):
+    monkeypatch.setattr(session_module, "TOGETHER_FROM", {"cpu": 2})
+    one, other, lines = histories(2)[1], histories(2, TASKS[1])[1], list[str]()
+    requests = [PlanRequest(one, GREEDY), PlanRequest(one, GREEDY), PlanRequest(other, GREEDY, lines.append)]
+    requests += [PlanRequest(other, WAYS["sampled"]), PlanRequest(one, WAYS["past the end"])]
+    found = session.generate_batch(requests)
+    assert ids_of(found) == [baseline.generate(each.prompt, each.sampling).token_ids for each in requests]
+    assert lines == [line for line in found[2].text.split("\n") if line.strip()]
 
 
 class BrokenLayerError(Exception):

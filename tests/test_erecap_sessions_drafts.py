@@ -156,7 +156,9 @@ def test_forced_tokens_are_written_in_fewer_passes_and_change_no_answer(model, d
         place = len(answer)
         return [token + (at == wrong) for at, token in enumerate(expected)][place : place + sizes.get(place, 0)]
 
-    source = ForcedDraft(forced, data.draw(st.sampled_from([None, SuffixDraft(prompt.input_ids), CopyDraft(np.array(expected[3:]))])))
+    source = ForcedDraft(
+        forced, data.draw(st.sampled_from([None, SuffixDraft(prompt.input_ids), CopyDraft(np.array(expected[3:]))]))
+    )
     drafted.extend(prompt, source.propose([], 8))
     assert list(drafted.plan(options, source, passes.append)) == expected
     assert drafted.tokens.tolist() == plain.tokens.tolist()

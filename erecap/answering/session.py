@@ -1,7 +1,7 @@
 """Sessions as a backend: the keys and values of a prompt stay for the next one, so that a replan costs what is new."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -10,15 +10,16 @@ from erecap.answering.local import Asked, Cost, LocalBackend
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
-from erecap.models.device import synchronize
+from erecap.models.device import reset_peak_memory, synchronize
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
-from erecap.sessions import ReplanSession
+from erecap.sessions import Extension, ReplanSession
 from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, SuffixDraft
 from erecap.sessions.session import MOST_DRAFTED
 from erecap.sessions.store import SessionStore
-from planner.backend import PlanRequest, Sampling
+from erecap.sessions.together import plan_together
+from planner.backend import Generation, PlanRequest, Sampling
 from planner.prompt import Prompt, before_observation
 
 DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
@@ -26,6 +27,30 @@ DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
     "context": lambda prompt, line_breaks: SuffixDraft(prompt.input_ids),
 }
 """Sources of drafts by name, the most reliable first. Each takes a prompt and the tokens that end a line."""
+
+
+TOGETHER_FROM = {"cuda": 4}
+"""Fewest prompts that are decoded in one batch, by the kind of device; on other kinds none are. A batch has no drafts, which save about
+three of four forward passes, so fewer prompts are answered sooner one by one. An estimate from the figures in docs/lab-notes.md."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A prompt of several that are answered together.
+
+    Attributes
+    ----------
+    asked
+        The prompt.
+    held_before
+        Tokens of it that were held when it came.
+    made
+        The answer, once there is one.
+    """
+
+    asked: Asked
+    held_before: int
+    made: Generation = field(init=False)
 
 
 class SessionBackend(LocalBackend):
@@ -93,8 +118,71 @@ class SessionBackend(LocalBackend):
         options = self.decode_options(sampling, self.ban(sampling))
         for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
             answer.put(token)
+        return self._cost(made, self._held_before, passes)
+
+    def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
+        """Answer the prompts of several agents together (``planner.BatchBackend``).
+
+        Each prompt is taken into its session, one after the other. Prompts that are decoded alike are then answered in one batch,
+        without drafts, as far as their sessions fit the budget together. Fewer prompts than ``TOGETHER_FROM`` says are answered one
+        after the other, with drafts.
+
+        Raises
+        ------
+        PromptTooLongError
+            Where a prompt and its answer exceed the model's positions.
+        OutOfMemoryError
+            Where they exceed the device's memory.
+        """
+        reset_peak_memory(*self.loaded.devices)
+        waiting = [_Waiting(self.submit(request), self._held_before) for request in requests]
+        alike: dict[Sampling, list[_Waiting]] = {}
+        for one in waiting:
+            alike.setdefault(replace(one.asked.request.sampling, avoid=()), []).append(one)
+        for group in alike.values():
+            with self.out_of_memory(sum(len(one.asked.tokenized) for one in group)):
+                (self._answer_together if self._many(group) else self._answer_alone)(group)
+        return [one.made for one in waiting]
+
+    def _many(self, group: "Sequence[_Waiting]") -> bool:
+        least = TOGETHER_FROM.get(self.loaded.device.type)
+        return least is not None and len(group) >= least
+
+    def _answer_alone(self, group: "Sequence[_Waiting]") -> None:
+        for one in group:
+            self._held_before = one.held_before
+            one.made = self.generation(one.asked, self._run(one.asked.tokenized, one.asked.request.sampling, one.asked.answer))
+
+    def _answer_together(self, group: "Sequence[_Waiting]") -> None:
+        """Answer in batches of sessions that fit the budget; of two prompts for one session, the second waits."""
+        batch: list[tuple[_Waiting, ReplanSession, Extension]] = []
+        for one in group:
+            in_use = [session for _, session, _ in batch]
+            if batch and (self.sessions.full_of(in_use) or self.sessions.session_of(one.asked.tokenized) in in_use):
+                self._decode(batch)
+                batch, in_use = [], []
+            session, made = self.sessions.extend(one.asked.tokenized, in_use=in_use)
+            batch.append((one, session, made))
+        self._decode(batch)
+
+    def _decode(self, batch: "Sequence[tuple[_Waiting, ReplanSession, Extension]]") -> None:
+        """Decode one batch; hand each token to the answer of its row."""
+        asked = [one.asked for one, _, _ in batch]
+        bans = tuple(self.ban(one.request.sampling) for one in asked)
+        options = self.decode_options(asked[0].request.sampling, bans)
+
+        def put(tokens: tuple[int | None, ...]) -> None:
+            for one, token in zip(asked, tokens, strict=True):
+                if token is not None:
+                    one.answer.put(token)
+
+        plan_together(self.loaded.model, [session for _, session, _ in batch], self.schedule, self.selector, options, put)
+        for one, _, made in batch:
+            one.made = self.generation(one.asked, self._cost(made, one.held_before))
+
+    def _cost(self, made: Extension, held_before: int, passes: Sequence[tuple[int, int]] = ()) -> Cost:
         chosen = ChosenSchedule(self.schedule, self.selector)
-        reused = min(made.reused_tokens, self._held_before)
+        reused = min(made.reused_tokens, held_before)
         return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, reused, tuple(passes))
 
     def observe(self, prompt: Prompt) -> None:

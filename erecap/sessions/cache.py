@@ -46,6 +46,15 @@ class PrunedCache:
         """Bytes of the keys and values, without spare room."""
         return cache_bytes(self.store) if any(self.layer_tokens) else 0
 
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that ``layer`` holds, each ``(1, kv_heads, held, head_dim)``, as views."""
+        held: Any = self._layer(layer)
+        return held.keys, held.values
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Append keys and values that were computed elsewhere, each ``(1, kv_heads, new, head_dim)``; they are to be noted."""
+        self._layer(layer).update(keys, values)
+
     def note(self, layer: int, positions: NDArray[np.int64]) -> None:
         """Take note that ``layer`` has appended the tokens at ``positions``."""
         self._fold()
@@ -101,8 +110,7 @@ class PrunedCache:
         for layer, held in enumerate(self.positions):
             made[f"layers.{layer}.positions"] = torch.from_numpy(held)
             if len(held):
-                states: Any = self._layer(layer)
-                made |= {f"layers.{layer}.keys": states.keys, f"layers.{layer}.values": states.values}
+                made[f"layers.{layer}.keys"], made[f"layers.{layer}.values"] = self.states(layer)
         return made
 
     def fill(self, state: Mapping[str, Tensor], places: Sequence[torch.device]) -> None:
@@ -111,7 +119,7 @@ class PrunedCache:
             self._positions[layer] = state[f"layers.{layer}.positions"].numpy()
             if len(self._positions[layer]):
                 keys, values = (state[f"layers.{layer}.{name}"].to(place) for name in ("keys", "values"))
-                self._layer(layer).update(keys, values)
+                self.append(layer, keys, values)
 
     def _fold(self) -> None:
         if self._latest:

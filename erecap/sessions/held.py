@@ -1,7 +1,7 @@
 """The tokens that a session holds: their ids, messages, flags and verdicts, and the cache."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -124,6 +124,23 @@ class HeldTokens:
         self._protected = np.append(self._protected, True)
         self.cache.note_everywhere(len(self.ids))
         self.ids = np.append(self.ids, token)
+
+    def take_answer(self, tokens: Sequence[int], scores: Tensor, states: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take in tokens of the answer that were run elsewhere.
+
+        Parameters
+        ----------
+        tokens
+            The tokens.
+        scores
+            Their scores, float32 ``(stages, tokens)``.
+        states
+            Keys and values of them in each layer, each ``(1, kv_heads, tokens, head_dim)``.
+        """
+        for layer, (keys, values) in enumerate(states):
+            self.cache.append(layer, keys, values)
+        for token, score in zip(tokens, scores.split(1, dim=1), strict=True):
+            self.append(token, score)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is held as tensors by name, for a file. Nothing may be left of a call that broke off."""

@@ -70,8 +70,8 @@ def _scores(schedule: PruneSchedule, selector: Selector | None) -> str:
     identity = getattr(selector, "identity", None)
     if not isinstance(identity, str):
         raise ValueError(
-            f"the {type(selector).__name__} does not say which scores it gives, so that it could be told from others later: give it "
-            "an attribute identity, a str that is another one for other scores"
+            f"the {type(selector).__name__} does not say which scores it gives, so that it could be told from others later: give "
+            "it an attribute identity, a str that is another one for other scores"
         )
     return identity
 

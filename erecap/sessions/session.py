@@ -216,21 +216,32 @@ class ReplanSession:
         ValueError
             Without an ``extend`` before, or after one that failed; for a draft of an answer that is sampled.
         """
-        start = self._start
-        if start is None:
-            raise ValueError("the session has no prompt to answer: call extend(prompt) first")
-        drafts = drafter is not None or bool(start.draft)
+        drafts = drafter is not None or (self._start is not None and bool(self._start.draft))
         if drafts and options.temperature:
             raise ValueError(
                 f"temperature={options.temperature} with a draft: drafts are verified for greedy decoding, leave one out"
             )
-        check_length(self._config, len(start.prompt), options.max_new_tokens)
-        self._begin_turn()
-        self._start = AnswerStart(start.prompt, (), start.logits[:1])
+        start, _ = self.begin_answer(options)
         if drafts:
             return self._decode_drafted(start, options, drafter or FirstDraft(()), on_pass or (lambda verified: None), self._turn)
         self._held.crop(len(start.prompt))
         return self._decode(start.logits, options, self._turn)
+
+    def begin_answer(self, options: DecodeOptions) -> tuple[AnswerStart, HeldTokens]:
+        """Begin an answer as ``plan`` does, for one that is decoded elsewhere (``plan_together``).
+
+        Returns
+        -------
+        tuple of AnswerStart and HeldTokens
+            Where it begins, and what is held, an earlier answer and a draft included. The answer is to be taken in there.
+        """
+        start = self._start
+        if start is None:
+            raise ValueError("the session has no prompt to answer: call extend(prompt) first")
+        check_length(self._config, len(start.prompt), options.max_new_tokens)
+        self._begin_turn()
+        self._start = AnswerStart(start.prompt, (), start.logits[:1])
+        return start, self._held
 
     def save(self, path: Path | str) -> None:
         """Write all that is held into one safetensors file, from which ``load`` goes on.

@@ -102,7 +102,9 @@ class SessionStore:
         """Forget all sessions and free their caches."""
         self._kept.clear()
 
-    def extend(self, prompt: TokenizedPrompt, draft: Sequence[int] = ()) -> tuple[ReplanSession, Extension]:
+    def extend(
+        self, prompt: TokenizedPrompt, draft: Sequence[int] = (), in_use: Sequence[ReplanSession] = ()
+    ) -> tuple[ReplanSession, Extension]:
         """Take a prompt into its session.
 
         Parameters
@@ -111,6 +113,8 @@ class SessionStore:
             The prompt.
         draft
             First tokens of the answer, to be run with it (``ReplanSession.extend``).
+        in_use
+            Other sessions that must not be evicted now.
 
         Returns
         -------
@@ -124,8 +128,17 @@ class SessionStore:
         made = session.extend(prompt, draft)
         kept.session, kept.turns = session, [*(kept.turns if self._by_turns else ()), prompt]
         self._kept = [*(other for other in self._kept if other is not kept), kept]
-        self._evict(kept)
+        self._evict([session, *in_use])
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)
+
+    def session_of(self, prompt: TokenizedPrompt) -> ReplanSession | None:
+        """Return the session that ``extend`` would take a prompt into; ``None`` for a new one and for one that is evicted."""
+        kept = self._find(prompt)
+        return None if kept is None else kept.session
+
+    def full_of(self, sessions: Sequence[ReplanSession]) -> bool:
+        """Tell whether these sessions alone fill the budget."""
+        return sum(session.kv_bytes for session in sessions) >= self._budget
 
     def held_of(self, prompt: TokenizedPrompt) -> int:
         """Count the first tokens of a prompt that one of the sessions holds."""
@@ -149,12 +162,12 @@ class SessionStore:
         if self._by_turns:
             kept.note_answer()
 
-    def _evict(self, in_use: Kept) -> None:
+    def _evict(self, in_use: Sequence[ReplanSession]) -> None:
         """Free the sessions used least lately until the others fit the budget."""
         for kept in self._kept:
             if self.kv_bytes <= self._budget:
                 break
-            if kept is not in_use and kept.session is not None:
+            if kept.session is not None and kept.session not in in_use:
                 self._note_answer(kept)
                 kept.session = None
                 self.evicted += 1
