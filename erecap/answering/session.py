@@ -30,8 +30,8 @@ DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
 
 
 TOGETHER_FROM = {"cuda": 4}
-"""Fewest prompts that are decoded in one batch, by the kind of device; on other kinds none are. A batch has no drafts, which save about
-three of four forward passes, so fewer prompts are answered sooner one by one. An estimate from the figures in docs/lab-notes.md."""
+"""Fewest prompts that are decoded in one batch, by the kind of device; on other kinds none are. A batch has no drafts, which save
+about three of four forward passes, so fewer prompts are answered sooner one by one. An estimate, from figures in docs/lab-notes.md."""
 
 
 @dataclass(eq=False)
@@ -154,11 +154,11 @@ class SessionBackend(LocalBackend):
             one.made = self.generation(one.asked, self._run(one.asked.tokenized, one.asked.request.sampling, one.asked.answer))
 
     def _answer_together(self, group: "Sequence[_Waiting]") -> None:
-        """Answer in batches of sessions that fit the budget; of two prompts for one session, the second waits."""
+        """Answer in batches of sessions that fit the budget; of two prompts for one pruned session, the second waits."""
         batch: list[tuple[_Waiting, ReplanSession, Extension]] = []
         for one in group:
             in_use = [session for _, session, _ in batch]
-            if batch and (self.sessions.full_of(in_use) or self.sessions.session_of(one.asked.tokenized) in in_use):
+            if batch and (self.sessions.full_of(in_use) or self.sessions.session_of(one.asked.tokenized, in_use) in in_use):
                 self._decode(batch)
                 batch, in_use = [], []
             session, made = self.sessions.extend(one.asked.tokenized, in_use=in_use)

@@ -114,14 +114,14 @@ class SessionStore:
         draft
             First tokens of the answer, to be run with it (``ReplanSession.extend``).
         in_use
-            Other sessions that must not be evicted now.
+            Other sessions that are not to be evicted now, nor to be taken over by this prompt where a new one does as well.
 
         Returns
         -------
         tuple of ReplanSession and Extension
             The session, ready to ``plan``, and what it did. A rebuilt session has reused nothing.
         """
-        kept = self._find(prompt) or Kept(self._make())
+        kept = self._find(prompt, in_use) or Kept(self._make())
         rebuilt = kept.session is None
         self._note_answer(kept)
         session, kept.session = kept.session or self._rebuilt(kept), None  # evicted if the call breaks off
@@ -131,9 +131,9 @@ class SessionStore:
         self._evict([session, *in_use])
         return session, (Extension(len(prompt), 0, made.layer_tokens, made.kv_bytes, made.logits) if rebuilt else made)
 
-    def session_of(self, prompt: TokenizedPrompt) -> ReplanSession | None:
+    def session_of(self, prompt: TokenizedPrompt, in_use: Sequence[ReplanSession] = ()) -> ReplanSession | None:
         """Return the session that ``extend`` would take a prompt into; ``None`` for a new one and for one that is evicted."""
-        kept = self._find(prompt)
+        kept = self._find(prompt, in_use)
         return None if kept is None else kept.session
 
     def full_of(self, sessions: Sequence[ReplanSession]) -> bool:
@@ -144,9 +144,9 @@ class SessionStore:
         """Count the first tokens of a prompt that one of the sessions holds."""
         return max((common_prefix(kept.tokens, prompt.input_ids) for kept in self._kept if kept.session is not None), default=0)
 
-    def _find(self, prompt: TokenizedPrompt) -> Kept | None:
-        """Find the session that the prompt goes on with."""
-        known = [kept for kept in self._kept if not self._by_turns or kept.begins(prompt)]
+    def _find(self, prompt: TokenizedPrompt, in_use: Sequence[ReplanSession]) -> Kept | None:
+        """Find the session that the prompt goes on with. A prefix cache that is in use is left alone: a new one answers the same."""
+        known = [kept for kept in self._kept if (kept.begins(prompt) if self._by_turns else kept.session not in in_use)]
         row = goes_on_with([kept.tokens for kept in known], prompt.input_ids)
         return None if row is None else known[row]
 
