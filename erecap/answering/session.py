@@ -31,7 +31,7 @@ DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
 
 TOGETHER_FROM = {"cuda": 4}
 """Fewest prompts that are decoded in one batch, by the kind of device; on other kinds none are. A batch has no drafts, which save
-about three of four forward passes, so fewer prompts are answered sooner one by one. An estimate, from figures in docs/lab-notes.md."""
+about three of four forward passes, so fewer prompts are answered sooner one by one. An estimate, by figures in the lab notes."""
 
 
 @dataclass(eq=False)

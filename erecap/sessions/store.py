@@ -145,7 +145,7 @@ class SessionStore:
         return max((common_prefix(kept.tokens, prompt.input_ids) for kept in self._kept if kept.session is not None), default=0)
 
     def _find(self, prompt: TokenizedPrompt, in_use: Sequence[ReplanSession]) -> Kept | None:
-        """Find the session that the prompt goes on with. A prefix cache that is in use is left alone: a new one answers the same."""
+        """Find the session that the prompt goes on with. A prefix cache in use is left alone: a new one answers the same."""
         known = [kept for kept in self._kept if (kept.begins(prompt) if self._by_turns else kept.session not in in_use)]
         row = goes_on_with([kept.tokens for kept in known], prompt.input_ids)
         return None if row is None else known[row]
