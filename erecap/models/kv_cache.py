@@ -56,11 +56,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base r
 
     def keep_rows(self, places: Sequence[int]) -> None:
         """Keep only the rows ``places``, in this order, each at most once. Only rows that change their place move."""
-        for states in (self.keys, self.values):
+        keys, values = self.keys, self.values
+        assert isinstance(keys, Tensor), "rows are kept of what is held"
+        assert isinstance(values, Tensor), "rows are kept of what is held"
+        for states in (keys, values):
             for place, row in enumerate(places):
                 if place != row:
                     states[place].copy_(states[row])
-        self.keys, self.values = self.keys[: len(places)], self.values[: len(places)]
+        self.keys, self.values = keys[: len(places)], values[: len(places)]
         self.rows_moved = True
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

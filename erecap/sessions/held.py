@@ -139,8 +139,8 @@ class HeldTokens:
         """
         for layer, (keys, values) in enumerate(states):
             self.cache.append(layer, keys, values)
-        for token, score in zip(tokens, scores.split(1, dim=1), strict=True):
-            self.append(token, score)
+        for column, token in enumerate(tokens):
+            self.append(token, scores[:, column : column + 1])
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is held as tensors by name, for a file. Nothing may be left of a call that broke off."""

@@ -5,6 +5,7 @@ leaves the batch when its answer ends. Then its session takes in the tokens of t
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,6 +143,5 @@ def _padded(states: Sequence[Tensor]) -> Tensor:
 
 def _last(cache: DynamicCache, layer: int, row: int, tokens: int) -> tuple[Tensor, Tensor]:
     """Return the last keys and values of a row, each ``(1, kv_heads, tokens, head_dim)``, as views."""
-    held = cache.layers[layer]
-    assert held.keys is not None and held.values is not None, "filled before the first step"  # noqa: PT018
+    held: Any = cache.layers[layer]
     return held.keys[row : row + 1, :, -tokens:], held.values[row : row + 1, :, -tokens:]
