@@ -1,4 +1,4 @@
-"""The first line of a plan is carried out while the planner writes the rest: with the same plans, entries and outcomes as without."""
+"""The first line of a plan is carried out while the planner writes the rest: the same plans and outcomes as without."""
 
 import random
 import signal
@@ -28,7 +28,7 @@ from planner import BatchBackend, Generation, LineCallback, PlannerBackend, Plan
 QUIET, DISTURBED = "ERecap/HouseholdQuiet-v0", "ERecap/Household-v0"
 OWN = {"backend_s", "overhead_s", "replan_s", "observe_s", "wall_s", "wait_s", "early", "wait_rest_s"}
 """Times, and what the option alone records."""
-GENERATION_TIMES = {"ttft_s", "first_skill_s", "decode_s", "total_s", "tokenize_s"}
+MEASURED = {"ttft_s", "first_skill_s", "decode_s", "total_s", "tokenize_s", "peak_memory_bytes"}
 LONG = 60.0
 """Seconds after which a test gives up."""
 
@@ -61,10 +61,10 @@ def calls_of(records: Sequence[Record]) -> list[PlannerCall]:
 
 
 def bare(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Leave out times."""
+    """Leave out times and memory."""
     dumped = [record.model_dump(exclude=OWN) for record in records]
     for call in dumped:
-        for name in GENERATION_TIMES if "generation" in call else ():
+        for name in MEASURED if "generation" in call else ():
             del call["generation"][name]
     return dumped
 
