@@ -98,8 +98,9 @@ class Episode:
     """Why the episode ended; ``None`` while it goes on."""
 
     def __post_init__(self) -> None:
-        early = self.config.start_early and not isinstance(self.backend, WorldBackend)
-        self.answers = AnswerThread(self.backend) if early else None
+        self.answers: AnswerThread | None = None
+        if self.config.start_early and not isinstance(self.backend, WorldBackend):
+            self.answers = AnswerThread(self.backend)
         self.world = make_world(self.job, render=self.frames is not None)
         with ExitStack() as on_error:
             on_error.callback(self.world.close)
