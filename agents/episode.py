@@ -28,6 +28,7 @@ from planner import (
     build_prompt,
     cut_note,
 )
+from planner.answer import without_reasoning
 from planner.history import EntryKind
 
 
@@ -105,6 +106,7 @@ class Episode:
         with ExitStack() as on_error:
             on_error.callback(self.world.close)
             self.progress = self.planned = self.world.reset(self.job.seed)
+            self.system = "\n\n".join(text for text in (self.world.system, self.job.guide) if text)
             self.recorder, self.pictures = Recorder(self.job, self.sink, self.config.start_early), Pictures(self.world, self.frames)
             self._show()
             self._append("task", self.progress.task)
@@ -169,7 +171,7 @@ class Episode:
         self.plan, self.lines = [call for call, _ in steps], [line for _, line in steps]
 
     def _ask(self, request: Request) -> list[tuple[Call, str]]:
-        prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
+        prompt, entries = build_prompt(self.history, self.system), len(self.history.entries)
         prompt = replace(prompt, draft=request.draft)
         avoid = self.repeats.forbidden(self.asked_in)
         reader = None if self.answers is None or request.reason == "parse_error" else reader_of(self.world)
@@ -210,17 +212,22 @@ class Episode:
         return steps if same else [(ahead.call, ahead.call.text), *steps]
 
     def _read(self, generation: Generation, parse: Callable[[str], Sequence[Call]]) -> tuple[list[Call], PlanParseError | None]:
-        """Put the answer into the history, and read its complete lines."""
-        self._append("plan", generation.text if generation.text.strip() else "(empty)")
+        """Read the complete lines of an answer, and put it into the history without its reasoning."""
+        calls: list[Call] = []
+        error: PlanParseError | None = None
+        try:
+            calls = list(parse(generation.complete_text))
+        except PlanParseError as unread:
+            error = unread
+            self.parse_errors += 1
+            self.repeats.note(self.asked_in, "\n".join(generation.complete_text.splitlines()[: error.line]))
+        if error is None or self.config.quote_unread:
+            said = without_reasoning(generation.text)
+            self._append("plan", said if said.strip() else "(empty)")
         cut = cut_note(generation)
         if cut is not None:
             self._append("feedback", f"{cut.capitalize()}.")
-        try:
-            return list(parse(generation.complete_text)), None
-        except PlanParseError as error:
-            self.parse_errors += 1
-            self.repeats.note(self.asked_in, "\n".join(generation.complete_text.splitlines()[: error.line]))
-            return [], error
+        return calls, error
 
     def _let_time_pass(self, generation: Generation, replan_s: float) -> Thought:
         """Let the world make the steps that one planner call costs, or fewer if the episode ends.
@@ -267,7 +274,7 @@ class Episode:
             return
         if isinstance(self.backend, ObservingBackend):
             begin = time.perf_counter()
-            self.backend.observe(build_prompt(self.history, self.world.system))
+            self.backend.observe(build_prompt(self.history, self.system))
             self.observe_s += time.perf_counter() - begin
 
     def _follow_up(self, call: Call, line: str, outcome: Outcome) -> None:
@@ -366,7 +373,7 @@ class Episode:
             end=end,
             wall_s=wall_s,
             thinking_steps=self.thinking_steps,
-            system=self.world.system,
+            system=self.system,
         )
 
     def _append(self, kind: EntryKind, text: str) -> None:

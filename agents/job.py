@@ -28,6 +28,8 @@ class EpisodeJob:
         Limit in environment steps; ``None`` is the environment's own limit.
     horizon : {"subgoal", "task"}
         How far a plan reaches.
+    guide : str
+        What the planner reads behind the world's own system text (``agents.guides``); empty for a planner that was trained.
     """
 
     backend: str
@@ -36,6 +38,7 @@ class EpisodeJob:
     verbosity: Literal["terse", "verbose"] | None = None
     max_steps: int | None = None
     horizon: Horizon = "subgoal"
+    guide: str = ""
 
     @property
     def key(self) -> EpisodeKey:

@@ -79,6 +79,9 @@ class AgentConfig:
     start_early: bool = field(default=False, repr=False)
     """Whether to carry out the first line of a plan while the planner writes the rest. Run directories describe it apart."""
 
+    quote_unread: bool = field(default=True, repr=False)
+    """Whether an answer that cannot be read stays in the history. A planner that was not trained copies it. Records have it."""
+
     def __post_init__(self) -> None:
         if self.start_early and self.clock is not None:
             raise ValueError(

@@ -17,6 +17,16 @@ class BriefedWorld(Protocol):
 
 
 @runtime_checkable
+class ExplainedWorld(Protocol):
+    """A world that can explain the lines of a plan to a planner that was not trained on them."""
+
+    @property
+    def explanation(self) -> str:
+        """What each line of a plan can be, and what it does."""
+        ...
+
+
+@runtime_checkable
 class NotingWorld(Protocol):
     """A world with something to say after each line of a plan. It is asked where plans cover the whole task."""
 
@@ -74,6 +84,12 @@ def briefing_of(world: World) -> str | None:
     """Return what the agent is told before it sees anything; by default nothing."""
     asked: object = world
     return asked.briefing if isinstance(asked, BriefedWorld) else None
+
+
+def explanation_of(world: World) -> str:
+    """Return what the lines of a plan do; by default nothing beyond the system text."""
+    asked: object = world
+    return asked.explanation if isinstance(asked, ExplainedWorld) else ""
 
 
 def note_of(world: World, line: str, outcome: str) -> str:

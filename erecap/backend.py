@@ -26,6 +26,7 @@ from erecap.backend_options import (
     read_lookup,
     read_model_options,
     read_prune_options,
+    read_reasoning,
 )
 from erecap.calibration.chooser import BudgetChooser
 from erecap.calibration.cost_model import CostModel, Setting
@@ -78,7 +79,11 @@ def make_backend(spec: BackendSpec) -> PlannerBackend:
     if maker is None:
         raise ValueError(f"backend {spec.name!r} is not known here: the engine's backends are {', '.join(BACKENDS)}")
     check_known(spec, (*maker.options, *TRIMS))
-    return maker.make(spec.options)
+    reasons = read_reasoning(spec.options)
+    backend = maker.make(spec.options)
+    if not reasons:
+        backend.turn_off_reasoning()
+    return backend
 
 
 def _load(options: ModelOptions) -> LoadedModel:

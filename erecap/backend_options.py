@@ -20,7 +20,7 @@ from planner.trimming import TRIMS
 Number = TypeVar("Number", int, float)
 _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
-MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
+MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory", "reasoning")
 PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
 SESSION_OPTIONS = ("kv_budget_mb", "draft")
 STOCK_SESSION_OPTIONS = ("kv_budget_mb", "lookup")
@@ -139,6 +139,14 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
         rule=_rule(options, selector),
         cost_file=Path(options.get("cost", DEFAULT_FILE)),
     )
+
+
+def read_reasoning(options: Mapping[str, str]) -> bool:
+    """Read whether the model may reason before it answers. Raise ``ValueError`` for anything but ``on`` and ``off``."""
+    text = options.get("reasoning", "on")
+    if text not in ("on", "off"):
+        raise ValueError(f"reasoning={text!r} is neither on nor off: write reasoning=off, or leave it out")
+    return text == "on"
 
 
 def read_kv_budget(options: Mapping[str, str]) -> int:

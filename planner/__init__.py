@@ -16,7 +16,7 @@ from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, first_skill, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
-from planner.prompt import Prompt, Role, Segment, before_observation, build_prompt, system_text
+from planner.prompt import Prompt, Role, Segment, before_observation, build_prompt, skill_guide, system_text
 from planner.skills import SKILLS, SkillCall, SkillSpec
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS, Trim
@@ -56,5 +56,6 @@ __all__ = [
     "first_skill",
     "parse_plan",
     "parse_skill",
+    "skill_guide",
     "system_text",
 ]

@@ -134,6 +134,17 @@ def first_step(so_far: str, is_step: Callable[[str], bool]) -> str | None:
     return steps[0][1] if len(steps) == 1 and is_step(steps[0][1]) else None
 
 
+def without_reasoning(answer: str) -> str:
+    """Return an answer without its reasoning (``<think>``); the whole answer where the end of the reasoning is missing.
+
+    Other text stays as the model wrote it.
+    """
+    if not _THOUGHT.search(answer):
+        return answer
+    spoken = _without_reasoning(answer)
+    return answer if spoken is None else spoken.lstrip("\n")
+
+
 def _spoken(answer: str) -> str:
     """Return what the model answered in its turn, without its reasoning. Lines keep their numbers."""
     text = _FINAL.sub(_line_breaks, answer)

@@ -64,6 +64,17 @@ def system_text(horizon: Horizon = "subgoal") -> str:
     )
 
 
+def skill_guide() -> str:
+    """Write what each skill of a gridworld does, for a planner that was not trained on them."""
+    meanings = "\n".join(f"- {' / '.join(spec.usage.splitlines())}: {spec.meaning}" for spec in SKILLS.values())
+    return (
+        f"What the skills do:\n{meanings}\n"
+        "X and Y are things with their rooms, such as red ball in kitchen, or rooms, as the observations name them. "
+        "Walking opens doors that are not locked. One thing is held at a time. "
+        "Answer with the lines of the plan and nothing else, without explanations."
+    )
+
+
 def build_prompt(history: History, system: str | None = None) -> Prompt:
     """Make a prompt of a history.
 

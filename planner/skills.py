@@ -13,6 +13,8 @@ class SkillSpec:
     """How to write it, one form per line, as the system text lists it."""
     arity: int
     """Number of arguments: 0, 1 or 2."""
+    meaning: str
+    """What it does, in one sentence, for a planner that was not trained on it."""
     joints: tuple[str, ...] = ()
     """Words that may stand between two arguments."""
     other_names: tuple[str, ...] = ()
@@ -24,21 +26,30 @@ class SkillSpec:
 SKILLS: dict[str, SkillSpec] = {
     spec.name: spec
     for spec in (
-        SkillSpec("goto", "goto X", 1, other_names=("go to", "go-to", "navigate to", "walk to", "move to", "head to")),
-        SkillSpec("pickup", "pickup X", 1, other_names=("pick up", "pick-up")),
-        SkillSpec("drop", "drop", 0),
+        SkillSpec(
+            "goto",
+            "goto X",
+            1,
+            "Walk to a room or up to a thing.",
+            other_names=("go to", "go-to", "navigate to", "walk to", "move to", "head to"),
+        ),
+        SkillSpec(
+            "pickup", "pickup X", 1, "Walk to a thing and take it; the hand must be empty.", other_names=("pick up", "pick-up")
+        ),
+        SkillSpec("drop", "drop", 0, "Put down what is held, here."),
         SkillSpec(
             "put",
             "put X next to Y\nput X in Y",
             2,
+            "Carry what is held to another thing, or into an open box, and put it down there.",
             joints=("next to", "in"),
             other_names=("place",),
             other_joints=(("into", "in"), ("inside of", "in"), ("inside", "in"), ("beside", "next to"), ("adjacent to", "next to")),
         ),
-        SkillSpec("open", "open X", 1),
-        SkillSpec("unlock", "unlock X", 1),
-        SkillSpec("explore", "explore", 0),
-        SkillSpec("done", "done", 0),
+        SkillSpec("open", "open X", 1, "Walk to a closed door or box and open it."),
+        SkillSpec("unlock", "unlock X", 1, "Walk to a locked door and unlock it; the key of its color must be held."),
+        SkillSpec("explore", "explore", 0, "Walk to a place that was not seen yet, to find what is missing."),
+        SkillSpec("done", "done", 0, "Declare the task finished; this ends the episode."),
     )
 }
 """The skills by name, in the order in which the system text lists them."""

@@ -18,7 +18,7 @@ from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
 from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
 from envs import Verbosity, describe, note, task_text, verbosity_of
-from planner import Horizon, SkillCall, first_skill, parse_plan, system_text
+from planner import Horizon, SkillCall, first_skill, parse_plan, skill_guide, system_text
 
 _GAP = 0.12  # cells between a name and a door
 _LEGEND = "red triangle: the agent; lighter: what it sees"
@@ -75,6 +75,11 @@ class GridWorld:
     def of_job(cls, env: gym.Env[Any, Any], job: EpisodeJob) -> "GridWorld":
         """Make the world of a job, with the job's verbosity or else the environment's own."""
         return cls(env, job.verbosity or verbosity_of(job.env_id), job.horizon)
+
+    @property
+    def explanation(self) -> str:
+        """What each skill does."""
+        return skill_guide()
 
     @property
     def place(self) -> str | None:

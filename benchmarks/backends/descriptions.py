@@ -27,12 +27,13 @@ class BackendInfo:
 
 
 MODEL_OPTIONS = {
-    "model": "directory or hub id of a Qwen2 model; by default the bundled planner",
+    "model": "directory or hub id of a chat model: Qwen2, Qwen2.5, Qwen3, Llama, Mistral; by default the bundled planner",
     "dtype": "float32, bfloat16 or float16; by default the device's usual one",
     "device": "cpu, cuda, cuda:1; by default the GPU where there is one",
     "device_map": "several GPUs: auto, balanced, or a JSON file of module and device",
     "offload_folder": "with device_map: directory for weights that stay on disk",
     "max_memory": "with device_map: memory per device, such as 0:20GiB+cpu:60GiB",
+    "reasoning": "off asks the chat template to let the model answer at once, where it has such a switch; on by default",
     "last": "keep the newest K observations of the prompt only, such as last=8",
     "mask": "blank all observations of the prompt but the newest K, such as mask=8",
 }

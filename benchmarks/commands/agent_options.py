@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from agents.guides import STYLES, PromptStyle
 from agents.loop import AgentConfig
 from benchmarks.commands.ranks import launched
 from planner import HORIZONS, Horizon, ReplanPolicy, Sampling
@@ -60,6 +61,15 @@ StartEarly = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Style = Annotated[
+    str,
+    typer.Option(
+        "--prompt",
+        help="What the planner reads besides observations: `trained` for one that was trained on these worlds, `explained` adds "
+        "what each skill does, `few-shot` a worked example of the expert as well.",
+        rich_help_panel=_PANEL,
+    ),
+]
 MAX_REPLANS, MAX_NEW_TOKENS = AgentConfig().max_replans, Sampling().max_new_tokens
 
 
@@ -74,6 +84,7 @@ class AgentOptions:
     max_new_tokens: int = MAX_NEW_TOKENS
     observe: bool = True
     start_early: bool = False
+    prompt: str = "trained"
 
     @property
     def reach(self) -> Horizon | None:
@@ -81,6 +92,14 @@ class AgentOptions:
         found = next((known for known in HORIZONS if known == self.horizon), None)
         if self.horizon is not None and found is None:
             raise ValueError(f"--horizon {self.horizon!r} is unknown: choose from {', '.join(HORIZONS)}")
+        return found
+
+    @property
+    def style(self) -> PromptStyle:
+        """What the planner reads besides observations. Raises ``ValueError`` for an unknown style."""
+        found = next((known for known in STYLES if known == self.prompt), None)
+        if found is None:
+            raise ValueError(f"--prompt {self.prompt!r} is unknown: choose from {', '.join(STYLES)}")
         return found
 
     @property
@@ -104,7 +123,12 @@ class AgentOptions:
             )
         policy = replace(ReplanPolicy(every=self.replan_every), **{SWITCHES[reason]: False for reason in off})
         return AgentConfig(
-            policy, Sampling(self.max_new_tokens), self.max_replans, observe=self.observe, start_early=self.start_early
+            policy,
+            Sampling(self.max_new_tokens),
+            self.max_replans,
+            observe=self.observe,
+            start_early=self.start_early,
+            quote_unread=self.style == "trained",
         )
 
     @property
@@ -116,4 +140,5 @@ class AgentOptions:
         parts += [f"replans-{self.max_replans}"] if self.max_replans != MAX_REPLANS else []
         parts += [f"tokens-{self.max_new_tokens}"] if self.max_new_tokens != MAX_NEW_TOKENS else []
         parts += ["early"] if self.start_early else []
+        parts += [self.prompt] if self.prompt != "trained" else []
         return "".join(f"-{part}" for part in parts if part)

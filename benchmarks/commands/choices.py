@@ -66,7 +66,7 @@ def make_loop(
         For options that are unknown or out of range.
     """
     specs, count = tuple(parse_specs(backends)), chosen.episodes if episodes is None else episodes
-    loop = ClosedLoop(chosen, specs, count, seed, agent.config, training_seeds, horizon=agent.reach)
+    loop = ClosedLoop(chosen, specs, count, seed, agent.config, training_seeds, horizon=agent.reach, prompt=agent.style)
     return replace(loop, expert_plays=EXPERT in specs or _has_expert(loop))
 
 

@@ -43,6 +43,7 @@ def compare(
     max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
     observe: agent_options.Observe = True,
     start_early: agent_options.StartEarly = False,
+    prompt: agent_options.Style = "trained",
     clock: clocks.Rates = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -61,7 +62,9 @@ def compare(
     With several clocks each is played into a run directory of its own, OUT/clock-RATE, and OUT gets clock.json, clock.md and
     clock.png.
     """
-    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early)
+    agent = agent_options.AgentOptions(
+        horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early, prompt
+    )
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     loop = make_loop(choose_suite(suite, env), backends, episodes, seed, agent=agent)
     by_rate = clocks.make_clocks(clock, clock_source)

@@ -42,6 +42,7 @@ def run(
     max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
     observe: agent_options.Observe = True,
     start_early: agent_options.StartEarly = False,
+    prompt: agent_options.Style = "trained",
     clock: clocks.Rate = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -57,7 +58,9 @@ def run(
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
-    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early)
+    agent = agent_options.AgentOptions(
+        horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early, prompt
+    )
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds, agent)

@@ -105,6 +105,7 @@ class Comparison:
             "agent": repr(self.loop.config),
             **clock_arguments(self.loop.config.clock),
             **({"start_early": True} if self.loop.config.start_early else {}),
+            **({"prompt": self.loop.prompt} if self.loop.prompt != "trained" else {}),
             "replay_prompts": self.replay_prompts,
             "replay_tokens": self.replay_tokens,
         }

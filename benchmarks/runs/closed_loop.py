@@ -6,9 +6,10 @@ environment has no expert; then there is no SPL.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents.episode_log import EpisodeLog
+from agents.guides import PromptStyle, guide_for
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.pool import Pool
@@ -45,6 +46,8 @@ class ClosedLoop:
         Those of ``backends`` that come from a user's package and run a model in this process. This is known after they are made.
     horizon : {"subgoal", "task"} or None
         How far plans reach; ``None`` for the suite's own horizon.
+    prompt : {"trained", "explained", "few-shot"}
+        What the planner reads besides observations (``agents.guides``). The expert reads nothing.
     expert_plays : bool
         Whether the expert plays; ``False`` for environments without one. A suite with a step limit needs it.
     """
@@ -58,6 +61,7 @@ class ClosedLoop:
     user_models: tuple[str, ...] = ()
     expert_plays: bool = True
     horizon: Horizon | None = None
+    prompt: PromptStyle = "trained"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backends", tuple(map(keep_secrets, self.backends)))
@@ -103,12 +107,13 @@ class ClosedLoop:
         list of EpisodeJob
             One job per case.
         """
-        verbosity, limited = self.suite.verbosity, backend != EXPERT and self.suite.step_limit_factor is not None
+        limited = backend != EXPERT and self.suite.step_limit_factor is not None
         cases = [case for case in self.cases if case in limits or not limited]
-        return [
-            EpisodeJob(backend, case.env_id, case.seed, verbosity, limits[case] if limited else None, self.plan_horizon)
-            for case in cases
-        ]
+        made = [self._job(backend, case, limits[case] if limited else None) for case in cases]
+        return made if backend == EXPERT else [replace(job, guide=guide_for(job, self.prompt)) for job in made]
+
+    def _job(self, backend: str, case: Case, max_steps: int | None) -> EpisodeJob:
+        return EpisodeJob(backend, case.env_id, case.seed, self.suite.verbosity, max_steps, self.plan_horizon)
 
 
 def play(

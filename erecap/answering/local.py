@@ -92,6 +92,10 @@ class LocalBackend(ABC):
         self.chat = ChatTokenizer(loaded.tokenizer)
         self._trim = trim
 
+    def turn_off_reasoning(self) -> None:
+        """Ask the chat template to let the model answer at once. Raises ``ValueError`` where it has no such switch."""
+        self.chat = ChatTokenizer(self.loaded.tokenizer, reasoning=False)
+
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer a prompt.
 

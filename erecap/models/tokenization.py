@@ -21,6 +21,8 @@ Message = tuple[str, str, bool]
 """A chat message: role, text, and whether its tokens are protected from pruning."""
 
 _CACHED_SEGMENTS = 8192
+_SWITCH = "enable_thinking"
+"""The variable by which chat templates turn reasoning off."""
 _ANCHOR = {"role": "system", "content": "anchor"}
 
 
@@ -83,18 +85,27 @@ class ChatTokenizer:
     ----------
     tokenizer
         The tokenizer of an instruction-tuned model.
+    reasoning
+        Whether the model may reason before it answers. ``False`` asks the chat template to turn that off (``enable_thinking``, as
+        Qwen3's has it).
 
     Raises
     ------
     ValueError
-        For a tokenizer without a chat template, or with one that cannot be rendered message by message.
+        For a tokenizer without a chat template, with one that cannot be rendered message by message, and where it has no switch.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, reasoning: bool = True) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 "the tokenizer has no chat template: use an instruction-tuned model, or set tokenizer.chat_template (ChatML)"
             )
+        if not reasoning and _SWITCH not in str(tokenizer.chat_template):
+            raise ValueError(
+                f"the chat template has no switch for reasoning ({_SWITCH}): leave reasoning=off out; what the model reasons "
+                "stays out of plan and history in any case"
+            )
+        self._options = {} if reasoning else {_SWITCH: False}
         self.tokenizer = tokenizer
         self._text = ChatText(tokenizer)
         self._known: OrderedDict[tuple[bool, str, str], NDArray[np.int64]] = OrderedDict()
@@ -172,7 +183,7 @@ class ChatTokenizer:
         return self.tokens_of(self._render([_ANCHOR], header=True)[len(self._anchor) :])
 
     def _render(self, messages: list[dict[str, str]], header: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header))
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header, **self._options))
 
 
 def _check_segmentwise(chat: ChatTokenizer) -> None:
