@@ -16,8 +16,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from erecap.models.device import resolve_device
 from erecap.models.host_memory import available_bytes, is_measurable
-from erecap.profiling import comm_profile, generate_profile, memory_profile, predict_profile, prefill_point, rates_profile
+from erecap.profiling import (
+    batch_profile,
+    comm_profile,
+    generate_profile,
+    memory_profile,
+    predict_profile,
+    prefill_point,
+    rates_profile,
+)
 from erecap.profiling import trace_profile as trace
+from erecap.profiling.batch_profile import BatchPlan, profile_batches
 from erecap.profiling.device_measurements import DEVICE_MEASUREMENTS, remarks, run_on_devices, side_tables, stated_rows
 from erecap.profiling.doctor import run_checks
 from erecap.profiling.doctor.report import format_findings
@@ -129,6 +138,12 @@ def _generate(run: Measurement) -> None:
     profile_generate(run.model, run.variants, plan, rate["copy_bytes_per_s"], run.file)
 
 
+def _batch(run: Measurement) -> None:
+    args = run.args
+    plan = BatchPlan(run.lengths(args.new_tokens), args.batch_sizes, args.new_tokens, args.rounds, args.seconds)
+    profile_batches(run.model, run.variants, plan, run.file)
+
+
 def _memory(run: Measurement) -> None:
     limit = int(run.args.limit_gib * 2**30) if run.args.limit_gib else None
     run.file.note(limit_bytes=limit)
@@ -229,6 +244,7 @@ def summary(content: Row) -> list[Row]:
 SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
     "prefill": lambda content: prefill_point.summary_rows(content["points"]),
     "generate": lambda content: generate_profile.summary_rows(content["points"]),
+    "batch": lambda content: batch_profile.summary_rows(content["points"]),
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),
     "rates": lambda content: rates_profile.summary_rows(content["points"]),
@@ -243,6 +259,7 @@ SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
 COMMANDS: dict[str, Callable[[Measurement], None]] = {
     "prefill": _prefill,
     "generate": _generate,
+    "batch": _batch,
     "memory": _memory,
     "trace": _trace,
     "rates": _rates,
