@@ -6,7 +6,7 @@ This module imports torch, so ``capacity`` imports it inside its function.
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -246,7 +246,8 @@ def model_capacity(options: ServerOptions, work: Work, out: Path | None) -> None
     """Model all backends, write the results into ``out`` where there is one, and print them."""
     loads = {case.name: _load(options, work, case) for case in work.cases(options.layers, options.schedules())}
     files = list[Path]()
-    with StageProgress(plain_console(stderr=True)) as progress, nullcontext() if out is None else OutputLock(out):
+    lock: AbstractContextManager[object] = nullcontext() if out is None else OutputLock(out)
+    with lock, StageProgress(plain_console(stderr=True)) as progress:
         progress.begin("capacity", len(loads) + 1)
         for report in _reports(options, work, loads, progress):
             files = files if out is None else write_capacity(report, out)

@@ -11,6 +11,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from random import Random
 
 import numpy as np
@@ -154,8 +155,7 @@ def simulate(server: Server, agents: Sequence[Requests], replans: int, warm_up: 
     ValueError
         Where the agents ask for no more than ``warm_up`` answers.
     """
-    waiting = [_Request(*first) for first in _first_requests(agents)]
-    heapq.heapify(waiting)
+    waiting = sorted(chain.from_iterable(_ask(agents, number, 0.0) for number in range(len(agents))))
     memory = _filled(server, waiting)
     batches, answered, free_s, begun_s = list[_Batch](), 0, 0.0, 0.0
     while waiting and answered < warm_up + replans:
@@ -165,18 +165,16 @@ def simulate(server: Server, agents: Sequence[Requests], replans: int, warm_up: 
         batch = _answer(server, memory, rows, max(free_s, rows[-1].asked_s))
         batches.append(batch)
         answered, free_s = answered + len(rows), batch.end_s
-        for row in rows:
-            _ask_again(agents, row.agent, free_s, waiting)
+        for request in chain.from_iterable(_ask(agents, row.agent, free_s) for row in rows):
+            heapq.heappush(waiting, request)
     if answered <= warm_up:
         raise ValueError(f"the agents asked for {answered} plans, {warm_up} of which are for warming up: give fewer of these")
     return _summed_up(len(agents), batches, free_s - begun_s)
 
 
-def _first_requests(agents: Sequence[Requests]) -> Iterator[tuple[float, int, PricedReplan]]:
-    for number, requests in enumerate(agents):
-        for asked_s, replan in requests:
-            yield asked_s, number, replan
-            break
+def _ask(agents: Sequence[Requests], agent: int, since_s: float) -> list[_Request]:
+    """Make the next request of an agent, as a list: empty where it asks no more."""
+    return [_Request(since_s + acted_s, agent, replan) for acted_s, replan in islice(agents[agent], 1)]
 
 
 def _filled(server: Server, waiting: Sequence[_Request]) -> _Memory:
@@ -211,12 +209,6 @@ def _answer(server: Server, memory: _Memory, rows: Sequence[_Request], now: floa
     memory.evict({row.agent for row in rows})
     end_s = now + busy_s
     return _Batch(end_s, busy_s, [end_s - row.asked_s for row in rows], rebuilt)
-
-
-def _ask_again(agents: Sequence[Requests], agent: int, answered_s: float, waiting: list[_Request]) -> None:
-    for acted_s, replan in agents[agent]:
-        heapq.heappush(waiting, _Request(answered_s + acted_s, agent, replan))
-        break
 
 
 def _summed_up(agents: int, batches: Sequence[_Batch], span_s: float) -> Outcome:
