@@ -4,6 +4,7 @@ Only ``erecap.backend`` and ``erecap.backend_options``, which make planner backe
 modules need only torch, transformers, tokenizers, safetensors and numpy.
 """
 
+from erecap.dropin.protection import protect_roles, protect_spans
 from erecap.dropin.pruned import PrunedPrefill, PruneStats, pruned
 from erecap.engine.decode import DecodeOptions, decode
 from erecap.engine.prefill import KeptTokens, PrefillResult, prefill
@@ -39,5 +40,7 @@ __all__ = [
     "load_pruner",
     "make_selector",
     "prefill",
+    "protect_roles",
+    "protect_spans",
     "pruned",
 ]

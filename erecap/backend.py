@@ -138,7 +138,11 @@ def _context(model: ModelOptions, options: PruneOptions, loaded: LoadedModel) ->
 def _schedule(options: PruneOptions, context: SelectorContext) -> tuple[PruneSchedule, Selector]:
     """Make the schedule by its rule, and its selector."""
     assert context.model is not None
-    schedule = PruneSchedule.of_stages(options.stages, context.model.config.num_hidden_layers, options.keep)
+    depth = context.model.config.num_hidden_layers
+    if options.share is None:
+        schedule = PruneSchedule.of_stages(options.stages, depth, options.keep)
+    else:
+        schedule = PruneSchedule.of_share(options.stages, depth, options.share)
     return _by_rule(options, schedule), make_selector(options.selector, replace(context, schedule=schedule))
 
 

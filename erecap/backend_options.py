@@ -21,10 +21,10 @@ Number = TypeVar("Number", int, float)
 _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory")
-PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
+PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
 SESSION_OPTIONS = ("kv_budget_mb", "draft")
 STOCK_SESSION_OPTIONS = ("kv_budget_mb", "lookup")
-SESSION_PRUNE_OPTIONS = ("keep", "stages", "selector", "pruner", "rule")
+SESSION_PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "rule")
 KV_BUDGET_MB = 2048
 """Most megabytes (2**20 bytes) of keys and values of all sessions, where nothing else is said."""
 LOOKUP = 10
@@ -62,6 +62,8 @@ class PruneOptions:
     ----------
     keep
         Keep ratio of every stage.
+    share
+        Share of a prompt that a layer sees on average, from which the keep ratio follows; ``None`` for ``keep``.
     stages
         Layers after which to prune, as ``parse_stages`` reads them; ``None`` for the default stages.
     selector
@@ -79,6 +81,7 @@ class PruneOptions:
     """
 
     keep: float
+    share: float | None
     stages: str | None
     selector: str
     pruner: str | None
@@ -122,8 +125,12 @@ def read_prune_options(options: Mapping[str, str]) -> PruneOptions:
     keep, seed = _number(options, "keep", 0.7, float), _number(options, "seed", 0, int)
     selector = options.get("selector", "learned")
     _check_takers(options, selector)
+    if "keep" in options and "share" in options:
+        given = f"keep={options['keep']} (at each stage) and share={options['share']} (on average)"
+        raise ValueError(f"{given} are one choice: give either")
     return PruneOptions(
         keep=keep,
+        share=_number(options, "share", 1.0, float) if "share" in options else None,
         stages=options.get("stages"),
         selector=selector,
         pruner=options.get("pruner"),
@@ -199,7 +206,7 @@ def _budget_s(options: Mapping[str, str]) -> float | None:
         if "cost" in options:
             raise ValueError(f"cost={options['cost']!r} means nothing without a budget: give budget_ms=300 too, or leave it out")
         return None
-    fixed = [key for key in ("keep", "stages", "rule") if key in options]
+    fixed = [key for key in ("keep", "share", "stages", "rule") if key in options]
     if fixed:
         raise ValueError(f"budget_ms chooses stages and ratios for each prompt, {' and '.join(fixed)} would fix them: give either")
     budget_ms = _number(options, "budget_ms", _BUDGET_EXAMPLE_MS, float)

@@ -169,7 +169,7 @@ def test_backends_of_one_model_share_it(model_dir):
         (
             "erecap",
             {"kepp": "0.7"},
-            "unknown option kepp; erecap takes model, dtype, device, .*keep, stages, selector, pruner, seed, rule",
+            "unknown option kepp; erecap takes model, dtype, device, .*keep, share, stages, selector, pruner, seed, rule",
         ),
         ("erecap", {"keep": "lots"}, "keep='lots' is not a number"),
         ("erecap", {"keep": "1.7", "selector": "random"}, "keep=1.7 must be in"),
@@ -180,6 +180,9 @@ def test_backends_of_one_model_share_it(model_dir):
         ("erecap", {"pruner": "/nowhere"}, "holds no pruner"),
         ("erecap", {"pruner": "/nowhere", "selector": "random"}, "means nothing to selector=random"),
         ("erecap", {"seed": "3", "selector": "recency"}, "only selector=random takes it"),
+        ("erecap", {"share": "0.6", "keep": "0.7"}, "keep=0.7 .at each stage. and share=0.6 .on average. are one choice"),
+        ("erecap", {"share": "lots"}, "share='lots' is not a number"),
+        ("erecap", {"share": "0.1", "selector": "random"}, "share=0.1 cannot be reached"),
         ("erecap", {"budget_ms": "300", "keep": "0.7"}, "budget_ms chooses stages and ratios for each prompt, keep would fix"),
         ("erecap", {"budget_ms": "300", "keep": "0.7", "stages": "1"}, "keep and stages would fix them: give either"),
         ("erecap", {"budget_ms": "soon"}, "budget_ms='soon' is not a number"),

@@ -4,14 +4,13 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from erecap.calibration.flops import causal_pairs, ceiling, layer_cost
 from erecap.schedule import PruneSchedule, PruneStage, forced_stages, layer_tokens, parse_stages, stage_counts
 from erecap.schedule.counts import chunk_counts, share_of
-from erecap.schedule.stages import PRESETS
 
 QWEN2_7B = Qwen2Config(
     hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
@@ -38,11 +37,36 @@ def test_other_depths_scale_the_seed(depth, expected):
     assert layers_of(PruneSchedule.for_depth(depth, 0.7)) == expected
 
 
-@given(st.integers(1, 100), st.sampled_from(list(PRESETS)))
+@given(st.integers(1, 100), st.sampled_from(["keep09", "keep08", "keep07", "keep065"]))
 def test_every_depth_fits_its_model(depth, preset):
     schedule = PruneSchedule.preset(preset, depth)
     schedule.check_depth(depth)
-    assert {stage.keep for stage in schedule.stages} <= {PRESETS[preset]}
+    assert {stage.keep for stage in schedule.stages} <= {float(f"0.{preset[5:]}")}
+
+
+def test_a_keep_ratio_compounds():
+    mean, final = PruneSchedule.for_depth(28, 0.7).shares(28)
+    assert (round(mean, 2), round(final, 2)) == (0.41, 0.06)
+    assert PruneSchedule.none().shares(28) == (1.0, 1.0)
+    assert PruneSchedule.after([0], 0.5).shares(2) == (0.75, 0.5)
+
+
+@given(st.integers(2, 64), st.floats(0.5, 1.0), st.sampled_from([None, "0", "0-4+6"]))
+def test_a_schedule_of_a_share_leaves_that_share(depth, share, stages):
+    depth = max(depth, 8) if stages == "0-4+6" else depth
+    least = PruneSchedule.of_stages(stages, depth, 1e-4).shares(depth)[0]
+    assume(least < share - 1e-6)
+    schedule = PruneSchedule.of_share(stages, depth, share)
+    keep = schedule.stages[0].keep
+    assert schedule.shares(depth)[0] <= share + 1e-9
+    if keep < 1:
+        assert schedule.with_keep(keep + 1e-4).shares(depth)[0] > share - 1e-9
+
+
+def test_presets_by_share():
+    mean, _ = PruneSchedule.preset("share06", 28).shares(28)
+    assert mean == pytest.approx(0.6, abs=1e-3)
+    assert PruneSchedule.preset("keep065", 28) == PruneSchedule.for_depth(28, 0.65)
 
 
 # Qwen2-7B: keep ratio, m1, m2, and the ceilings at 1K, 4K and 32K.
@@ -181,7 +205,10 @@ def test_stages_by_name_or_the_seeds():
         (lambda: PruneSchedule.for_depth(8, 0.5).by_rule("threshold", [0.0]), "1 taus for 6 stages"),
         (lambda: stage_counts(PruneSchedule(rule="threshold"), np.zeros(9, np.bool_)), "depends on the scores"),
         (lambda: PruneSchedule(rule="magic"), "the rules are top_k, chunk_top_k, threshold"),
-        (lambda: PruneSchedule.preset("keep01", 8), "keep09, keep08, keep07"),
+        (lambda: PruneSchedule.preset("keep7", 8), "keep07 for 0.7"),
+        (lambda: PruneSchedule.preset("keep00", 8), "keep07 for 0.7"),
+        (lambda: PruneSchedule.of_share("4-6", 8, 0.5), "share=0.5 cannot be reached.*begin earlier"),
+        (lambda: PruneSchedule.of_share(None, 8, 1.2), "share=1.2 must be in"),
         (lambda: PruneSchedule.for_depth(0, 0.5), "num_layers=0"),
         (lambda: PruneSchedule.for_depth(28, 0.5).check_depth(8), r"for_depth\(8, keep\)"),
     ],

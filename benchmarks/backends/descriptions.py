@@ -38,7 +38,8 @@ MODEL_OPTIONS = {
 }
 """Options of every backend that runs a model in this process."""
 PRUNE_OPTIONS = {
-    "keep": "share of the tokens kept at each stage, above 0 and at most 1; 0.7 by default",
+    "keep": "share of the tokens kept at each stage, above 0 and at most 1; it compounds; 0.7 by default",
+    "share": "instead of keep: share of the prompt that a layer sees, mean over the layers, such as 0.6; keep is solved for it",
     "stages": "layers after which tokens are dropped, such as 0-5 or 0+2+4; chosen for the model by default",
     "selector": "what scores tokens: learned (default), learned-steps, random, recency, key-norm, attention, gradient",
     "pruner": "directory of a trained pruner; by default the bundled planner's",
@@ -58,7 +59,7 @@ STOCK_SESSION_OPTIONS = {
     "kv_budget_mb": SESSION_OPTIONS["kv_budget_mb"],
 }
 """Options of stock transformers with a kept cache."""
-SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "stages", "selector", "pruner")} | {
+SESSION_PRUNE_OPTIONS = {name: PRUNE_OPTIONS[name] for name in ("keep", "share", "stages", "selector", "pruner")} | {
     "rule": "who survives a stage: chunk_top_k (default for sessions) or threshold",
 }
 """Options of pruning in a session."""

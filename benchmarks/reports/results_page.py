@@ -90,19 +90,12 @@ def _anchor(heading: str) -> str:
 # ---- one section -----------------------------------------------------------------------------------------------------------------
 
 
-def _final_share(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
-    return percent(b.final_share) if b.prompt_tokens.max else NONE
-
-
 def _prompts(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     spread = b.prompt_tokens
     return NONE if spread.p50 is None else f"{decimals(spread.p50, 0)} / {decimals(spread.p95, 0)} / {spread.max}"
 
 
-_HERE = {
-    "prompt tokens": Column("prompt tokens p50 / p95 / max", _prompts),
-    "tokens dropped": Column("final share", _final_share),
-}
+_HERE = {"prompt tokens": Column("prompt tokens p50 / p95 / max", _prompts)}
 """Columns of the table of a run that are others here."""
 RUN_COLUMNS = tuple(_HERE.get(column.header, column) for column in COLUMNS)
 

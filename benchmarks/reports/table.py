@@ -44,8 +44,8 @@ def _kept(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return percent(b.kept_share) if b.prompt_tokens.max else NONE
 
 
-def _dropped(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
-    return decimals(b.dropped_tokens.p50, 0) if b.prompt_tokens.max else NONE
+def _final(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    return percent(b.final_share) if b.prompt_tokens.max else NONE
 
 
 def _budget(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
@@ -73,7 +73,7 @@ COLUMNS = (
     Column("replans", lambda name, b, p: f"{b.replans_mean:.1f}"),
     Column("prompt tokens", _prompt),
     Column("kept share", _kept),
-    Column("tokens dropped", _dropped),
+    Column("final share", _final),
     Column("TTFT p50", lambda name, b, p: seconds(b.ttft_s.p50)),
     Column("replan p50 / p95", lambda name, b, p: f"{seconds(b.replan_s.p50)} / {seconds(b.replan_s.p95)}"),
     Column("KV p50", lambda name, b, p: mebibytes(b.kv_bytes.p50)),

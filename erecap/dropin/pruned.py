@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from erecap.dropin.protection import Flags, rows_of_flags
 from erecap.dropin.pruned_cache import PrunedLayer, pruned_layers, remember, take_over
 from erecap.dropin.refusals import (
     CONTINUOUS_BATCHING,
@@ -34,12 +35,13 @@ from erecap.models.architecture import check_config, check_length, decoder_parts
 from erecap.models.grouped_attention import heads_grouped
 from erecap.models.identity import identify
 from erecap.models.kv_cache import CACHE_FIELD, cache_bytes
+from erecap.models.loading import ending_tokens
 from erecap.models.masks import attention_mask, causal
 from erecap.models.pruner import TokenPruner, place_pruner
 from erecap.models.row_sizes import row_sizes
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
-from erecap.selectors import LearnedSelector
+from erecap.selectors import SelectorContext, make_selector
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,16 @@ class PruneStats:
 class _PrunedDecoder:
     """A replacement for a decoder's ``forward``."""
 
-    def __init__(self, model: PreTrainedModel, schedule: PruneSchedule, selector: Selector | None, stats: PruneStats) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        schedule: PruneSchedule,
+        selector: Selector | None,
+        protected: Flags | None,
+        stats: PruneStats,
+    ) -> None:
         self.model, self.parts = model, decoder_parts(model)
-        self.schedule, self.selector, self.stats = schedule, selector, stats
+        self.schedule, self.selector, self.protected, self.stats = schedule, selector, protected, stats
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph break where a caller compiles around it
     def __call__(
@@ -114,7 +123,7 @@ class _PrunedDecoder:
         check_mask(mask, batch, width)
         lengths = [width] * batch if mask is None else [int(n) for n in mask.sum(-1).tolist()]
         check_length(self.model.config, max(lengths))
-        layout = _layout(lengths, mask, self.schedule, hidden)
+        layout = _layout(self._prompts(lengths, width), mask, self.schedule, hidden)
         starts = torch.tensor([width - length for length in lengths], device=hidden.device)
         check_positions(position_ids, starts, width)
         if isinstance(self.selector, PreparedSelector):
@@ -126,6 +135,13 @@ class _PrunedDecoder:
         remember(cache, counts, starts, width)
         self.stats.prefills.append(PrunedPrefill(_columns(kept, starts), counts, cache_bytes(cache) * self.parts.ranks))
         return _spread(self.parts.norm(stream.hidden), stream.positions, counts, starts, width)
+
+    def _prompts(self, lengths: list[int], width: int) -> list[TokenizedPrompt]:
+        """Make prompts with the protected tokens of each row. Their ids are not read."""
+        if min(lengths) < 1:
+            raise ValueError("a row of the batch has no token: leave it out")
+        flags = [None] * len(lengths) if self.protected is None else rows_of_flags(self.protected, lengths, width)
+        return [TokenizedPrompt.from_ids(np.zeros(length, np.int64), own) for length, own in zip(lengths, flags, strict=True)]
 
     def extend(self, hidden: Tensor, mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache) -> Tensor:
         """Run new tokens on the pruned cache, without pruning; return final hidden states, ``(batch, new, hidden_size)``."""
@@ -150,7 +166,11 @@ class _PrunedDecoder:
 
 @contextmanager
 def pruned(
-    model: Any, pruner: TokenPruner | Path | str | None, schedule: PruneSchedule, selector: Selector | None = None
+    model: Any,
+    pruner: TokenPruner | Path | str | None,
+    schedule: PruneSchedule,
+    selector: Selector | str | None = None,
+    protected: Flags | None = None,
 ) -> Iterator[PruneStats]:
     """Let a model prune its prompts while the context is open.
 
@@ -162,11 +182,14 @@ def pruned(
     model
         A stock causal language model of transformers, or a PEFT model around one.
     pruner
-        A pruner or its directory; ``None`` where ``selector`` is given.
+        A pruner or its directory; ``None`` where ``selector`` needs none.
     schedule
         Where tokens are dropped and how many.
     selector
-        Scores the tokens instead of the pruner.
+        Scores the tokens instead of the pruner: a selector or a name of ``erecap.SELECTORS``, such as ``"attention"``.
+    protected
+        Tokens that no stage may drop, bool ``(batch, n)`` in the columns of ``input_ids``, or ``(n,)`` for one prompt:
+        ``erecap.protect_spans`` and ``erecap.protect_roles`` make them. They hold for every prompt of the context.
 
     Yields
     ------
@@ -180,7 +203,7 @@ def pruned(
     PrunerMismatchError
         For the pruner of another model.
     ValueError
-        For a schedule, cache, input or mode of ``generate`` that pruning does not support.
+        For a schedule, cache, input or mode of ``generate`` that pruning does not support, and flags of another shape.
     """
     check_not_compiled(model)
     stock: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -188,14 +211,14 @@ def pruned(
     decoder: Any = stock.get_decoder()  # type: ignore[no-untyped-call]
     check_not_compiled(stock, decoder, getattr(stock, stock.base_model_prefix, None))
     schedule.check_depth(stock.config.num_hidden_layers)
-    scorer = selector if selector is not None or not schedule.stages else _learned(pruner, stock, schedule)
-    if scorer is not None and schedule.stages:
+    scorer = _scorer(selector, pruner, stock, schedule) if schedule.stages else None
+    if scorer is not None:
         check_selector(scorer, schedule)
     if isinstance(decoder.__dict__.get("forward"), _PrunedDecoder):
         raise ValueError("the model is being pruned already: leave the first erecap.pruned(...) before the next")
     stats = PruneStats()
     with ExitStack() as replaced:
-        replaced.enter_context(_replaced(decoder, "forward", _PrunedDecoder(stock, schedule, scorer, stats)))
+        replaced.enter_context(_replaced(decoder, "forward", _PrunedDecoder(stock, schedule, scorer, protected, stats)))
         if stock.can_generate():
             replaced.enter_context(_replaced(stock, "generate", _checked_generate(stock)))
             for name in CONTINUOUS_BATCHING:
@@ -226,20 +249,26 @@ def _checked_generate(model: Any) -> Callable[..., Any]:
     return generate
 
 
-def _learned(pruner: TokenPruner | Path | str | None, model: PreTrainedModel, schedule: PruneSchedule) -> Selector:
-    if pruner is None:
-        raise ValueError("nothing scores tokens: give a pruner, its directory, or selector=...")
+def _scorer(
+    selector: Selector | str | None, pruner: TokenPruner | Path | str | None, model: PreTrainedModel, schedule: PruneSchedule
+) -> Selector:
+    if selector is not None and not isinstance(selector, str):
+        return selector
+    if selector is None and pruner is None:
+        raise ValueError('nothing scores tokens: give a pruner, its directory, or a selector that needs none, such as "attention"')
+    made = None if pruner is None else _placed(pruner, model)
+    return make_selector(selector or "learned", SelectorContext(schedule, made, model=model, eos_ids=ending_tokens(model)))
+
+
+def _placed(pruner: TokenPruner | Path | str, model: PreTrainedModel) -> TokenPruner:
     made = pruner if isinstance(pruner, TokenPruner) else TokenPruner.from_pretrained(pruner)
     made.check_model(identify(model))
-    return LearnedSelector(place_pruner(made, model), schedule)
+    return place_pruner(made, model)
 
 
-def _layout(lengths: list[int], mask: Tensor | None, schedule: PruneSchedule, hidden: Tensor) -> PrefillLayout:
+def _layout(prompts: list[TokenizedPrompt], mask: Tensor | None, schedule: PruneSchedule, hidden: Tensor) -> PrefillLayout:
     if mask is not None and not bool((mask.sum(-1) == mask.long().flip(-1).cumprod(-1).sum(-1)).all()):
         raise ValueError("the attention mask has padding behind or within a prompt: pad on the left (padding_side='left')")
-    if min(lengths) < 1:
-        raise ValueError("a row of the batch has no token: leave it out")
-    prompts = [TokenizedPrompt.from_ids(np.zeros(length, np.int64)) for length in lengths]
     return lay_out(prompts, schedule, hidden.device, row_sizes(hidden.device, hidden.dtype))
 
 

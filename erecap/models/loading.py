@@ -142,13 +142,14 @@ def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     """Collect the ids of the tokens that end an answer: from generation config and tokenizer, and ChatML's ``<|im_end|>``."""
-    generation = getattr(model.generation_config, "eos_token_id", None)
-    ids = {
-        tokenizer.eos_token_id,
-        tokenizer.get_vocab().get(_TURN_END),
-        *(generation if isinstance(generation, list) else [generation]),
-    }
-    return frozenset(token for token in ids if token is not None)
+    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(_TURN_END)}
+    return ending_tokens(model) | frozenset(token for token in ids if token is not None)
+
+
+def ending_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """Read the ids of the tokens that end an answer from a model's generation config."""
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset(token for token in (ids if isinstance(ids, list) else [ids]) if token is not None)
 
 
 def _resolve(source: str | Path | None) -> str:

@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erecap.schedule.search import BudgetChoice, BudgetError, Cost, least_pruning
-from erecap.schedule.stages import PRESETS, PruneStage, Rule, check_depth, format_stages, parse_rule, parse_stages, seed_layers
+from erecap.schedule.shares import keep_of_share, shares_of
+from erecap.schedule.stages import (
+    PruneStage,
+    Rule,
+    check_depth,
+    format_stages,
+    parse_preset,
+    parse_rule,
+    parse_stages,
+    seed_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,31 @@ class PruneSchedule:
         ValueError
             For text that names no layers, or a stage that has no layer after it.
         """
-        if stages is None:
-            return cls.for_depth(num_layers, keep)
-        schedule = cls.after(parse_stages(stages), keep)
+        layers = seed_layers(num_layers) if stages is None else parse_stages(stages)
+        schedule = cls.after(layers, keep)
         schedule.check_depth(num_layers)
         return schedule
+
+    @classmethod
+    def of_share(cls, stages: str | None, num_layers: int, share: float) -> "PruneSchedule":
+        """Make a schedule by what is left on average instead of at each stage.
+
+        Parameters
+        ----------
+        stages
+            Layers as ``parse_stages`` reads them; ``None`` for the default stages.
+        num_layers
+            Depth of the model.
+        share
+            Share of a prompt's tokens that a layer sees, mean over the layers, in (0, 1] (``shares.keep_of_share``).
+
+        Raises
+        ------
+        ValueError
+            As ``of_stages``, and for a share that no keep ratio gives.
+        """
+        whole = cls.of_stages(stages, num_layers, 1.0)
+        return whole.with_keep(keep_of_share(whole.layers, num_layers, share))
 
     @classmethod
     def choose(
@@ -153,23 +183,27 @@ class PruneSchedule:
 
     @classmethod
     def preset(cls, name: str, num_layers: int) -> "PruneSchedule":
-        """Make one of the presets ``PRESETS``, which have the default stages.
+        """Make the preset called ``name``, which has the default stages.
 
         Parameters
         ----------
         name
-            ``keep09``, ``keep08`` or ``keep07``.
+            ``keep07`` keeps 0.7 at each stage (the seed's presets are ``keep09``, ``keep08`` and ``keep07``); ``share06`` keeps 0.6
+            on average over the layers. Any decimals may follow the 0: ``keep065``.
         num_layers
             Depth of the model.
 
         Raises
         ------
         ValueError
-            For another name.
+            For another name, and a share that no keep ratio gives.
         """
-        if name not in PRESETS:
-            raise ValueError(f"preset {name!r} is not known: the presets are {', '.join(PRESETS)}")
-        return cls.for_depth(num_layers, PRESETS[name])
+        kind, ratio = parse_preset(name)
+        return cls.for_depth(num_layers, ratio) if kind == "keep" else cls.of_share(None, num_layers, ratio)
+
+    def shares(self, num_layers: int) -> tuple[float, float]:
+        """Compute what the keep ratios leave of a long prompt: mean over ``num_layers`` layers, and in the last (``shares``)."""
+        return shares_of(self.layers, [stage.keep for stage in self.stages], num_layers)
 
     def with_keep(self, keep: float) -> "PruneSchedule":
         """Return the same stages and guards with another keep ratio at every stage."""

@@ -1,6 +1,7 @@
 """The stages of a schedule: after which layers tokens are dropped, by which rule, and how both are written as text."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,8 +11,7 @@ Rule = Literal["top_k", "chunk_top_k", "threshold"]
 
 SEED_DEPTH = 28
 SEED_LAYERS = tuple(range(4, SEED_DEPTH - 2, 3))
-PRESETS = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}
-"""Keep ratio of each preset, by name."""
+_PRESET = re.compile(r"(keep|share)0(\d+)")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ def parse_rule(text: str) -> Rule:
         if text == rule:
             return rule  # type: ignore[no-any-return]  # get_args returns Any
     raise ValueError(f"rule {text!r} is not known: the rules are {', '.join(get_args(Rule))}")
+
+
+def parse_preset(name: str) -> tuple[Literal["keep", "share"], float]:
+    """Read the name of a preset: ``("keep", 0.65)`` for ``keep065``. Raise ``ValueError`` for another name."""
+    match = _PRESET.fullmatch(name)
+    ratio = float(f"0.{match[2]}") if match else 0.0
+    if match is None or not ratio:
+        raise ValueError(f"preset {name!r} is not known: write keep07 for 0.7 at each stage, or share06 for 0.6 on average")
+    return ("keep" if match[1] == "keep" else "share"), ratio
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
