@@ -1,10 +1,11 @@
 """One episode under way: what the agent knows of it, and the two things that the loop does with it, replan and act."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from agents.early import Ahead, Answer, AnswerThread, Done
 from agents.families import make_world
 from agents.job import EpisodeJob
 from agents.pictures import Pictures
@@ -13,7 +14,7 @@ from agents.recorder import Recorder, Reply, Request, Spent, Thought
 from agents.records import End, EpisodeRecord
 from agents.repeats import Repeats
 from agents.world import Call, Outcome, Tick, failed
-from agents.world_extras import briefing_of, note_of, state_of
+from agents.world_extras import Reader, briefing_of, note_of, reader_of, state_of
 from planner import (
     Generation,
     History,
@@ -63,6 +64,10 @@ class Episode:
     broken: tuple[tuple[str, str], ...] = ()
     """The line of the current plan that failed or was interrupted last, as it was read and as it was written; empty if the last one
     succeeded."""
+    ahead: Done | None = None
+    """How the first line of ``plan`` ended, if it was carried out before the plan was complete."""
+    unread: bool = False
+    """Whether the latest plan could not be read, and a line of it was carried out before that was known."""
     caption: str = "start"
     """Text below the pictures: the current line of the plan."""
     failed: bool = False
@@ -93,11 +98,14 @@ class Episode:
     """Why the episode ended; ``None`` while it goes on."""
 
     def __post_init__(self) -> None:
+        self.answers: AnswerThread | None = None
+        if self.config.start_early and not isinstance(self.backend, WorldBackend):
+            self.answers = AnswerThread(self.backend)
         self.world = make_world(self.job, render=self.frames is not None)
         with ExitStack() as on_error:
             on_error.callback(self.world.close)
             self.progress = self.planned = self.world.reset(self.job.seed)
-            self.recorder, self.pictures = Recorder(self.job, self.sink), Pictures(self.world, self.frames)
+            self.recorder, self.pictures = Recorder(self.job, self.sink, self.config.start_early), Pictures(self.world, self.frames)
             self._show()
             self._append("task", self.progress.task)
             briefing = briefing_of(self.world)
@@ -110,7 +118,7 @@ class Episode:
     def replan(self, reason: ReplanReason) -> None:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
-        self.started, self.goal_interrupted = True, False
+        self.started, self.goal_interrupted, self.unread = True, False, False
         rest = (*self.broken, *((call.text, line) for call, line in zip(self.plan, self.lines, strict=True)))
         request = Request(reason, time.perf_counter(), tuple(text for text, _ in rest), "\n".join(line for _, line in rest))
         self._observe()
@@ -164,29 +172,51 @@ class Episode:
         prompt, entries = build_prompt(self.history, self.world.system), len(self.history.entries)
         prompt = replace(prompt, draft=request.draft)
         avoid = self.repeats.forbidden(self.asked_in)
-        asked = time.perf_counter()
-        generation = self._generate(prompt, replace(self.config.sampling, avoid=avoid))
-        backend_s = time.perf_counter() - asked
-        calls, error = self._read(generation)
+        reader = None if self.answers is None or request.reason == "parse_error" else reader_of(self.world)
+        asked, at_step = time.perf_counter(), self.env_steps
+        answer = self._answer(prompt, replace(self.config.sampling, avoid=avoid), reader)
+        generation, reading = answer.generation, time.perf_counter()
+        calls, error = self._read(generation, self.world.parse if reader is None else reader.parse)
         plan = None if error is not None else tuple(call.text for call in calls)
-        own_s = time.perf_counter() - request.begin - backend_s
-        thought = self._let_time_pass(generation, own_s + backend_s)
-        reply = Reply(generation, entries, len(avoid), backend_s, own_s, self.observe_s, plan, error)
+        own_s = asked - request.begin + time.perf_counter() - reading
+        thought = self._let_time_pass(generation, own_s + answer.backend_s)
+        reply = Reply(generation, entries, len(avoid), answer.backend_s, own_s, self.observe_s, plan, error, answer.ahead)
         self.observe_s = 0.0
-        self.recorder.call(self.replans, self.env_steps - thought.steps, request, reply, thought)
+        self.recorder.call(self.replans, at_step, request, reply, thought)
         self.replans += 1
+        steps = list(zip(calls, _written(generation.complete_text, calls), strict=True))
+        if answer.ahead is not None:
+            return self._after(answer.ahead, steps, error)
         if error is not None:
             raise error
-        return list(zip(calls, _written(generation.complete_text, calls), strict=True))
+        return steps
 
-    def _read(self, generation: Generation) -> tuple[list[Call], PlanParseError | None]:
+    def _answer(self, prompt: Prompt, sampling: Sampling, reader: Reader | None) -> Answer:
+        """Ask the backend. With a reader, carry out the first line of its plan as soon as it is certain."""
+        if self.answers is not None and reader is not None:
+            return self.answers.answer(prompt, sampling, reader, self._carry_out_ahead)
+        begin = time.perf_counter()
+        generation = self._generate(prompt, sampling)
+        return Answer(generation, time.perf_counter() - begin)
+
+    def _after(self, ahead: Ahead, steps: list[tuple[Call, str]], error: PlanParseError | None) -> list[tuple[Call, str]]:
+        """Return the plan whose first line has been carried out. It stands, whatever the answer turns out to be."""
+        self.ahead = ahead.done
+        if error is not None:
+            self.unread = True
+            if self.end is None:
+                self._append("feedback", f"That plan could not be read: {error}. Its first line had been carried out by then.")
+        same = bool(steps) and steps[0][0].text == ahead.call.text
+        return steps if same else [(ahead.call, ahead.call.text), *steps]
+
+    def _read(self, generation: Generation, parse: Callable[[str], Sequence[Call]]) -> tuple[list[Call], PlanParseError | None]:
         """Put the answer into the history, and read its complete lines."""
         self._append("plan", generation.text if generation.text.strip() else "(empty)")
         cut = cut_note(generation)
         if cut is not None:
             self._append("feedback", f"{cut.capitalize()}.")
         try:
-            return list(self.world.parse(generation.complete_text)), None
+            return list(parse(generation.complete_text)), None
         except PlanParseError as error:
             self.parse_errors += 1
             self.repeats.note(self.asked_in, "\n".join(generation.complete_text.splitlines()[: error.line]))
@@ -216,19 +246,16 @@ class Episode:
     # ---- acting ----------------------------------------------------------------------------------------------------------------
 
     def act(self) -> None:
-        """Carry out the next line of the plan. A line that needs no environment step still takes one, so every plan costs time."""
+        """Carry out the next line of the plan, unless that is done, and tell how it ended."""
         call, line = self.plan.pop(0), self.lines.pop(0)
-        self.caption = call.text
-        steps, reward = self.env_steps, self.reward
-        outcome = self._carry_out(call)
-        if self.env_steps == steps and self.end is None:
-            self._take(self.world.idle())
+        done = self.ahead or self._carry_out(call)
+        self.ahead, outcome = None, done.outcome
         self._tell_outcome(call.text, outcome.text)
         self._let_observe()
         self._follow_up(call, line, outcome)
         self.skills += 1
         self.since_replan += 1
-        spent = Spent(self.env_steps - steps, self.reward - reward, self.world.place, self.disturbances)
+        spent = Spent(done.env_steps, done.reward, self.world.place, self.disturbances)
         self.recorder.step(self.replans - 1, call.text, outcome, spent, self.progress)
         self.disturbances = []
         if outcome.gave_up and self.end is None:
@@ -254,7 +281,21 @@ class Episode:
         self.broken = () if outcome.succeeded else ((call.text, line),)
         self.failed = not (outcome.succeeded or outcome.goal_changed)
 
-    def _carry_out(self, call: Call) -> Outcome:
+    def _carry_out(self, call: Call) -> Done:
+        """Carry out a line. One that needs no environment step still takes one, so every plan costs time."""
+        self.caption = call.text
+        steps, reward = self.env_steps, self.reward
+        outcome = self._run(call)
+        if self.env_steps == steps and self.end is None:
+            self._take(self.world.idle())
+        return Done(outcome, self.env_steps - steps, self.reward - reward)
+
+    def _carry_out_ahead(self, call: Call) -> Done:
+        """Carry out the first line of a plan that is not complete; what was left of the plan before it is over."""
+        self._follow(())
+        return self._carry_out(call)
+
+    def _run(self, call: Call) -> Outcome:
         """Step the world until the line of the plan or the episode ends."""
         run = self.world.run(call)
         try:
@@ -280,6 +321,11 @@ class Episode:
         elif tick.truncated:
             self.end = "step_limit"
 
+    def reason(self) -> ReplanReason | None:
+        """Return why to replan now; ``None`` to go on with the plan."""
+        policy = self.config.policy
+        return "parse_error" if self.unread and policy.on_parse_error else policy.reason(self.state())
+
     def state(self) -> LoopState:
         """Return what the replan policy looks at."""
         replaced = bool(self.plan) and self.progress.replaces(self.planned, self.job.horizon)
@@ -293,6 +339,14 @@ class Episode:
             goal_changed=self.goal_interrupted or replaced,
             subgoal_reached=bool(self.plan) and reached and self.job.horizon == "subgoal",
         )
+
+    def close(self) -> None:
+        """End the thread of the planner, and close the world."""
+        try:
+            if self.answers is not None:
+                self.answers.close()
+        finally:
+            self.world.close()
 
     # ---- records ---------------------------------------------------------------------------------------------------------------
 

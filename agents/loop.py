@@ -57,7 +57,7 @@ def run_episode(
     try:
         end = _play(episode)
     finally:
-        episode.world.close()
+        episode.close()
     record = episode.record(end, time.perf_counter() - begin)
     sink(record)
     return record
@@ -66,7 +66,7 @@ def run_episode(
 def _play(episode: Episode) -> End:
     """Replan and act until the episode ends."""
     while episode.end is None:
-        reason = episode.config.policy.reason(episode.state())
+        reason = episode.reason()
         if reason is not None and episode.replans >= episode.config.max_replans:
             episode.end = "replan_limit"
         elif reason is not None:
@@ -76,7 +76,7 @@ def _play(episode: Episode) -> End:
                 continue  # the world has moved on: ask the policy again before the first line of the plan
         elif not episode.plan:
             episode.end = "plan_end"
-        if episode.plan and episode.end is None:
+        if episode.plan and (episode.end is None or episode.ahead is not None):
             episode.act()
     return episode.end
 

@@ -76,3 +76,12 @@ class AgentConfig:
     """Lets environment steps pass while the planner thinks; ``None`` for a world that waits. Run directories describe it apart."""
     observe: bool = field(default=True, repr=False)
     """Whether a backend that can takes in the history while the agent acts. Plans do not depend on it."""
+    start_early: bool = field(default=False, repr=False)
+    """Whether to carry out the first line of a plan while the planner writes the rest. Run directories describe it apart."""
+
+    def __post_init__(self) -> None:
+        if self.start_early and self.clock is not None:
+            raise ValueError(
+                "start_early=True with a clock: a clock counts the seconds of whole plans, a first line has no price of its own; "
+                "leave out one of the two"
+            )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from agents.early import Ahead
 from agents.job import EpisodeJob
 from agents.protocols import Sink
 from agents.records import PlannerCall, StepRecord, TranscriptRecord
@@ -46,6 +47,13 @@ class Reply:
     """The lines of the plan; ``None`` where it could not be read."""
     error: PlanParseError | None = None
     """Why it could not be read."""
+    ahead: Ahead | None = None
+    """The line of it that was carried out before it was complete."""
+
+    def wait_s(self, request: Request) -> float:
+        """Return the seconds that the agent waited until it could act: for the first line where that was carried out ahead."""
+        known_s = self.own_s + self.backend_s if self.ahead is None else self.ahead.known - request.begin
+        return request.waited_s + known_s
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Recorder:
     """The episode."""
     sink: Sink
     """Called with each record."""
+    early: bool = False
+    """Whether lines may be carried out before their plan is complete."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -93,7 +103,7 @@ class Recorder:
 
     def call(self, number: int, env_step: int, request: Request, reply: Reply, thought: Thought) -> None:
         """Record a planner call, the episode's ``number``-th from 0, made after ``env_step`` environment steps."""
-        made = reply.generation
+        made, ahead = reply.generation, reply.ahead
         self.sink(
             PlannerCall(
                 **self.key,
@@ -114,6 +124,9 @@ class Recorder:
                 observe_s=reply.observe_s,
                 clock_s=thought.seconds,
                 clock_steps=thought.steps,
+                wait_s=reply.wait_s(request) if self.early else None,
+                early=None if ahead is None else ahead.call.text,
+                wait_rest_s=0.0 if ahead is None else ahead.rest_s,
             )
         )
 

@@ -90,6 +90,13 @@ class PlannerCall(_Upgraded):
     """Seconds of thinking that the clock counted; ``None`` where the world waits for the planner."""
     clock_steps: int = 0
     """Environment steps that passed while the planner thought, right after ``env_step``."""
+    wait_s: float | None = None
+    """Seconds from the observation until the agent could act, an unreadable first answer included: until the first line of the plan
+    was known where that was carried out early. ``None`` where agents wait for the whole plan."""
+    early: str | None = None
+    """The line that was carried out while the planner wrote the rest; ``None`` where there was none."""
+    wait_rest_s: float = 0.0
+    """Seconds that the agent waited for the rest of the plan after that line had ended."""
 
     @field_serializer("generation", mode="wrap")
     def _without_token_ids(self, generation: Generation, serialize: Any) -> Any:

@@ -1,9 +1,9 @@
 """What a world may know besides the protocol ``World``, and what holds for a world that does not: the defaults, in one place."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol, runtime_checkable
 
-from agents.world import World
+from agents.world import Call, World
 
 
 @runtime_checkable
@@ -41,6 +41,33 @@ class AvoidingWorld(Protocol):
     def expert_avoiding(self, avoid: Collection[str]) -> str | None:
         """Return the expert's plan; it begins with none of the texts in ``avoid`` where the expert knows anything else to try."""
         ...
+
+
+class Reader(Protocol):
+    """Reads answers as the world stood when the planner was asked, whatever has happened since."""
+
+    def parse(self, answer: str) -> Sequence[Call]:
+        """Read a plan as ``World.parse`` does."""
+        ...
+
+    def first(self, so_far: str) -> Call | None:
+        """Return the first call of an answer of which these lines are complete; ``None`` as long as it is not certain."""
+        ...
+
+
+@runtime_checkable
+class EarlyWorld(Protocol):
+    """A world in which the first line of a plan can be carried out before the plan is complete."""
+
+    def reader(self) -> Reader:
+        """Return what reads the answer to a request that is made now."""
+        ...
+
+
+def reader_of(world: World) -> Reader | None:
+    """Return what reads an answer while it comes; by default nothing: the plan is read when it is complete."""
+    asked: object = world
+    return asked.reader() if isinstance(asked, EarlyWorld) else None
 
 
 def briefing_of(world: World) -> str | None:

@@ -14,7 +14,7 @@ from planner.backend import (
 )
 from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
-from planner.plan import Plan, PlanParseError, parse_plan, parse_skill
+from planner.plan import Plan, PlanParseError, first_skill, parse_plan, parse_skill
 from planner.policy import LoopState, ReplanPolicy, ReplanReason
 from planner.prompt import Prompt, Role, Segment, before_observation, build_prompt, system_text
 from planner.skills import SKILLS, SkillCall, SkillSpec
@@ -53,6 +53,7 @@ __all__ = [
     "before_observation",
     "build_prompt",
     "cut_note",
+    "first_skill",
     "parse_plan",
     "parse_skill",
     "system_text",

@@ -48,6 +48,8 @@ _HEADING = re.compile(
 )
 _CONSENT = re.compile(r"sure(?: thing)?|okay|ok|certainly|of course|alright|great|got it|understood|absolutely|yes")
 _PLAN_KEY = re.compile(r"(?:final_?)?(?:plan|actions?|steps?|skills?|answer|output|response)", re.IGNORECASE)
+_JSON = ("[", "{")
+"""What an answer in JSON begins with."""
 _MOST_SHOWN = 160
 """Characters of a line that an error shows: the planner reads it."""
 
@@ -106,6 +108,30 @@ def answer_steps(answer: str, is_step: Callable[[str], bool]) -> list[Step]:
     if listed is not None:
         return listed
     return _without_remarks([(number, part) for number, line in lines for part in _parts(line)], is_step)
+
+
+def first_step(so_far: str, is_step: Callable[[str], bool]) -> str | None:
+    """Return the first step of an answer that is not complete yet, once it is certain.
+
+    It is certain when the complete lines so far have one step that looks like one. Whatever comes after them, it stays the first
+    step, with two exceptions: the end of reasoning whose beginning is missing, and a marker of the final channel. Both take back
+    all that stands before them. JSON is read at its end. A line becomes certain when it is the last one, or never.
+
+    Parameters
+    ----------
+    so_far
+        The complete lines of the answer so far.
+    is_step
+        Whether a line looks like a step.
+    """
+    lines = [line for line in so_far.splitlines() if line.strip() and not is_fence(line)]
+    if not lines or lines[0].lstrip().startswith(_JSON) or not any(map(is_step, _parts(lines[-1]))):
+        return None
+    try:
+        steps = answer_steps(so_far, is_step)
+    except PlanParseError:
+        return None
+    return steps[0][1] if len(steps) == 1 and is_step(steps[0][1]) else None
 
 
 def _spoken(answer: str) -> str:
@@ -193,7 +219,7 @@ def _json_steps(lines: list[Step]) -> list[Step] | None:
     """Return the texts of an answer in JSON, all with the number of its first line; ``None`` for any other answer."""
     lines = [(number, line) for number, line in lines if line.strip() and not is_fence(line)]
     body = "\n".join(line for _, line in lines).strip()
-    if not body.startswith(("[", "{")):
+    if not body.startswith(_JSON):
         return None
     try:
         texts = _texts_of(json.loads(body))

@@ -8,11 +8,21 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from planner.answer import PlanParseError, answer_steps
+from planner.answer import PlanParseError, answer_steps, first_step
 from planner.lines import bare_line, plan_line, spelled_line, without_articles
 from planner.skills import SKILLS, SkillCall, SkillSpec
 
-__all__ = ["KnownNames", "Plan", "PlanParseError", "parse_plan", "parse_skill", "plan_line", "spelled_line", "without_articles"]
+__all__ = [
+    "KnownNames",
+    "Plan",
+    "PlanParseError",
+    "first_skill",
+    "parse_plan",
+    "parse_skill",
+    "plan_line",
+    "spelled_line",
+    "without_articles",
+]
 
 _NO_NAME = re.compile(r"->|[,;#|\\:=<>{}\[\]→]")
 _CALL = re.compile(
@@ -69,6 +79,29 @@ def parse_plan(text: str, names: KnownNames | None = None) -> Plan:
     if not skills:
         raise PlanParseError(1, text[:80], "there is no skill in the answer")
     return Plan(tuple(skills))
+
+
+def first_skill(so_far: str, names: KnownNames | None = None) -> SkillCall | None:
+    """Read the first skill of an answer that is not complete yet.
+
+    Parameters
+    ----------
+    so_far
+        The complete lines of the answer so far.
+    names
+        The names that arguments are checked against; ``None`` takes any name.
+
+    Returns
+    -------
+    SkillCall or None
+        The first skill that ``parse_plan`` will find if it can read the whole answer (``planner.answer.first_step`` names the
+        exceptions); ``None`` as long as it is not certain.
+    """
+    line = first_step(so_far, _begins_with_skill)
+    try:
+        return None if line is None else parse_skill(line, names=names)
+    except PlanParseError:
+        return None
 
 
 def parse_skill(line: str, number: int = 1, names: KnownNames | None = None) -> SkillCall:

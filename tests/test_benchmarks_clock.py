@@ -136,6 +136,7 @@ def test_rates():
         (["--clock", "1", "--clock-source", "model:nowhere.json"], "is no file and none of the bundled ones (planner-cpu"),
         (["--clock-source", "measured"], "means nothing in a world that waits"),
         (["--clock", "0", "--clock-source", "model"], "means nothing in a world that waits"),
+        (["--clock", "2", "--start-early"], "--start-early with --clock 2: a clock counts the seconds of whole plans"),
     ],
 )
 def test_bad_clocks_are_errors_with_their_remedy(refused, arguments, message, tmp_path):

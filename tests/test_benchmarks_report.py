@@ -89,6 +89,14 @@ def text(renderable):
     return console.file.getvalue()
 
 
+def test_the_wait_before_the_first_skill_has_a_column_only_where_plans_are_begun_early():
+    early = {"wait_s": {"p50": 0.0421, "p95": 0.25}, "rest_s": TIMES, "early_share": 0.9, "taken_back": 0}
+    assert "wait before first skill" not in summary_markdown(summary())
+    shown = summary_markdown(summary(early=early))
+    assert "wait before first skill p50 / p95" in shown
+    assert "42.1 ms / 250 ms" in shown
+
+
 def test_the_table_has_the_promised_columns():
     headers = " ".join(column.header for column in COLUMNS)
     for word in [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.models.answers import LineStreamer
+from erecap.models.answers import LineStreamer, TimedAnswer
 
 
 def stream(pieces: list[str]) -> list[tuple[int, str]]:
@@ -35,3 +35,14 @@ def test_lines_come_when_complete(pieces, expected):
 @given(st.lists(st.text(alphabet="ab\n ", max_size=4), max_size=12))
 def test_lines_are_those_of_the_whole_text(pieces):
     assert [line for _, line in stream(pieces)] == [line for line in "".join(pieces).split("\n") if line.strip()]
+
+
+@pytest.mark.parametrize(("end", "expected"), [(True, ["goto hall", "open"]), (False, ["goto hall"])])
+def test_the_last_line_of_a_cut_answer_is_not_complete(end, expected):
+    pieces, lines = ["goto hall", "\n", "open", ""], []
+    answer = TimedAnswer(lambda ids: "".join(pieces[i] for i in ids), frozenset({3}), lines.append)
+    for token in range(4 if end else 3):
+        answer.put(token)
+    assert answer.text() == "goto hall\nopen"
+    assert lines == expected
+    assert 0 < answer.first_skill_s <= answer.elapsed()

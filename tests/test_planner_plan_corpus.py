@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.gridworld.names import GridNames
-from planner import PlanParseError, parse_plan, parse_skill
+from planner import PlanParseError, first_skill, parse_plan, parse_skill
 
 CORPUS = Path(__file__).parent / "data" / "plan_corpus.jsonl"
 CASES = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
@@ -85,3 +85,49 @@ def test_an_error_shows_the_beginning_of_a_long_line():
 def test_a_long_answer_of_one_piece_is_read_in_one_pass(piece):
     with pytest.raises(PlanParseError):  # which takes hours where the time grows with the square of the length
         parse_plan(piece * 50_000, NAMES)
+
+
+def begun(answer):
+    """The first skill that is certain while the lines of an answer come, and the number of lines by then."""
+    lines = answer.split("\n")
+    firsts = ((first_skill("\n".join(lines[:count]), NAMES), count) for count in range(1, len(lines) + 1))
+    return next((found for found in firsts if found[0] is not None), (None, len(lines)))
+
+
+TAKEN_BACK = ("</think>", "final")
+"""What takes back the lines before it."""
+
+
+def test_what_is_certain_before_the_end_is_the_first_skill_of_the_plan():
+    early = 0
+    for case in PLANS:
+        skill, count = begun(case["answer"])
+        if skill is None:
+            continue
+        assert skill.text == case["plan"][0] or any(mark in case["answer"] for mark in TAKEN_BACK), case
+        early += count < len(case["answer"].strip().split("\n"))
+    assert early > len(PLANS) / 4
+
+
+@pytest.mark.parametrize(
+    ("so_far", "skill"),
+    [
+        ("goto kitchen", "goto kitchen"),
+        ("3. pickup red ball in hall", "pickup red ball in hall"),
+        ("Here is the plan:\n```\n- Goto the kitchen.", "goto kitchen"),
+        ("<think>\ngoto hall\n</think>\n\ngoto kitchen\n", "goto kitchen"),
+        ("<plan>\n<step>goto kitchen</step>", "goto kitchen"),
+        ("Here is the plan:", None),
+        ("<think>\ngoto hall", None),
+        ("First I need a key.\ngoto kitchen", None),
+        ("goto kitchen\ngoto hall", None),
+        ('[\n"goto kitchen",', None),
+        ('```json\n[\n"goto kitchen",', None),
+        ("goto the moon", None),
+        ("goto kitchen, then goto hall", None),
+        ("", None),
+    ],
+)
+def test_a_first_skill_is_certain_or_there_is_none_yet(so_far, skill):
+    found = first_skill(so_far, NAMES)
+    assert (found and found.text) == skill

@@ -43,11 +43,12 @@ def test_the_gpu_report_runs_on_cpu(tmp_path):
         [ROOT / "tools" / "gpu_report.sh", tmp_path], env=os.environ | settings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
-    for name in ("tests", "rates", "prefill", "generate", "trace", "memory"):
+    for name in ("tests", "rates", "prefill", "generate", "sessions", "trace", "memory"):
         assert f"{name}: exit 0 after" in done.stdout
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"rates.json", "prefill.json", "generate.json", "trace.json", "memory.json", "tests.xml", "report.log"}
-    for name in sorted(names - {"tests.xml", "report.log"}):
+    kinds = ("rates", "prefill", "generate", "sessions", "trace", "memory")
+    assert names == {*(f"{kind}.json" for kind in kinds), "report.log"}
+    for name in sorted(names - {"report.log"}):
         assert read_result(tmp_path / name)["complete"], name
     assert read_result(tmp_path / "prefill.json")["points"][-1]["new_lengths"] == 1
     assert "2 passed" in (tmp_path / "report.log").read_text()

@@ -36,6 +36,7 @@ PUBLIC = {
         "Trim",
         "before_observation",
         "cut_note",
+        "first_skill",
         "build_prompt",
         "parse_plan",
         "parse_skill",

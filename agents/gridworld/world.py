@@ -1,7 +1,7 @@
 """A gridworld as the loop sees it: the agent builds a belief from minigrid's partial view, and lines of a plan are skills."""
 
 from collections.abc import Collection, Generator, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -18,12 +18,28 @@ from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
 from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
 from envs import Verbosity, describe, note, task_text, verbosity_of
-from planner import Horizon, SkillCall, parse_plan, system_text
+from planner import Horizon, SkillCall, first_skill, parse_plan, system_text
 
 _GAP = 0.12  # cells between a name and a door
 _LEGEND = "red triangle: the agent; lighter: what it sees"
 GOAL_CHANGED = "goal changed"
 """The disturbance that replaces the open subgoal. It interrupts the skill during which it happens, and no later one."""
+
+
+@dataclass(frozen=True)
+class SkillReader:
+    """Reads plans of skills (``agents.world_extras.Reader``)."""
+
+    names: GridNames
+    """The names that arguments may have."""
+
+    def parse(self, answer: str) -> Sequence[SkillCall]:
+        """Read one skill per line."""
+        return parse_plan(answer, self.names).skills
+
+    def first(self, so_far: str) -> SkillCall | None:
+        """Read the first skill of an answer that is not complete yet."""
+        return first_skill(so_far, self.names)
 
 
 class GridWorld:
@@ -102,7 +118,11 @@ class GridWorld:
 
     def parse(self, answer: str) -> Sequence[SkillCall]:
         """Read one skill per line. The arguments are names that something in this world could have."""
-        return parse_plan(answer, GridNames(self.belief.room_names)).skills
+        return self.reader().parse(answer)
+
+    def reader(self) -> "SkillReader":
+        """Return what reads answers: the same at any time, since the names of the rooms do not change."""
+        return SkillReader(GridNames(self.belief.room_names))
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Carry out one skill until it ends or is interrupted."""

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.job import EpisodeJob
+from agents.textworld.actions import ActionList
 from agents.textworld.info import read_actions, read_disturbances, read_progress
 from agents.world import OK, Call, Outcome, Outcomes, Progress, Tick, failed
 from envs.observation.text_space import text_key
 from planner import PlanParseError
-from planner.answer import answer_steps
+from planner.answer import answer_steps, first_step
 from planner.lines import plan_line, spelled_line
 
 SYSTEM = (
@@ -47,6 +48,34 @@ class Action:
 
     text: str
     """The action in the world's own spelling. One that the world does not list: cleaned, or as written where it lists none."""
+
+
+@dataclass(frozen=True)
+class ActionReader:
+    """Reads plans of actions (``agents.world_extras.Reader``)."""
+
+    actions: ActionList
+    """The actions that the world lists."""
+
+    def parse(self, answer: str) -> Sequence[Action]:
+        """Read one action per line."""
+        steps = answer_steps(answer, self._is_listed)
+        found = [Action(text) for text in (self._text_of(line) for _, line in steps) if text]
+        if not found:
+            raise PlanParseError(1, answer[:80], "there is no action in the answer", "write one action per line")
+        return found
+
+    def first(self, so_far: str) -> Action | None:
+        """Read the first action of an answer that is not complete yet: one that the world lists. Other lines may be mere talk."""
+        line = first_step(so_far, self._is_listed)
+        return None if line is None else Action(self._text_of(line))
+
+    def _is_listed(self, line: str) -> bool:
+        return self.actions.find(line) is not None
+
+    def _text_of(self, line: str) -> str:
+        """Return the action that a line means; empty for a line without one."""
+        return self.actions.find(line) or (plan_line(line) if self.actions else spelled_line(line))
 
 
 class TextWorld:
@@ -114,11 +143,11 @@ class TextWorld:
         What models write around a plan makes no difference (``answer_steps``); quotes and case make none where the world lists its
         actions.
         """
-        steps = answer_steps(answer, lambda line: self.actions.find(line) is not None)
-        found = [Action(text) for text in (self._text_of(line) for _, line in steps) if text]
-        if not found:
-            raise PlanParseError(1, answer[:80], "there is no action in the answer", "write one action per line")
-        return found
+        return self.reader().parse(answer)
+
+    def reader(self) -> "ActionReader":
+        """Return what reads answers by the actions that the world lists now, whatever it lists later."""
+        return ActionReader(self.actions)
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Take one action. One that the world does not list is tried all the same, so that its answer can be learned from."""
@@ -165,10 +194,6 @@ class TextWorld:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
-
-    def _text_of(self, line: str) -> str:
-        """Return the action that a line means; empty for a line without one."""
-        return self.actions.find(line) or (plan_line(line) if self.actions else spelled_line(line))
 
     def _step(self, action: str) -> Tick:
         observation, reward, terminated, truncated, info = self.env.step(action)

@@ -21,7 +21,7 @@ class RemoteAnswer:
     Attributes
     ----------
     on_line : callable or None
-        Called with each complete line that is not blank.
+        Called with each complete line that is not blank: not with the last one of an answer that was cut.
     secrets : sequence of str
         Secrets that the text of the answer must not repeat.
     """
@@ -96,7 +96,8 @@ class RemoteAnswer:
             raise RemoteBackendError(f"the stream was cut: it ended without a finish_reason after {self.pieces} pieces, {said}")
         if self.finish == "error":
             raise RemoteBackendError(f"the server ended its answer with an error: {words_of(str(self.last))}")
-        self._report_lines(self.text.split("\n"))
+        lines, cut = self.text.split("\n"), self.finish == "length"
+        self._report_lines(lines[:-1] if cut else lines)
         first = self.first or end
         return Generation(
             text=self.text,
@@ -106,7 +107,7 @@ class RemoteAnswer:
             first_skill_s=(self.first_line or end) - self.started,
             decode_s=end - first,
             total_s=end - self.started,
-            truncated=self.finish == "length",
+            truncated=cut,
         )
 
     @property

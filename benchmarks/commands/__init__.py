@@ -19,6 +19,7 @@ from benchmarks.commands.results_page import results as results_command
 from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
 from benchmarks.commands.stages import stages
+from benchmarks.commands.trace_replans import trace_replans
 from benchmarks.commands.train_planner import train_planner_command
 from benchmarks.commands.train_pruner import train_pruner_command
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "saliency": saliency,
     "train-pruner": train_pruner_command,
     "stages": stages,
+    "trace-replans": trace_replans,
 }
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agents.loop import AgentConfig
+from benchmarks.commands.ranks import launched
 from planner import HORIZONS, Horizon, ReplanPolicy, Sampling
 
 _PANEL = "How the agent plans"
@@ -50,6 +51,15 @@ Observe = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+StartEarly = Annotated[
+    bool,
+    typer.Option(
+        "--start-early",
+        help="Carry out the first line of a plan while the planner writes the rest. Plans and outcomes are the same without. Not "
+        "with --clock, not under torchrun.",
+        rich_help_panel=_PANEL,
+    ),
+]
 MAX_REPLANS, MAX_NEW_TOKENS = AgentConfig().max_replans, Sampling().max_new_tokens
 
 
@@ -63,6 +73,7 @@ class AgentOptions:
     max_replans: int = MAX_REPLANS
     max_new_tokens: int = MAX_NEW_TOKENS
     observe: bool = True
+    start_early: bool = False
 
     @property
     def reach(self) -> Horizon | None:
@@ -74,7 +85,14 @@ class AgentOptions:
 
     @property
     def config(self) -> AgentConfig:
-        """The agent's settings. Raises ``ValueError`` for an unknown reason, and for numbers that are out of range."""
+        """The agent's settings.
+
+        Raises ``ValueError`` for an unknown reason, for numbers that are out of range, and for ``--start-early`` under torchrun.
+        """
+        if self.start_early and launched():
+            raise ValueError(
+                "--start-early under torchrun: the ranks answer in their main threads; leave it out, or run one process"
+            )
         if self.max_replans < 1:
             raise ValueError(f"--max-replans {self.max_replans} must be at least 1: an episode needs a plan")
         off = [] if self.no_replan_on is None else [part.strip() for part in self.no_replan_on.split(",")]
@@ -85,7 +103,9 @@ class AgentOptions:
                 f"{', '.join(SWITCHES)}"
             )
         policy = replace(ReplanPolicy(every=self.replan_every), **{SWITCHES[reason]: False for reason in off})
-        return AgentConfig(policy, Sampling(self.max_new_tokens), self.max_replans, observe=self.observe)
+        return AgentConfig(
+            policy, Sampling(self.max_new_tokens), self.max_replans, observe=self.observe, start_early=self.start_early
+        )
 
     @property
     def suffix(self) -> str:
@@ -95,4 +115,5 @@ class AgentOptions:
         parts += [f"every-{self.replan_every}"] if self.replan_every else []
         parts += [f"replans-{self.max_replans}"] if self.max_replans != MAX_REPLANS else []
         parts += [f"tokens-{self.max_new_tokens}"] if self.max_new_tokens != MAX_NEW_TOKENS else []
+        parts += ["early"] if self.start_early else []
         return "".join(f"-{part}" for part in parts if part)

@@ -105,6 +105,16 @@ def make_clocks(rates: str | None, source: str | None) -> dict[float, Clock | No
     return {rate: make_clock(rate, source or MODEL) for rate in found}
 
 
+def check_early(clocks: Mapping[float, Clock | None], start_early: bool) -> None:
+    """Refuse a clock where plans are begun early. Raises ``ValueError``."""
+    if start_early and any(clocks.values()):
+        rates = ",".join(map(rate_text, clocks))
+        raise ValueError(
+            f"--start-early with --clock {rates}: a clock counts the seconds of whole plans, a first line has no price of its own; "
+            "leave out one of the two"
+        )
+
+
 def suffix(clocks: Mapping[float, Clock | None]) -> str:
     """Return the end of a default run directory's name: ``-clock-2``, ``-clock`` for several rates, nothing without a clock."""
     if len(clocks) > 1:

@@ -42,6 +42,7 @@ def compare(
     max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
     max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
     observe: agent_options.Observe = True,
+    start_early: agent_options.StartEarly = False,
     clock: clocks.Rates = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -60,10 +61,11 @@ def compare(
     With several clocks each is played into a run directory of its own, OUT/clock-RATE, and OUT gets clock.json, clock.md and
     clock.png.
     """
-    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe)
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     loop = make_loop(choose_suite(suite, env), backends, episodes, seed, agent=agent)
     by_rate = clocks.make_clocks(clock, clock_source)
+    clocks.check_early(by_rate, start_early)
     several = len(by_rate) > 1
     directory = out or Path("runs") / f"compare-{slug(loop.suite.name)}-{seed}{agent.suffix}{clocks.suffix(by_rate)}"
     prompts = (0 if several else 60) if replay_prompts is None else replay_prompts

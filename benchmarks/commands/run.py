@@ -41,6 +41,7 @@ def run(
     max_replans: agent_options.MaxReplans = agent_options.MAX_REPLANS,
     max_new_tokens: agent_options.MaxNewTokens = agent_options.MAX_NEW_TOKENS,
     observe: agent_options.Observe = True,
+    start_early: agent_options.StartEarly = False,
     clock: clocks.Rate = None,
     clock_source: clocks.Source = None,
     executor: executors.Name = executors.LOCAL,
@@ -56,7 +57,7 @@ def run(
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
     out. The same command continues a stopped run. The last line of stdout is one JSON object.
     """
-    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe)
+    agent = agent_options.AgentOptions(horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early)
     where = executors.make(executor, workers, executors.RayOptions(address, cpus_per_worker, gpus_per_worker, working_dir), envs)
     chosen = choose_suite(suite, env)
     loop = make_loop(chosen, backend, episodes, seed, training_seeds, agent)
@@ -65,6 +66,7 @@ def run(
             f"backend {','.join(loop.backends)!r} names {len(loop.backends)}: run takes one, `erecap compare` takes several"
         )
     by_rate = clocks.make_clocks(clock, clock_source)
+    clocks.check_early(by_rate, start_early)
     if len(by_rate) != 1:
         raise ValueError(f"--clock {clock!r} gives {len(by_rate)} rates: run takes one, `erecap compare` takes several")
     if gif is not None:

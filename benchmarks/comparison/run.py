@@ -104,6 +104,7 @@ class Comparison:
             "step_limit_factor": self.loop.suite.step_limit_factor,
             "agent": repr(self.loop.config),
             **clock_arguments(self.loop.config.clock),
+            **({"start_early": True} if self.loop.config.start_early else {}),
             "replay_prompts": self.replay_prompts,
             "replay_tokens": self.replay_tokens,
         }

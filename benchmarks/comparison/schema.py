@@ -162,6 +162,19 @@ class ClockSummary(_Part):
     """Share of all environment steps that passed while the planner thought, 0 to 1."""
 
 
+class EarlySummary(_Part):
+    """What the agent waited for where it carried out the first line of a plan while the planner wrote the rest."""
+
+    wait_s: TimeSpread
+    """Seconds from the observation until the agent could act, over replans that gave a plan."""
+    rest_s: TimeSpread
+    """Seconds that it waited for the rest of the plan after its first line had ended, over plans that were begun early."""
+    early_share: float
+    """Share of plans that were begun early, 0 to 1."""
+    taken_back: int
+    """Plans whose first line was carried out, and which then could not be read or began with another line."""
+
+
 class BackendSummary(_Part):
     """One backend in the closed loop."""
 
@@ -208,6 +221,8 @@ class BackendSummary(_Part):
     """What was reused and drafted; ``None`` for a backend that keeps nothing and drafts nothing."""
     clock: ClockSummary | None = None
     """What thinking cost; ``None`` where the world waits."""
+    early: EarlySummary | None = None
+    """What the agent waited for; ``None`` where it waits for whole plans."""
 
 
 class PairedSummary(_Part):

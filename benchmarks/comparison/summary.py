@@ -17,6 +17,7 @@ from benchmarks.comparison.schema import (
     BudgetSummary,
     ByteSpread,
     ClockSummary,
+    EarlySummary,
     EnvSummary,
     PairedSummary,
     ReplaySummary,
@@ -109,6 +110,7 @@ def _backend(played: BackendRecords, spls: Mapping[Case, float]) -> BackendSumma
         replans=summarize_replans(played.by_episode()),
         sessions=summarize_sessions(calls),
         clock=_clock(episodes, calls),
+        early=_early(calls),
     )
 
 
@@ -130,6 +132,20 @@ def _clock(episodes: Sequence[EpisodeRecord], calls: Sequence[PlannerCall]) -> C
         return None
     steps = sum(episode.env_steps for episode in episodes)
     return ClockSummary(seconds=_times(counted), steps_share=sum(episode.thinking_steps for episode in episodes) / max(1, steps))
+
+
+def _early(calls: Sequence[PlannerCall]) -> EarlySummary | None:
+    """Sum up what the agent waited for until it could act; ``None`` where it waited for whole plans."""
+    timed = [call for call in calls if call.wait_s is not None]
+    if not timed:
+        return None
+    begun = [call for call in timed if call.early is not None]
+    return EarlySummary(
+        wait_s=_times(call.wait_s for call in timed if call.wait_s is not None and call.parse_error is None),
+        rest_s=_times(call.wait_rest_s for call in begun),
+        early_share=len(begun) / len(timed),
+        taken_back=sum(call.plan is None or call.plan[:1] != (call.early,) for call in begun),
+    )
 
 
 def _by_env(episodes: Sequence[EpisodeRecord]) -> dict[str, EnvSummary]:

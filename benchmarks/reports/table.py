@@ -57,6 +57,10 @@ def thinking(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return NONE if b.clock is None else percent(b.clock.steps_share)
 
 
+def _wait(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
+    return NONE if b.early is None else f"{seconds(b.early.wait_s.p50)} / {seconds(b.early.wait_s.p95)}"
+
+
 def _speedup(name: str, b: BackendSummary, p: PairedSummary | None) -> str:
     return NONE if p is None or p.ttft_speedup_p50 is None else f"{times(p.ttft_speedup_p50)} / {times(p.replan_speedup_p50)}"
 
@@ -81,14 +85,16 @@ COLUMNS = (
     Column("measured / ceiling", _of_ceiling),
 )
 _BUDGET_COLUMN = Column("within budget (predicted)", _budget)
+_EARLY_COLUMN = Column("wait before first skill p50 / p95", _wait)
 _CLOCK_COLUMN = Column("steps spent thinking", thinking)
 
 
 def _columns(summary: Summary) -> tuple[Column, ...]:
-    """Return the columns of the table: those of budgets and of the clock only where there are any."""
+    """Return the columns of the table: those of budgets, of the clock and of plans begun early only where there are any."""
     shown = summary.backends.values()
     budget = (_BUDGET_COLUMN,) if any(b.budget for b in shown) else ()
-    return (*COLUMNS, *budget, *((_CLOCK_COLUMN,) if any(b.clock for b in shown) else ()))
+    clock = (_CLOCK_COLUMN,) if any(b.clock for b in shown) else ()
+    return (*COLUMNS, *budget, *clock, *((_EARLY_COLUMN,) if any(b.early for b in shown) else ()))
 
 
 def _cells(summary: Summary) -> list[list[str]]:

@@ -39,6 +39,9 @@ class DecodeOptions:
         Whether to decode exactly ``max_new_tokens`` tokens, for paired timings.
     ban
         Tokens that must not come next, by the tokens of the row so far; ``None`` for none. A tuple holds one for each row.
+    script
+        Tokens that every row writes first, whatever the logits say: a measurement repeats a recorded answer with it. Each is
+        chosen as usual and then replaced, so that the time is that of an answer.
     """
 
     max_new_tokens: int = 256
@@ -47,12 +50,17 @@ class DecodeOptions:
     eos_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     ban: TokenBan | tuple[TokenBan | None, ...] | None = None
+    script: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1: ask for one token or more")
         if self.temperature < 0:
             raise ValueError(f"temperature={self.temperature} must not be negative: use 0 for greedy decoding")
+
+    def scripted(self, step: int, token: int) -> int:
+        """Return the script's token at ``step``; behind its end ``token``, which was chosen."""
+        return self.script[step] if step < len(self.script) else token
 
 
 def decode(model: PreTrainedModel, start: PrefillResult, options: DecodeOptions) -> Iterator[tuple[int | None, ...]]:
@@ -118,7 +126,9 @@ def decode_by(
     bans = _Bans(options.ban, len(logits))
     tokens = parts.agree(choose(bans.masked(logits)))
     for step in range(options.max_new_tokens):
-        ids = tokens.tolist()
+        ids = [options.scripted(step, token) for token in tokens.tolist()]
+        if step < len(options.script):
+            tokens = torch.tensor(ids, device=tokens.device)
         yield tuple(None if done else token for token, done in zip(ids, ended, strict=True))
         ended = [done or (token in options.eos_ids and not options.ignore_eos) for token, done in zip(ids, ended, strict=True)]
         if all(ended) or step == options.max_new_tokens - 1:

@@ -59,7 +59,7 @@ class TimedAnswer:
     eos_ids
         Tokens that end the text.
     on_line
-        Called with each complete line that is not blank.
+        Called with each complete line that is not blank. The last line of an answer without an end token may be cut: it is none.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class TimedAnswer:
     ttft_s
         Seconds to the first token; 0 until it is decoded.
     first_skill_s
-        Seconds to the first complete line; 0 until it is decoded.
+        Seconds to the first complete line, or to the end of an answer without one; 0 until then.
     last_s
         Seconds to the last token so far.
     """
@@ -101,7 +101,9 @@ class TimedAnswer:
 
     def text(self) -> str:
         """Close the answer and return its whole text."""
-        self._close_text()
+        if not self._ended:
+            self._on_line = None  # what is left was cut
+            self._close_text()
         return self._decode(self._text_tokens)
 
     def _close_text(self) -> None:

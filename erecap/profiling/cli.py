@@ -24,6 +24,7 @@ from erecap.profiling import (
     predict_profile,
     prefill_point,
     rates_profile,
+    session_profile,
 )
 from erecap.profiling import trace_profile as trace
 from erecap.profiling.batch_profile import BatchPlan, profile_batches
@@ -39,9 +40,12 @@ from erecap.profiling.memory_profile import Measure, MemoryPlan, measure_on_gpu,
 from erecap.profiling.options import make_parser
 from erecap.profiling.prefill_profile import PrefillPlan, profile_prefill
 from erecap.profiling.rates_profile import BACKENDS, attention_rates, copy_rate, matrix_rate
+from erecap.profiling.replan_trace import ReplanTrace, bundled_trace
 from erecap.profiling.results import ResultFile, Row, check_writable, read_result
+from erecap.profiling.session_profile import SessionPlan, profile_sessions
 from erecap.profiling.spread import taking_part
 from erecap.profiling.table import format_table
+from erecap.sessions.session import MOST_DRAFTED
 
 
 def main(arguments: Sequence[str] | None = None, frontend: Frontend | None = None) -> int:
@@ -173,6 +177,19 @@ def _memory_on_cpu(run: Measurement, limit: int | None) -> tuple[Measure, int | 
     return measure, min((value for value in (limit, free) if value is not None), default=None)
 
 
+def _sessions(run: Measurement) -> None:
+    trace = ReplanTrace.load(run.args.trace or bundled_trace())
+    run.file.note(trace=trace.source)
+    lengths = run.lengths(max(len(replan.answer) for replan in trace.replans) + MOST_DRAFTED)
+    schedules: dict[str, session_profile.Pruning] = {}
+    for keep in run.schedules:
+        if keep != 1:
+            schedule, selector = run.variant(keep)
+            schedules[f"erecap-session?keep={keep:g}"] = (schedule.by_rule("chunk_top_k"), selector)
+    plan = SessionPlan(lengths, run.args.replans, run.args.rounds, run.args.seconds)
+    profile_sessions(run.model, schedules, trace, plan, run.file)
+
+
 def _trace(run: Measurement) -> None:
     lengths = run.lengths()
     run.file.expect(len(lengths) * len(run.schedules))
@@ -247,6 +264,7 @@ SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
     "batch": lambda content: batch_profile.summary_rows(content["points"]),
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),
+    "sessions": lambda content: session_profile.summary_rows(content["points"]),
     "rates": lambda content: rates_profile.summary_rows(content["points"]),
     "comm": lambda content: comm_profile.summary_rows(content["points"]),
     "predict": lambda content: predict_profile.summary_rows(content["points"]),
@@ -262,6 +280,7 @@ COMMANDS: dict[str, Callable[[Measurement], None]] = {
     "batch": _batch,
     "memory": _memory,
     "trace": _trace,
+    "sessions": _sessions,
     "rates": _rates,
     "comm": run_on_devices,
     "predict": run_on_devices,

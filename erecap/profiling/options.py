@@ -26,6 +26,7 @@ LENGTHS: Mapping[str, tuple[int, ...]] = {
     "memory": (4096, 8192, 16384, 32768, 65536),
     "trace": (4096,),
     "rates": (4096, 32768),
+    "sessions": (2048, 4096, 8192, 16384, 32768),
 }
 """Prompt lengths of each measurement where none are given."""
 KEEPS = "1,0.9,0.8,0.7"
@@ -57,6 +58,10 @@ def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
     memory.add_argument("--limit-gib", type=_positive_float, help="use no more memory than this: a GPU's, or of a process on a CPU")
     _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.")
     _measurement(commands, "rates", "Matrix product, copy and attention kernels of this machine.")
+    sessions = _measurement(commands, "sessions", "Replans of a recorded episode: from scratch, in sessions, pruned, with drafts.")
+    sessions.add_argument("--trace", type=Path, help="file of `erecap trace-replans`; by default the one that ships")
+    sessions.add_argument("--replans", type=_positive, default=6, help="replans timed per length (6)")
+    sessions.add_argument("--rounds", type=_positive, default=3, help="rounds per length, in rotating order (3)")
     comm = _subcommand(commands, "comm", "Bandwidth and latency between devices, and all-reduces; runs under torchrun too.")
     add_comm_options(comm)
     _run_options(comm)

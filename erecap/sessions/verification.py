@@ -48,7 +48,8 @@ def write_along(logits: Tensor, draft: Sequence[int], answer: Sequence[int], opt
     best: list[int] = logits.argmax(-1).tolist()  # the host waits for the device once
     made = list[int]()
     for row, token in enumerate(best):
-        made.append(token if options.ban is None else _allowed(logits[row : row + 1], [*answer, *made], options))
+        chosen = token if options.ban is None else _allowed(logits[row : row + 1], [*answer, *made], options)
+        made.append(options.scripted(len(answer) + len(made), chosen))
         ended = made[-1] in options.eos_ids and not options.ignore_eos
         if ended or len(answer) + len(made) == options.max_new_tokens or row == len(draft) or made[-1] != draft[row]:
             break

@@ -119,9 +119,11 @@ def test_lines_come_whole(endpoint):
     assert lines == ["goto \U0001f600", "explore"]
 
 
-def test_an_answer_at_the_limit_is_marked(endpoint):
-    endpoint.body = events(delta("goto ha", "length"))
-    assert endpoint.ask().truncated
+def test_an_answer_at_the_limit_is_marked_and_its_last_line_is_not_complete(endpoint):
+    lines = []
+    endpoint.body = events(delta("explore\ngoto ha", "length"))
+    assert endpoint.ask(on_line=lines.append).truncated
+    assert lines == ["explore"]
 
 
 # ---- what is no answer -----------------------------------------------------------------------------------------------------------
