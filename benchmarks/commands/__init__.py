@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.calibrate import calibrate
+from benchmarks.commands.capacity import capacity
 from benchmarks.commands.compare import compare
 from benchmarks.commands.doctor import doctor
 from benchmarks.commands.listings import backends, suites
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "compare": compare,
     "ablate": ablate,
     "results": results_command,
+    "capacity": capacity,
     "profile": profile,
     "doctor": doctor,
     "calibrate": calibrate,

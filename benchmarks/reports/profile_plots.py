@@ -90,6 +90,21 @@ def _group(point: Row) -> str:
     return f"{point['prompt_tokens']} tokens\n{point['decoder']}"
 
 
+def _batch(content: Row, points: Sequence[Row]) -> Figure:
+    """Draw replans per second, and the time of one batch, by the number of prompts in it: a line per length and keep ratio."""
+    figure, panels = _panels(content, "prompts answered together", 2)
+    cases = list(dict.fromkeys((point["prompt_tokens"], point["keep"]) for point in points))
+    labels = ("replans per second", "time of a batch (ms)")
+    for axes, name, label in zip(panels, ("replans_per_s", "median_batch_ms"), labels, strict=True):
+        for number, case in enumerate(cases):
+            own = [point for point in points if (point["prompt_tokens"], point["keep"]) == case]
+            sizes, values = [point["batch_size"] for point in own], [point[name] for point in own]
+            axes.plot(sizes, values, **style(number), label=f"up to {case[0]} tokens, keep {case[1]:g}")
+        _label(axes, "prompts in a batch", label)
+        axes.set_ylim(bottom=0)
+    return figure
+
+
 def _memory(content: Row, points: Sequence[Row]) -> Figure:
     """Draw the memory of a prefill by length, and the formula."""
     figure, (axes,) = _panels(content, "memory of a prefill, without the weights", 1)
@@ -122,6 +137,7 @@ def _trace(content: Row, points: Sequence[Row]) -> Figure:
 PLOTS: dict[str, Callable[[Row, Sequence[Row]], Figure]] = {
     "prefill": _prefill,
     "generate": _generate,
+    "batch": _batch,
     "memory": _memory,
     "trace": _trace,
     "comm": draw_comm,

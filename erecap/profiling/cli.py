@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from erecap.models.device import resolve_device
 from erecap.models.host_memory import available_bytes, is_measurable
 from erecap.profiling import (
+    batch_profile,
     comm_profile,
     generate_profile,
     memory_profile,
@@ -26,6 +27,7 @@ from erecap.profiling import (
     session_profile,
 )
 from erecap.profiling import trace_profile as trace
+from erecap.profiling.batch_profile import BatchPlan, profile_batches
 from erecap.profiling.device_measurements import DEVICE_MEASUREMENTS, remarks, run_on_devices, side_tables, stated_rows
 from erecap.profiling.doctor import run_checks
 from erecap.profiling.doctor.report import format_findings
@@ -138,6 +140,12 @@ def _generate(run: Measurement) -> None:
         lengths, run.args.new_tokens, run.args.rounds, run.args.decoders, run.args.seconds, run.device.type == "cuda"
     )
     profile_generate(run.model, run.variants, plan, rate["copy_bytes_per_s"], run.file)
+
+
+def _batch(run: Measurement) -> None:
+    args = run.args
+    plan = BatchPlan(run.lengths(args.new_tokens), args.batch_sizes, args.new_tokens, args.rounds, args.seconds)
+    profile_batches(run.model, run.variants, plan, run.file)
 
 
 def _memory(run: Measurement) -> None:
@@ -253,6 +261,7 @@ def summary(content: Row) -> list[Row]:
 SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
     "prefill": lambda content: prefill_point.summary_rows(content["points"]),
     "generate": lambda content: generate_profile.summary_rows(content["points"]),
+    "batch": lambda content: batch_profile.summary_rows(content["points"]),
     "memory": lambda content: memory_profile.summary_rows(content["points"]),
     "trace": lambda content: trace.summary_rows(content["points"]),
     "sessions": lambda content: session_profile.summary_rows(content["points"]),
@@ -268,6 +277,7 @@ SUMMARIES: dict[str, Callable[[Row], list[Row]]] = {
 COMMANDS: dict[str, Callable[[Measurement], None]] = {
     "prefill": _prefill,
     "generate": _generate,
+    "batch": _batch,
     "memory": _memory,
     "trace": _trace,
     "sessions": _sessions,

@@ -22,12 +22,15 @@ Number = TypeVar("Number", int, float)
 LENGTHS: Mapping[str, tuple[int, ...]] = {
     "prefill": (1024, 2048, 4096, 8192, 16384, 32768),
     "generate": (4096,),
+    "batch": (1024,),
     "memory": (4096, 8192, 16384, 32768, 65536),
     "trace": (4096,),
     "rates": (4096, 32768),
     "sessions": (2048, 4096, 8192, 16384, 32768),
 }
 """Prompt lengths of each measurement where none are given."""
+KEEPS = "1,0.9,0.8,0.7"
+"""Keep ratios where none are given."""
 
 
 def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
@@ -47,6 +50,10 @@ def make_parser(frontend: Frontend | None = None) -> argparse.ArgumentParser:
     generate.add_argument("--new-tokens", type=_positive, default=64, help="tokens to decode (64)")
     generate.add_argument("--decoders", type=_listed(str), default=("eager",), help=f"with commas: {', '.join(DECODERS)}")
     _device_map(generate)
+    batch = _measurement(commands, "batch", "Replans per second by the number of prompts answered together.", keeps="1,0.7")
+    batch.add_argument("--batch-sizes", type=_listed(_positive), default="1,2,4,8", help="prompts per batch, with commas (1,2,4,8)")
+    batch.add_argument("--new-tokens", type=_positive, default=16, help="tokens of each answer (16)")
+    batch.add_argument("--rounds", type=_positive, default=3, help="timed answers of all prompts per size and variant (3)")
     memory = _measurement(commands, "memory", "Peak memory of a prefill by length, up to the limit.")
     memory.add_argument("--limit-gib", type=_positive_float, help="use no more memory than this: a GPU's, or of a process on a CPU")
     _measurement(commands, "trace", "Where the time of one prefill goes, by part of the model.")
@@ -80,9 +87,11 @@ def _subcommand(commands: "Commands[argparse.ArgumentParser]", name: str, text: 
     return commands.add_parser(name, help=text, description=text)
 
 
-def _measurement(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+def _measurement(
+    commands: "Commands[argparse.ArgumentParser]", name: str, text: str, keeps: str = KEEPS
+) -> argparse.ArgumentParser:
     parser = _subcommand(commands, name, text)
-    _case_options(parser, LENGTHS[name], "the bundled planner")
+    _case_options(parser, LENGTHS[name], "the bundled planner", keeps)
     parser.add_argument("--pruner", type=Path, help="directory of the model's pruner; by default a random one, or the bundled one")
     parser.add_argument("--selector", choices=SELECTORS, default="learned", help="what scores the tokens; learned by default")
     parser.add_argument("--attention", choices=ATTENTION_KINDS, default="sdpa", help="attention function of transformers (sdpa)")
@@ -91,7 +100,7 @@ def _measurement(commands: "Commands[argparse.ArgumentParser]", name: str, text:
     return parser
 
 
-def _case_options(parser: argparse.ArgumentParser, lengths: Sequence[int], model: str) -> None:
+def _case_options(parser: argparse.ArgumentParser, lengths: Sequence[int], model: str, keeps: str = KEEPS) -> None:
     """Add the options that name a model, by default ``model``, and the cases."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--shape", choices=SHAPES, help=f"published architecture, random weights; by default {model}")
@@ -101,8 +110,8 @@ def _case_options(parser: argparse.ArgumentParser, lengths: Sequence[int], model
         "--lengths", type=_listed(_positive), help=f"prompt lengths in tokens, with commas; by default those of {shown} that fit"
     )
     parser.add_argument(
-        "--keep", "--keeps", dest="keeps", type=_listed(_ratio), default="1,0.9,0.8,0.7", metavar="KEEP",
-        help="keep ratios, with commas; 1 is the baseline (1,0.9,0.8,0.7)",
+        "--keep", "--keeps", dest="keeps", type=_listed(_ratio), default=keeps, metavar="KEEP",
+        help=f"keep ratios, with commas; 1 is the baseline ({keeps})",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; by default the faster one on the device")
     parser.add_argument("--out", type=Path, help=_OUT)

@@ -14,10 +14,12 @@ _SHOWN = (
     "tokens",
     "keep",
     "decoder",
+    "batch_size",
     "kernel",
     "status",
     "median_ttft_ms",
     "median_tpot_ms",
+    "replans_per_s",
     "prefill_bytes",
 )
 
