@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from agents.current_plan import CurrentPlan, Step, as_written
 from agents.early import Ahead, Answer, AnswerThread, Done
 from agents.families import make_world
 from agents.job import EpisodeJob
@@ -48,8 +49,8 @@ class Episode:
     """Called with each picture of the world."""
     history: History = field(default_factory=History)
     """All entries so far."""
-    plan: list[Call] = field(default_factory=list)
-    """Lines of the current plan that are not carried out yet."""
+    plan: CurrentPlan = field(default_factory=CurrentPlan)
+    """The plan that is carried out."""
     outcomes: list[tuple[str, str]] = field(default_factory=list)
     """Lines carried out since the last observation, with their outcomes."""
     disturbances: list[str] = field(default_factory=list)
@@ -58,17 +59,6 @@ class Episode:
     """Which plans were tried in which state of the world."""
     asked_in: Hashable = None
     """The state of the world at the last request to the planner."""
-    lines: list[str] = field(default_factory=list)
-    """The lines of ``plan`` as the planner wrote them."""
-    carried: list[str] = field(default_factory=list)
-    """Lines of the current plan that were carried out, the failed one included, as the planner wrote them."""
-    broken: tuple[tuple[str, str], ...] = ()
-    """The line of the current plan that failed or was interrupted last, as it was read and as it was written; empty if the last one
-    succeeded."""
-    ahead: Done | None = None
-    """How the first line of ``plan`` ended, if it was carried out before the plan was complete."""
-    unread: bool = False
-    """Whether the latest plan could not be read, and a line of it was carried out before that was known."""
     caption: str = "start"
     """Text below the pictures: the current line of the plan."""
     failed: bool = False
@@ -120,29 +110,29 @@ class Episode:
     def replan(self, reason: ReplanReason) -> None:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
-        self.started, self.goal_interrupted, self.unread = True, False, False
-        rest = (*self.broken, *((call.text, line) for call, line in zip(self.plan, self.lines, strict=True)))
-        request = Request(reason, time.perf_counter(), tuple(text for text, _ in rest), "\n".join(line for _, line in rest))
+        self.started, self.goal_interrupted, self.plan.unread = True, False, False
+        rest = self.plan.rest
+        request = Request(reason, time.perf_counter(), tuple(call.text for call, _ in rest), "\n".join(line for _, line in rest))
         self._observe()
         try:
-            self._follow(self._ask(request))
+            self.plan.follow(self._ask(request))
         except PlanParseError as error:
             self._ask_again(error, replace(request, reason="parse_error", waited_s=time.perf_counter() - request.begin))
-        self.broken = ()
+        self.plan.broken = ()
         self.pictures.tell(self._moment(""))
 
     def _ask_again(self, error: PlanParseError, request: Request) -> None:
         """Ask once more, if policy and limit of replans allow it. Where no plan can be read, one environment step passes."""
         if self.end is not None:  # the episode ended while the planner thought
-            self._follow(())
+            self.plan.follow(())
             return
         try:
             if self.replans >= self.config.max_replans or not self.config.policy.on_parse_error:
                 raise error
             self._append("feedback", f"That plan could not be read: {error}.")
-            self._follow(self._ask(replace(request, begin=time.perf_counter())))
+            self.plan.follow(self._ask(replace(request, begin=time.perf_counter())))
         except PlanParseError as last:
-            self._follow(())
+            self.plan.follow(())
             self.failed = True
             self._tell_outcome("plan", failed(last.reason).text)
             if self.end is None:
@@ -150,14 +140,14 @@ class Episode:
 
     def _observe(self) -> None:
         """Describe the world, and say which plans were tried in this state of it before."""
-        self.repeats.note(self.asked_in, "\n".join(self.carried))
+        self.repeats.note(self.asked_in, "\n".join(self.plan.carried))
         observation = self.world.describe(self.outcomes)
         self._append("observation", observation)
         self.asked_in = state_of(self.world, observation)
         advice = self.repeats.advice(self.asked_in)
         if advice is not None:
             self._append("feedback", advice)
-        self.outcomes, self.carried, self.failed, self.planned = [], [], False, self.progress
+        self.outcomes, self.plan.carried, self.failed, self.planned = [], [], False, self.progress
 
     def _tell_outcome(self, line: str, outcome: str) -> None:
         """Tell the planner how a line ended: at once where plans cover the whole task, else with the next observation."""
@@ -166,11 +156,7 @@ class Episode:
         else:
             self.outcomes.append((line, outcome))
 
-    def _follow(self, steps: Sequence[tuple[Call, str]]) -> None:
-        """Take up a plan: its calls, and the lines as they were written."""
-        self.plan, self.lines = [call for call, _ in steps], [line for _, line in steps]
-
-    def _ask(self, request: Request) -> list[tuple[Call, str]]:
+    def _ask(self, request: Request) -> list[Step]:
         prompt, entries = build_prompt(self.history, self.system), len(self.history.entries)
         prompt = replace(prompt, draft=request.draft)
         avoid = self.repeats.forbidden(self.asked_in)
@@ -186,7 +172,7 @@ class Episode:
         self.observe_s = 0.0
         self.recorder.call(self.replans, at_step, request, reply, thought)
         self.replans += 1
-        steps = list(zip(calls, _written(generation.complete_text, calls), strict=True))
+        steps = as_written(without_reasoning(generation.complete_text), calls)
         if answer.ahead is not None:
             return self._after(answer.ahead, steps, error)
         if error is not None:
@@ -201,11 +187,11 @@ class Episode:
         generation = self._generate(prompt, sampling)
         return Answer(generation, time.perf_counter() - begin)
 
-    def _after(self, ahead: Ahead, steps: list[tuple[Call, str]], error: PlanParseError | None) -> list[tuple[Call, str]]:
+    def _after(self, ahead: Ahead, steps: list[Step], error: PlanParseError | None) -> list[Step]:
         """Return the plan whose first line has been carried out. It stands, whatever the answer turns out to be."""
-        self.ahead = ahead.done
+        self.plan.ahead = ahead.done
         if error is not None:
-            self.unread = True
+            self.plan.unread = True
             if self.end is None:
                 self._append("feedback", f"That plan could not be read: {error}. Its first line had been carried out by then.")
         same = bool(steps) and steps[0][0].text == ahead.call.text
@@ -254,12 +240,13 @@ class Episode:
 
     def act(self) -> None:
         """Carry out the next line of the plan, unless that is done, and tell how it ended."""
-        call, line = self.plan.pop(0), self.lines.pop(0)
-        done = self.ahead or self._carry_out(call)
-        self.ahead, outcome = None, done.outcome
+        step = self.plan.steps.pop(0)
+        call, _ = step
+        done = self.plan.ahead or self._carry_out(call)
+        self.plan.ahead, outcome = None, done.outcome
         self._tell_outcome(call.text, outcome.text)
         self._let_observe()
-        self._follow_up(call, line, outcome)
+        self._follow_up(step, outcome)
         self.skills += 1
         self.since_replan += 1
         spent = Spent(done.env_steps, done.reward, self.world.place, self.disturbances)
@@ -277,15 +264,13 @@ class Episode:
             self.backend.observe(build_prompt(self.history, self.system))
             self.observe_s += time.perf_counter() - begin
 
-    def _follow_up(self, call: Call, line: str, outcome: Outcome) -> None:
+    def _follow_up(self, step: Step, outcome: Outcome) -> None:
         """Note how a line ended. A changed goal is no failure; where it is no reason to replan, the interrupted line goes on."""
         self.failed, self.goal_interrupted = False, self.goal_interrupted or outcome.goal_changed
         if outcome.goal_changed and not self.config.policy.on_goal_change:
-            self.plan.insert(0, call)
-            self.lines.insert(0, line)
+            self.plan.steps.insert(0, step)
             return
-        self.carried.append(line)
-        self.broken = () if outcome.succeeded else ((call.text, line),)
+        self.plan.finish(step, outcome)
         self.failed = not (outcome.succeeded or outcome.goal_changed)
 
     def _carry_out(self, call: Call) -> Done:
@@ -299,7 +284,7 @@ class Episode:
 
     def _carry_out_ahead(self, call: Call) -> Done:
         """Carry out the first line of a plan that is not complete; what was left of the plan before it is over."""
-        self._follow(())
+        self.plan.follow(())
         return self._carry_out(call)
 
     def _run(self, call: Call) -> Outcome:
@@ -331,7 +316,7 @@ class Episode:
     def reason(self) -> ReplanReason | None:
         """Return why to replan now; ``None`` to go on with the plan."""
         policy = self.config.policy
-        return "parse_error" if self.unread and policy.on_parse_error else policy.reason(self.state())
+        return "parse_error" if self.plan.unread and policy.on_parse_error else policy.reason(self.state())
 
     def state(self) -> LoopState:
         """Return what the replan policy looks at."""
@@ -342,7 +327,7 @@ class Episode:
             skills_left=len(self.plan),
             skills_since_replan=self.since_replan,
             last_failed=self.failed,
-            surprised=bool(self.plan) and self.world.touches(self.plan),
+            surprised=bool(self.plan) and self.world.touches(self.plan.calls),
             goal_changed=self.goal_interrupted or replaced,
             subgoal_reached=bool(self.plan) and reached and self.job.horizon == "subgoal",
         )
@@ -385,14 +370,8 @@ class Episode:
             self.pictures.show(self.caption, self._moment(self.caption, events))
 
     def _moment(self, line: str, events: tuple[str, ...] = ()) -> Moment:
-        rest = tuple(call.text for call in self.plan)
+        rest = tuple(call.text for call in self.plan.calls)
         return self.pictures.moment(self.env_steps, self.progress, line, rest, events)
-
-
-def _written(text: str, calls: Sequence[Call]) -> list[str]:
-    """Return the lines of a plan as they were written, where each holds one call; else as they were read."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines if len(lines) == len(calls) else [call.text for call in calls]
 
 
 _OUTCOME_AT_END: dict[End | None, Outcome] = {

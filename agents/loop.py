@@ -76,7 +76,7 @@ def _play(episode: Episode) -> End:
                 continue  # the world has moved on: ask the policy again before the first line of the plan
         elif not episode.plan:
             episode.end = "plan_end"
-        if episode.plan and (episode.end is None or episode.ahead is not None):
+        if episode.plan and (episode.end is None or episode.plan.ahead is not None):
             episode.act()
     return episode.end
 

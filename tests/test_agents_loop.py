@@ -133,7 +133,7 @@ def test_a_surprise_that_matters_to_the_plan(players):
     assert not episode.state().surprised
     episode.world.belief.surprises.add(episode.planned.goal.split(" ", 1)[1])
     assert episode.state().surprised
-    episode.plan.clear()
+    episode.plan.follow(())
     assert not episode.state().surprised, "without a plan there is nothing to contradict"
 
 
