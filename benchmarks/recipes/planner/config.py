@@ -88,7 +88,7 @@ class Round(BaseModel):
 
 
 # The first rounds show where the student gets stuck: in long households, at a full box or a locked door, and with plans for the
-# whole task. The later ones play these again and correct every plan. The last one has many such states.
+# whole task. The later ones play these again. The last one has many such states.
 _HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
 STUDENT_ROUNDS = (
     Round(
@@ -105,6 +105,7 @@ STUDENT_ROUNDS = (
             *(_level(name, 20, "task", 10) for name in _HARD),
         ),
         corrections=2,
+        in_place=True,
         minutes=12,
     ),
     Round(
@@ -116,7 +117,8 @@ STUDENT_ROUNDS = (
             _house("Household", 40, chunk=8),
             _level("BossLevel", 40, chunk=10),
         ),
-        corrections=6,
+        corrections=3,
+        in_place=True,
         minutes=16,
     ),
     Round(
