@@ -27,6 +27,7 @@ from benchmarks.recipes.planner.collect import (
 from benchmarks.recipes.planner.config import Recipe, Round, Source
 from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
+from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT
 from envs import make_env
@@ -239,6 +240,46 @@ def test_a_lesson_for_the_whole_task_plans_goal_after_goal() -> None:
         ["explore"],
     ]
     assert house.place["red ball"] == "attic", "the house itself stays as it is"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lessons_about_locked_doors_speak_as_observations_do(seed: int) -> None:
+    messages = locked_lesson(np.random.default_rng(seed))
+    for observation, plan in zip(messages[::2], messages[1::2], strict=True):
+        assert "explore" not in [line.text for line in parse_plan(plan["content"]).skills[:-1]]
+        assert (" Goals:\n" in observation["content"]) != (" Goal: " in observation["content"])
+        assert (" Locked: " in observation["content"]) == (" Blocked: " in observation["content"])
+
+
+def locked_house(held: str = "") -> LockedHouse:
+    place = {"red ball": "attic", "green key": "hall", "grey box": "study", "blue ball": "garage"}
+    return LockedHouse(
+        np.random.default_rng(3), place, held, "hall", doors={"green": ("hall", ("attic",)), "blue": ("hall", ("garage",))}
+    )
+
+
+def test_a_locked_door_is_unlocked_before_what_lies_behind_it() -> None:
+    house = locked_house()
+    assert house._task_plan(
+        ["bring red ball to study", "put grey box next to red ball", "pick up blue ball", "pick up grey box"]
+    ) == [
+        ["pickup green key in hall", "unlock green door in hall", "drop", "pickup red ball in attic", "goto study", "drop"],
+        ["pickup grey box in study", "put grey box next to red ball in study"],
+        ["explore"],
+    ]
+    assert set(house.doors) == {"green", "blue"}, "the house itself stays as it is"
+
+
+def test_the_way_to_a_blocked_room_is_opened_when_the_hand_is_full() -> None:
+    assert locked_house("grey box")._task_plan(["bring grey box to attic"]) == [
+        ["drop", "pickup green key in hall", "unlock green door in hall", "drop", "pickup grey box in hall", "goto attic", "drop"]
+    ]
+
+
+def test_plans_for_one_subgoal_end_at_the_unlocked_door() -> None:
+    assert locked_house()._plan("pick up red ball") == ["pickup green key in hall", "unlock green door in hall"]
+    assert locked_house("green key")._plan("unlock green door") == ["unlock green door in hall"]
+    assert locked_house("green key")._plan("unlock blue door") == ["explore"]
 
 
 def test_turns_of_a_whole_task_begin_with_observations() -> None:

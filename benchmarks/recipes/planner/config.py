@@ -150,6 +150,8 @@ class Recipe(BaseModel):
         The later rounds (DAgger), in which the student plays and the expert labels.
     lessons
         Number of lessons in the training data of round 0.
+    locked_lessons
+        Number of lessons about locked doors in that of each student round.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1.
     stubbornness
@@ -188,6 +190,7 @@ class Recipe(BaseModel):
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
     lessons: int = Field(6000, ge=0)
+    locked_lessons: int = Field(2000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)

@@ -125,13 +125,14 @@ class Stages:
         tokenizer.save_pretrained(self.model_dir(round_))
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
-        """List the shards to train on: in round 0 the expert's and lessons, later all student rounds and a part of the expert's."""
+        """List the shards to train on: the expert's, or all student rounds and a part of the expert's; and lessons."""
         shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r)).paths]
         shards += self._sequences(round_, paths).paths
         if round_:
-            return shards + self._sequences(0, self._paths(0)[:: self.recipe.rehearsal]).paths
-        if self.recipe.lessons:
-            shards.append(encode_lessons(self.recipe.lessons, self.recipe.seed, tokenizer, self.root / "lessons"))
+            shards += self._sequences(0, self._paths(0)[:: self.recipe.rehearsal]).paths
+        count = self.recipe.locked_lessons if round_ else self.recipe.lessons
+        if count:
+            shards.append(encode_lessons(count, self.recipe.seed, tokenizer, self.root / "lessons", locked=bool(round_)))
         return shards
 
     def _config(self, round_: int) -> TrainConfig:
