@@ -202,6 +202,8 @@ def test_the_recipe_runs_from_nothing_and_goes_on_where_it_stopped(tmp_path: Pat
         student_rounds=(Round(sources=(Source(env_id="PutNext", episodes=1),), minutes=0.01),),
         train_minutes=0.02,
         held_out_episodes=0,
+        lessons=20,
+        locked_lessons=20,
     )
     first, second = Reports(), Reports()
     result = run_recipe(recipe, tmp_path, 1, 0, False, first)
@@ -280,6 +282,9 @@ def test_plans_for_one_subgoal_end_at_the_unlocked_door() -> None:
     assert locked_house()._plan("pick up red ball") == ["pickup green key in hall", "unlock green door in hall"]
     assert locked_house("green key")._plan("unlock green door") == ["unlock green door in hall"]
     assert locked_house("green key")._plan("unlock blue door") == ["explore"]
+    house = locked_house()
+    house.place["green key"] = "attic"
+    assert house._plan("pick up red ball") == ["explore"], "the key lies behind its own door"
 
 
 def test_turns_of_a_whole_task_begin_with_observations() -> None:

@@ -65,7 +65,7 @@ def test_keeps_the_protocol(backend, prompt):
     answer = backend.generate(prompt, GREEDY, lines.append)
     assert isinstance(backend, PlannerBackend)
     assert 1 <= answer.new_tokens == len(answer.token_ids) <= GREEDY.max_new_tokens
-    assert lines == [line for line in answer.text.split("\n") if line.strip()]
+    assert lines == [line for line in answer.complete_text.split("\n") if line.strip()]
     assert "<|im" not in answer.text
     assert 0 < answer.tokenize_s < answer.ttft_s <= answer.first_skill_s <= answer.total_s
     assert answer.ttft_s + answer.decode_s <= answer.total_s

@@ -567,7 +567,7 @@ def test_continuous_batching_is_refused_before_anything_is_computed(name: str):
 @pytest.mark.parametrize(
     ("selector", "words"),
     [
-        ("recency", "has no method score"),
+        ("nearest", "selector 'nearest' is not known|is 'nearest', which has no method score"),
         (RecencySelector, "is the class RecencySelector"),
         (
             AttentionSelector(Projections(make()), PruneSchedule((PruneStage(0, 0.5),))),

@@ -40,6 +40,7 @@ PUBLIC = {
         "build_prompt",
         "parse_plan",
         "parse_skill",
+        "skill_guide",
         "system_text",
     },
     "envs": {
@@ -86,6 +87,8 @@ PUBLIC = {
         "load_pruner",
         "make_selector",
         "prefill",
+        "protect_roles",
+        "protect_spans",
         "pruned",
     },
     "agents": {

@@ -83,13 +83,17 @@ class LockedHouse(Lesson):
             return self._unlock(goal.split()[1])
         return super()._plan(goal)
 
-    def _unlock(self, color: str) -> list[str]:
+    def _unlock(self, color: str, unlocking: tuple[str, ...] = ()) -> list[str]:
+        """Fetch the key and unlock the door; search where the key is unknown, or behind the door itself."""
         key = f"{color} key"
-        if color not in self.doors:
+        if color not in self.doors or color in unlocking:
             return ["explore"]
         last = f"unlock {color} door in {self.doors[color][0]}"
         if self.held == key:
             return [last]
+        behind = self._blocked(self.place.get(key, ""))
+        if behind:
+            return self._unlock(behind, (*unlocking, color))
         fetch = self._fetch(key)
         return [*fetch, last] if fetch[-1].startswith(f"pickup {key} ") else fetch
 
