@@ -63,8 +63,7 @@ class LockedHouse(Lesson):
             behind = [rooms.pop() for _ in range(int(self.rng.integers(1, 3))) if len(rooms) > 2]
             if behind:
                 self.doors[color] = ("", tuple(behind))
-        for color, (_, behind) in self.doors.items():
-            self.doors[color] = (self._free_room(), behind)
+        self.doors = {color: (self._free_room(), rooms_behind) for color, (_, rooms_behind) in self.doors.items()}
 
     def _status(self) -> str:
         doors = {color: f"{color} door in {side}" for color, (side, _) in self.doors.items()}
