@@ -1,6 +1,7 @@
 """Reader of the first form of records, so that old run directories can still be summarized, replayed and continued.
 
-In that form a planner call had the fields of its generation as its own, and a step named its room.
+In that form a planner call had the fields of its generation as its own, and a step named its room. Later calls had the rest of the
+plan before as it was read, and not yet as it was written.
 """
 
 from typing import Any
@@ -20,6 +21,8 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
         return _planner_call(fields)
     if fields.get("kind") == "step" and "room" in fields:
         return {**{key: value for key, value in fields.items() if key != "room"}, "place": fields["room"]}
+    if fields.get("kind") == "planner_call" and fields.get("rest") and "draft" not in fields:
+        return {**fields, "draft": "\n".join(fields["rest"])}
     return fields
 
 

@@ -78,3 +78,11 @@ def rebuild_prompts(
         prompt = replace(build_prompt(History(transcript[: call.history_entries]), episode.system), draft=call.draft)
         made = call.generation
         yield RecordedPrompt(episode.env_id, episode.seed, call.replan, made.prompt_tokens, prompt, made.text, made.new_tokens)
+
+
+def by_episode(prompts: Iterable[RecordedPrompt]) -> list[list[RecordedPrompt]]:
+    """Divide prompts by their episode; episodes and prompts stay in their order."""
+    episodes: dict[tuple[str, int], list[RecordedPrompt]] = {}
+    for prompt in prompts:
+        episodes.setdefault((prompt.env_id, prompt.seed), []).append(prompt)
+    return list(episodes.values())

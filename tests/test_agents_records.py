@@ -44,6 +44,13 @@ def test_a_planner_call_holds_its_generation():
     assert (made.kept_share, made.dropped_tokens, made.tpot_s) == (pytest.approx(0.8333333), 50, 0.005)
 
 
+def test_a_draft_was_the_rest_as_it_was_read():
+    today = RECORD.validate_python(CALL).model_dump(mode="json")
+    del today["draft"]
+    assert RECORD.validate_python(today | {"rest": ["drop", "explore"]}).draft == "drop\nexplore"
+    assert RECORD.validate_python(today | {"rest": ["drop"], "draft": "2. drop"}).draft == "2. drop"
+
+
 def test_a_step_names_its_place():
     step = RECORD.validate_python(STEP)
     assert isinstance(step, StepRecord)

@@ -1,7 +1,7 @@
 """How the agent plans: the options that ``erecap run`` and ``compare`` share."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -9,6 +9,8 @@ from agents.guides import STYLES, PromptStyle
 from agents.loop import AgentConfig
 from benchmarks.commands.ranks import launched
 from planner import HORIZONS, Horizon, ReplanPolicy, Sampling
+
+Name = TypeVar("Name", bound=str)
 
 _PANEL = "How the agent plans"
 SWITCHES = {
@@ -89,18 +91,12 @@ class AgentOptions:
     @property
     def reach(self) -> Horizon | None:
         """How far plans reach; ``None`` for the suite's own horizon. Raises ``ValueError`` for an unknown horizon."""
-        found = next((known for known in HORIZONS if known == self.horizon), None)
-        if self.horizon is not None and found is None:
-            raise ValueError(f"--horizon {self.horizon!r} is unknown: choose from {', '.join(HORIZONS)}")
-        return found
+        return None if self.horizon is None else _one_of(HORIZONS, "--horizon", self.horizon)
 
     @property
     def style(self) -> PromptStyle:
         """What the planner reads besides observations. Raises ``ValueError`` for an unknown style."""
-        found = next((known for known in STYLES if known == self.prompt), None)
-        if found is None:
-            raise ValueError(f"--prompt {self.prompt!r} is unknown: choose from {', '.join(STYLES)}")
-        return found
+        return _one_of(STYLES, "--prompt", self.prompt)
 
     @property
     def config(self) -> AgentConfig:
@@ -142,3 +138,11 @@ class AgentOptions:
         parts += ["early"] if self.start_early else []
         parts += [self.prompt] if self.prompt != "trained" else []
         return "".join(f"-{part}" for part in parts if part)
+
+
+def _one_of(known: tuple[Name, ...], option: str, text: str) -> Name:
+    """Return the known name that ``text`` is. Raise ``ValueError`` for another one."""
+    for name in known:
+        if name == text:
+            return name
+    raise ValueError(f"{option} {text!r} is unknown: choose from {', '.join(known)}")

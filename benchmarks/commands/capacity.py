@@ -59,9 +59,7 @@ def capacity(
     protected: Annotated[
         int, typer.Option(help="Tokens of a prompt, beside the new ones, that all layers hold: system text, task, plan.")
     ] = 352,
-    batch: Annotated[
-        int, typer.Option(help="Most waiting prompts that are answered together; 1 is what session backends do today.")
-    ] = 64,
+    batch: Annotated[int, typer.Option(help="Most waiting prompts that are answered together; 1 answers them one by one.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Directory for capacity.json, capacity.md and capacity.png.")] = None,
 ) -> None:

@@ -26,6 +26,7 @@ from benchmarks.comparison.capacity import (
 from benchmarks.output.console import plain_console, result_console
 from benchmarks.output.lock import OutputLock
 from benchmarks.reports.capacity import capacity_table, write_capacity
+from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.progress import StageProgress
 from benchmarks.runs.records import RunRecords
 from erecap.calibration.bundled_costs import find_cost
@@ -42,7 +43,6 @@ from erecap.profiling.units import parse_bytes
 from erecap.schedule import PruneSchedule
 
 BASELINE = "baseline-session"
-STEPS_FILE = "steps.jsonl"
 _HEADLINE = {"backend", "kv_bytes", "agents_by_memory", "agents", "bound_by"}
 """Figures of each backend in the last line of stdout."""
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,30 +17,6 @@ CAPACITY_FILE = "capacity.json"
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CapacityPoint(_Part):
-    """What the model says of one backend and one number of agents."""
-
-    agents: int
-    """Number of agents."""
-    replans_per_s: float
-    """Answers per second."""
-    p50_s: float
-    """Median replan latency in seconds, from the request to the answer."""
-    p95_s: float
-    """95th percentile of the same."""
-    rebuilt_share: float
-    """Share of the replans whose session had been evicted, 0 to 1."""
-    rows_mean: float
-    """Mean number of requests that are answered together."""
-    busy_share: float
-    """Share of the time in which the server works, 0 to 1."""
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> "CapacityPoint":
-        """Take the figures of a simulation."""
-        return cls(**asdict(outcome))
 
 
 class BackendCapacity(_Part):
@@ -61,9 +36,9 @@ class BackendCapacity(_Part):
     """Largest number of agents whose 95th percentile of latency is within the limit; 0 where one agent is too many."""
     bound_by: str
     """What one more agent lacks: ``memory`` where sessions are evicted, else ``time``; ``nothing`` where no more were tried."""
-    at: CapacityPoint
+    at: Outcome
     """The figures of that many agents; of one agent where it is 0."""
-    curve: list[CapacityPoint]
+    curve: list[Outcome]
     """The figures by rising number of agents."""
 
 
@@ -161,8 +136,8 @@ def find_capacity(name: str, load: Load, limit_s: float) -> BackendCapacity:
         agents_by_memory=load.agents_by_memory,
         agents=agents,
         bound_by=bound_by,
-        at=CapacityPoint.of(load.outcome(max(1, agents))),
-        curve=[CapacityPoint.of(outcome) for outcome in load.found],
+        at=load.outcome(max(1, agents)),
+        curve=load.found,
     )
 
 
@@ -170,7 +145,4 @@ def with_common_curve(found: Sequence[BackendCapacity], loads: Mapping[str, Load
     """Give all backends a curve over the same numbers of agents: those that any search tried, up to twice the largest capacity."""
     largest = 2 * max(1, *(one.agents for one in found))
     numbers = sorted({point.agents for one in found for point in one.curve if point.agents <= largest})
-    return [
-        one.model_copy(update={"curve": [CapacityPoint.of(loads[one.backend].outcome(number)) for number in numbers]})
-        for one in found
-    ]
+    return [one.model_copy(update={"curve": [loads[one.backend].outcome(number) for number in numbers]}) for one in found]

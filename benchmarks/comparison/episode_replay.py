@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.append_only import AppendOnlyFile
-from agents.recorded_prompts import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt, by_episode
 from agents.runner import MakeBackend
 from benchmarks.comparison.replay import OnPrompt, ReplayRow, close_last_line, let_observe, measure, measured_rows
 from planner import PlannerBackend, Sampling, StatefulBackend
@@ -52,7 +52,7 @@ def choose_episodes(prompts: Sequence[RecordedPrompt], limit: int) -> list[Recor
         All prompts of the chosen episodes, episode by episode. The episodes are evenly spaced in the list sorted by the longest
         prompt: the longest first, the shortest last.
     """
-    episodes = sorted(_by_episode(prompts), key=lambda e: (max(p.prompt_tokens for p in e), e[0].env_id, e[0].seed))
+    episodes = sorted(by_episode(prompts), key=lambda e: (max(p.prompt_tokens for p in e), e[0].env_id, e[0].seed))
     for count in range(len(episodes), 0, -1):
         chosen = [episodes[i] for i in np.linspace(len(episodes) - 1, 0, count).round().astype(int)]
         if count == 1 or sum(map(len, chosen)) <= limit:
@@ -101,7 +101,7 @@ def replay_episodes(
     found = {row.key: row for row in measured_rows(prompts, backends, path)}
     finished: list[Episode] = []
     todo: list[Episode] = []
-    for episode in _by_episode(prompts):
+    for episode in by_episode(prompts):
         (finished if all(p.key in found for p in episode) else todo).append(episode)
     rows = [found[prompt.key] for episode in finished for prompt in episode]
     for _ in rows:
@@ -117,13 +117,6 @@ def replay_episodes(
             file.append(b"".join(row.line for row in measured))
             rows += measured
     return rows
-
-
-def _by_episode(prompts: Sequence[RecordedPrompt]) -> list[Episode]:
-    episodes: dict[tuple[str, int], Episode] = {}
-    for prompt in prompts:
-        episodes.setdefault((prompt.env_id, prompt.seed), []).append(prompt)
-    return list(episodes.values())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.recorded_prompts import RecordedPrompt
+from agents.recorded_prompts import RecordedPrompt, by_episode
 from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.records import RunRecords
@@ -31,12 +31,10 @@ def episode_to_trace(run: Path, seed: int | None) -> tuple[str, list[RecordedPro
     """
     records = RunRecords.read(run / STEPS_FILE)
     name = choose_reference(list(records.backends))
-    by_episode: dict[tuple[str, int], list[RecordedPrompt]] = {}
-    for prompt in records.backends[name].prompts if records.backends else []:
-        by_episode.setdefault((prompt.env_id, prompt.seed), []).append(prompt)
-    chosen = [prompts for (_, own), prompts in by_episode.items() if seed in (None, own)]
+    episodes = by_episode(records.backends[name].prompts if records.backends else [])
+    chosen = [prompts for prompts in episodes if seed in (None, prompts[0].seed)]
     if not chosen:
-        seeds = sorted({own for _, own in by_episode})
+        seeds = sorted({prompts[0].seed for prompts in episodes})
         raise ValueError(f"{run} has no finished episode{'' if seed is None else f' of seed {seed}'}: its seeds are {seeds}")
     return name, max(chosen, key=lambda prompts: sum(len(segment.text) for segment in prompts[-1].prompt.segments))
 
@@ -54,13 +52,12 @@ def trace_of(backend: str, prompts: Sequence[RecordedPrompt], loaded: LoadedMode
     if end not in loaded.eos_ids:
         raise ValueError(f"the tokenizer's end token {end} ends no answer of the model: name the model that planned the episode")
     last = encode_prompt(chat, prompts[-1].prompt)
-    breaks = tuple(token for token, text in enumerate(chat.token_texts()) if text.endswith("\n"))
     first = prompts[0]
     return ReplanTrace(
         f"{first.env_id}, seed {first.seed}, planned by {backend}: {len(prompts)} replans, last prompt {len(last)} tokens",
         tuple(last.input_ids.tolist()),
         last.segment_ends,
-        breaks,
+        tuple(sorted(chat.line_breaks())),
         tuple(sorted(loaded.eos_ids)),
         tuple(_replan(chat, prompt, last, end) for prompt in prompts),
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from erecap.answering.local import Asked, Cost, LocalBackend
+from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.decode import decode
 from erecap.engine.prefill import prefill
@@ -86,9 +86,7 @@ class EngineBackend(LocalBackend):
         options = self.decode_options(asked[0].request.sampling, tuple(self.ban(one.request.sampling) for one in asked))
         start = prefill(self.loaded.model, [one.tokenized for one in asked], chosen.schedule, chosen.selector)
         for tokens in decode(self.loaded.model, start, options):
-            for one, token in zip(asked, tokens, strict=True):
-                if token is not None:
-                    one.answer.put(token)
+            put_step(asked, tokens)
         padded = len(asked) * sum(map(max, zip(*start.layer_tokens, strict=True)))
         return [
             Cost(tokens, tuple(stage.counts[row] for stage in start.stages), start.kv_bytes * sum(tokens) // padded, chosen)

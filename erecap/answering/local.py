@@ -1,7 +1,7 @@
 """What the backends with a model in this process have in common: an answer is tokenized, timed and recorded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +66,13 @@ class Asked:
     tokenized: TokenizedPrompt
     answer: TimedAnswer
     tokenize_s: float
+
+
+def put_step(asked: Sequence["Asked"], tokens: Sequence[int | None]) -> None:
+    """Hand each prompt's next token to its answer; ``None`` stands for an answer that has ended."""
+    for one, token in zip(asked, tokens, strict=True):
+        if token is not None:
+            one.answer.put(token)
 
 
 def encode_prompt(chat: ChatTokenizer, prompt: Prompt) -> TokenizedPrompt:

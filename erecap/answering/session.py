@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from erecap.answering.local import Asked, Cost, LocalBackend
+from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
@@ -16,7 +16,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.sessions import Extension, ReplanSession
 from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, SuffixDraft
-from erecap.sessions.session import MOST_DRAFTED
+from erecap.sessions.session import opening_draft
 from erecap.sessions.store import SessionStore
 from erecap.sessions.together import plan_together
 from planner.backend import Generation, PlanRequest, Sampling
@@ -113,7 +113,7 @@ class SessionBackend(LocalBackend):
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         passes = list[tuple[int, int]]()
         drafter = None if sampling.temperature or not self._drafts else self._drafter(tokenized)
-        draft = [] if drafter is None else drafter.propose((), min(MOST_DRAFTED, sampling.max_new_tokens - 1))
+        draft = [] if drafter is None else opening_draft(drafter, sampling.max_new_tokens)
         session, made = self.sessions.extend(tokenized, draft)
         options = self.decode_options(sampling, self.ban(sampling))
         for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
@@ -170,13 +170,8 @@ class SessionBackend(LocalBackend):
         asked = [one.asked for one, _, _ in batch]
         bans = tuple(self.ban(one.request.sampling) for one in asked)
         options = self.decode_options(asked[0].request.sampling, bans)
-
-        def put(tokens: tuple[int | None, ...]) -> None:
-            for one, token in zip(asked, tokens, strict=True):
-                if token is not None:
-                    one.answer.put(token)
-
-        plan_together(self.loaded.model, [session for _, session, _ in batch], self.schedule, self.selector, options, put)
+        sessions = [session for _, session, _ in batch]
+        plan_together(self.loaded.model, sessions, self.schedule, self.selector, options, partial(put_step, asked))
         for one, _, made in batch:
             one.made = self.generation(one.asked, self._cost(made, one.held_before))
 
@@ -206,7 +201,7 @@ class SessionBackend(LocalBackend):
 
     @cached_property
     def _line_breaks(self) -> frozenset[int]:
-        return frozenset(token for token, text in enumerate(self.chat.token_texts()) if text.endswith("\n"))
+        return self.chat.line_breaks()
 
     @cached_property
     def _end(self) -> tuple[int, ...]:

@@ -118,7 +118,12 @@ def _update(rounded: Any, exact: Any, weight: torch.Tensor) -> None:
     """Add a weight to both digests: where rounding changes nothing, the same bytes to both."""
     short = weight.to(torch.bfloat16)
     for digest, values in ((rounded, short), (exact, short if torch.equal(short.to(weight.dtype), weight) else weight)):
-        digest.update(values.contiguous().flatten().view(torch.uint8).cpu().numpy())
+        digest.update(raw_bytes(values))
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor's values, for checksums; of one that is not empty, since torch has no bytes of that."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
 from erecap.models.files import FileError, fill_atomically, read_json_object, reading, write_json_object
-from erecap.models.identity import ModelIdentity, check_finite
+from erecap.models.identity import ModelIdentity, check_finite, raw_bytes
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
 FORMAT_VERSION = 2
@@ -85,7 +85,7 @@ class TokenPruner(nn.Module):
         digest = hashlib.sha256(f"{self.stages}".encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(f"{name} {weight.dtype}".encode())
-            digest.update(weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+            digest.update(raw_bytes(weight))
         return digest.hexdigest()[:16]
 
     def check_model(self, model: ModelIdentity) -> None:

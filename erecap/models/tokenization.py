@@ -153,6 +153,10 @@ class ChatTokenizer:
             return list(fast.decode_batch(alone, skip_special_tokens=True))
         return [self.decode(ids) for ids in alone]
 
+    def line_breaks(self) -> frozenset[int]:
+        """Find the tokens that end a line."""
+        return frozenset(token for token, text in enumerate(self.token_texts()) if text.endswith("\n"))
+
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation and its answer's header as one text, as the template itself writes it."""
         return self._render([{"role": role, "content": text} for role, text, _ in messages], header=True)

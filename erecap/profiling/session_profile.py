@@ -28,7 +28,7 @@ from erecap.profiling.timing import quantiles_ms, ratio_quartiles, take_turns
 from erecap.schedule import PruneSchedule
 from erecap.sessions import ReplanSession
 from erecap.sessions.drafts import CopyDraft, FirstDraft, SuffixDraft
-from erecap.sessions.session import MOST_DRAFTED
+from erecap.sessions.session import opening_draft
 
 BASELINE, SESSION = "baseline", "baseline-session?draft=none"
 """Names of the two that the others are compared with."""
@@ -201,7 +201,7 @@ def _take_turn(session: ReplanSession, replan: Replan, drafted: bool, device: to
     held = None if replan.observed is None else session.extend(replan.observed).reused_tokens
     synchronize(device)
     asked, passes = perf_counter(), list[object]()
-    draft = replan.drafter.propose((), min(MOST_DRAFTED, replan.options.max_new_tokens - 1)) if drafted else ()
+    draft = opening_draft(replan.drafter, replan.options.max_new_tokens) if drafted else ()
     made = session.extend(replan.prompt, draft)
     stream = session.plan(replan.options, replan.drafter if drafted else None, passes.append)
     next(stream)

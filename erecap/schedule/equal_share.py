@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from erecap.schedule.counts import CountedSchedule, layer_tokens
 from erecap.schedule.schedule import PruneSchedule
+from erecap.schedule.shares import RATIOS
 from erecap.schedule.stages import SEED_DEPTH
 
 SEED_SPACING = 3
 """Layers from one stage of the seed to the next."""
 TOLERANCE = 0.01
 """Largest relative difference between the share that was asked for and the one that is found."""
-_RATIOS = [number / 10_000 for number in range(1, 10_001)]  # as many decimals as a spec string should show
 
 Masks = Sequence[NDArray[np.bool_]]
 """Masks of the protected tokens of prompts, bool ``(tokens,)`` each."""
@@ -117,9 +117,9 @@ def schedule_of_share(layers: Sequence[int], num_layers: int, share: float, prom
     def found(keep: float) -> float:
         return kept_share(PruneSchedule.after(layers, keep), num_layers, prompts)
 
-    above = bisect_right(_RATIOS, share, key=found)
-    near = [_RATIOS[index] for index in (above - 1, above) if 0 <= index < len(_RATIOS)]
+    above = bisect_right(RATIOS, share, key=found)
+    near = [RATIOS[index] for index in (above - 1, above) if 0 <= index < len(RATIOS)]
     best = min(near, key=lambda keep: abs(found(keep) - share))
     if abs(found(best) - share) > TOLERANCE * share:
         raise ShareError(share, layers, found(best))
-    return PruneSchedule.after(layers, _RATIOS[bisect_right(_RATIOS, found(best), key=found) - 1])
+    return PruneSchedule.after(layers, RATIOS[bisect_right(RATIOS, found(best), key=found) - 1])

@@ -8,7 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import prod
 
-_RATIOS = [number / 10_000 for number in range(1, 10_001)]  # as many decimals as a spec string should show
+RATIOS = [number / 10_000 for number in range(1, 10_001)]
+"""The keep ratios to choose from: as many decimals as a spec string should show."""
 
 
 def shares_of(layers: Sequence[int], keeps: Sequence[float], num_layers: int) -> tuple[float, float]:
@@ -61,10 +62,10 @@ def keep_of_share(layers: Sequence[int], num_layers: int, share: float) -> float
     def found(keep: float) -> float:
         return round(shares_of(layers, [keep] * len(layers), num_layers)[0], 9)
 
-    index = bisect_right(_RATIOS, share, key=found)
+    index = bisect_right(RATIOS, share, key=found)
     if not index:
         raise ValueError(
             f"share={share:g} cannot be reached with stages after layers {list(layers)}: the layers up to the first stage see the "
-            f"whole prompt, which alone is {found(_RATIOS[0]):.3f}; give a larger share, or begin earlier (stages=0-5)"
+            f"whole prompt, which alone is {found(RATIOS[0]):.3f}; give a larger share, or begin earlier (stages=0-5)"
         )
-    return _RATIOS[index - 1]
+    return RATIOS[index - 1]

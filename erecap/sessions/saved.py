@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from erecap.engine.selector_protocol import Selector
 from erecap.models.files import FileError, fill_atomically, reading
-from erecap.models.identity import identify
+from erecap.models.identity import identify, raw_bytes
 from erecap.schedule import PruneSchedule
 
 FORMAT_VERSION = "1"
@@ -139,5 +138,5 @@ def _digest(written: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():  # torch has no bytes of an empty tensor
-            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+            digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:16]

@@ -356,3 +356,8 @@ class ReplanSession:
             position = torch.full((1, 1), len(self._held), device=hidden.device)
             made = self._selector.score(hidden, position, self._stages[layer], torch.ones_like(position[0]))
             scores.append(self._parts.agree(made)[0].to(self._parts.entry))
+
+
+def opening_draft(drafter: Drafter, max_new_tokens: int) -> list[int]:
+    """Draft the beginning of an answer of at most ``max_new_tokens``, for ``ReplanSession.extend``."""
+    return drafter.propose((), min(MOST_DRAFTED, max_new_tokens - 1))

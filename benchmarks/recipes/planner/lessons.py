@@ -187,9 +187,14 @@ class Lesson:
 
 def lesson(rng: np.random.Generator) -> list[TrainingMessage]:
     """Write one lesson as chat messages, as ``encode_episode`` reads them."""
-    messages: list[TrainingMessage] = []
     brief = bool(rng.random() < BRIEF)
-    house, count = Lesson(rng, brief=brief), int(rng.integers(8, 16) if brief else rng.integers(4, 14))
-    for observation, plan in house.task_turns((count + 1) // 2) if rng.random() < WHOLE_TASK else house.turns(count):
+    return written(Lesson(rng, brief=brief), int(rng.integers(8, 16) if brief else rng.integers(4, 14)))
+
+
+def written(house: Lesson, count: int) -> list[TrainingMessage]:
+    """Write turns in a house as chat messages: ``count`` with one goal each, or half as many with several."""
+    turns = house.task_turns((count + 1) // 2) if house.rng.random() < WHOLE_TASK else house.turns(count)
+    messages: list[TrainingMessage] = []
+    for observation, plan in turns:
         messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]
     return messages

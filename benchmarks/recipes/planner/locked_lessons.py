@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
 
-from benchmarks.recipes.planner.lessons import BRIEF, WHOLE_TASK, Lesson
+from benchmarks.recipes.planner.lessons import BRIEF, Lesson, written
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage
 
@@ -158,10 +158,4 @@ class LockedHouse(Lesson):
 
 def locked_lesson(rng: np.random.Generator) -> list[TrainingMessage]:
     """Write one lesson as chat messages, as ``encode_episode`` reads them."""
-    brief = bool(rng.random() < BRIEF)
-    house, count = LockedHouse(rng, brief=brief), int(rng.integers(6, 12))
-    turns = house.task_turns((count + 1) // 2) if rng.random() < WHOLE_TASK else house.turns(count)
-    messages: list[TrainingMessage] = []
-    for observation, plan in turns:
-        messages += [{"role": "user", "content": observation}, {"role": "assistant", "content": plan}]
-    return messages
+    return written(LockedHouse(rng, brief=bool(rng.random() < BRIEF)), int(rng.integers(6, 12)))
