@@ -60,10 +60,12 @@ def collect(
         raise ValueError("no data to take saliency from: give --data, such as a run directory made with `erecap run`")
     from benchmarks.recipes.pruner import seed_stages, warn_of_late_stages
     from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
-    from erecap.models.loading import load_model
+    from erecap.models.architecture import check_config
+    from erecap.models.loading import load_model, read_config
     from erecap.schedule import parse_stages
     from erecap.training.saliency import SaliencySettings, collect_saliency
 
+    check_config(read_config(model))
     loaded = load_model(model, dtype=dtype)
     layers = seed_stages(loaded) if stages is None else parse_stages(stages)
     warn_of_late_stages(loaded, layers)

@@ -62,7 +62,8 @@ def train_pruner_command(
     from benchmarks.recipes.pruner import PrunerRecipe, make_pruner, parse_keeps
     from benchmarks.recipes.sequences import SequenceChoice
     from benchmarks.recipes.tensorboard import tensorboard_hook
-    from erecap.models.loading import bundled_pruner_dir, load_model
+    from erecap.models.architecture import check_config
+    from erecap.models.loading import bundled_pruner_dir, load_model, read_config
     from erecap.schedule import parse_stages
     from erecap.training.config import TrainConfig
     from erecap.training.pruner_loss import PrunerLoss
@@ -77,6 +78,7 @@ def train_pruner_command(
         held_out=held_out,
         patience=patience,
     )
+    check_config(read_config(model))
     events = tensorboard_hook(out / "tensorboard") if tensorboard else None
     with OutputLock(out), StageProgress(plain_console(stderr=True)) as progress:
         progress.begin("train-pruner", steps)

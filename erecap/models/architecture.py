@@ -15,6 +15,15 @@ from erecap.models.masks import ATTENTION_KINDS
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 _SUPPORTED_ROPE = ("default", "linear", "yarn", "llama3")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_REASONS = {
+    _SLIDING: "whose cache counts places and forgets old ones, so that dropped tokens would move the window",
+    "linear_attention": "which folds all tokens into one state and keeps none that could be dropped later",
+}
+_OTHER_MODEL = (
+    f"use a model of {', '.join(SUPPORTED_MODEL_TYPES)} with full attention in every layer, or the backend 'hf-generate', which "
+    "prunes nothing"
+)
 
 
 class UnsupportedModelError(ValueError):
@@ -71,16 +80,10 @@ class DecoderParts:
 
 def check_config(config: PretrainedConfig) -> None:
     """Raise ``UnsupportedModelError`` for an architecture that the engine does not support."""
+    _check_layer_types(config)
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedModelError(
-            f"model type {config.model_type!r} is not supported, the engine runs {', '.join(SUPPORTED_MODEL_TYPES)}: "
-            "use a model of one of these, or the backend 'hf-generate', which prunes nothing"
-        )
-    sliding = _sliding_layers(config)
-    if sliding:
-        raise UnsupportedModelError(
-            f"layers {sliding} have sliding-window attention, and the engine needs full attention in every layer: "
-            "turn it off in the model's config (use_sliding_window=false, or sliding_window=null)"
+            f"model type {config.model_type!r} is not supported, and the engine knows the layers of a few families only: {_OTHER_MODEL}"
         )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _SUPPORTED_ROPE:
@@ -90,12 +93,31 @@ def check_config(config: PretrainedConfig) -> None:
         )
 
 
-def _sliding_layers(config: PretrainedConfig) -> list[int]:
-    """List the layers with sliding-window attention. Qwen configs name them one by one; Mistral's give one number for all."""
-    kinds = getattr(config, "layer_types", None)
+def _check_layer_types(config: PretrainedConfig) -> None:
+    """Refuse layers that do not attend to the whole context: sliding-window models such as Gemma 3, hybrid ones such as Qwen3.5."""
+    kinds = layer_types(config)
+    other = sorted({kind for kind in kinds if kind != _FULL})
+    if not other:
+        return
+    remedy = _OTHER_MODEL
+    if other == [_SLIDING] and config.model_type in SUPPORTED_MODEL_TYPES:
+        remedy = f"turn it off in the model's config (use_sliding_window=false, or sliding_window=null), or {_OTHER_MODEL}"
+    found = "; ".join(f"layers {[n for n, each in enumerate(kinds) if each == kind]} have {_named(kind)}" for kind in other)
+    raise UnsupportedModelError(f"{found} (layer_types), and the engine needs full attention in every layer: {remedy}")
+
+
+def layer_types(config: PretrainedConfig) -> list[str]:
+    """Name the kind of attention of each layer, as ``layer_types`` of configs does. Mistral's has one number for all layers."""
+    text: Any = config.get_text_config(decoder=True)  # of a model that sees images as well, the language model's
+    kinds = getattr(text, "layer_types", None)
     if kinds is None:
-        return list(range(config.num_hidden_layers)) if getattr(config, "sliding_window", None) else []
-    return [index for index, kind in enumerate(kinds) if kind != "full_attention"]
+        kinds = [_SLIDING if getattr(text, "sliding_window", None) else _FULL] * getattr(text, "num_hidden_layers", 0)
+    return list(kinds)
+
+
+def _named(kind: str) -> str:
+    reason = _REASONS.get(kind)
+    return kind if reason is None else f"{kind.replace('sliding_attention', 'sliding-window attention')}, {reason}"
 
 
 def decoder_parts(model: PreTrainedModel) -> DecoderParts:
