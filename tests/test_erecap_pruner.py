@@ -18,6 +18,43 @@ def test_saves_and_loads(make_model, tmp_path):
     assert torch.equal(loaded(hidden, 1), pruner(hidden, 1))
 
 
+@pytest.mark.parametrize("inputs", ["rms", "raw"])
+def test_a_file_says_what_its_scorers_read(make_model, tmp_path, inputs):
+    pruner = TokenPruner(identify(make_model(4)), (1,), inputs)
+    pruner.save_pretrained(tmp_path)
+    loaded, hidden = TokenPruner.from_pretrained(tmp_path), torch.randn(1, 9, 64)
+    assert loaded.inputs == read_json_object(tmp_path / "pruner.json", "")["inputs"] == inputs
+    assert torch.equal(loaded(hidden, 0), pruner(hidden, 0))
+
+
+def test_scores_by_normalised_inputs_do_not_depend_on_the_norm_of_a_hidden_state(make_model):
+    """SmolLM2's first token has a norm of 25,000, the median token one of 132."""
+    normalised, raw = (TokenPruner(identify(make_model(4)), (1,), inputs) for inputs in ("rms", "raw"))
+    raw.load_state_dict(normalised.state_dict())
+    hidden = torch.randn(1, 9, 64)
+    longer = hidden * torch.tensor([3000.0, *[1.0] * 8])[None, :, None]
+    torch.testing.assert_close(normalised(longer, 0), normalised(hidden, 0), atol=1e-4, rtol=1e-4)
+    assert raw(longer, 0)[0, 0].abs() > 50 * normalised(longer, 0)[0, 0].abs()
+    torch.testing.assert_close(normalised(hidden, 0), raw(hidden * hidden.square().mean(-1, keepdim=True).rsqrt(), 0))
+    assert normalised.checksum() != raw.checksum()
+    half = normalised.to(torch.float16)(torch.full((1, 1, 64), 60_000.0, dtype=torch.float16), 0)
+    assert half.isfinite().all()
+
+
+def test_a_file_from_before_the_inputs_were_named_is_of_raw_ones(make_model, tmp_path):
+    TokenPruner(identify(make_model(4)), (1,), "raw").save_pretrained(tmp_path)
+    config = tmp_path / "pruner.json"
+    content = {**read_json_object(config, ""), "format_version": 2}
+    del content["inputs"]
+    write_json_object(config, content)
+    assert TokenPruner.from_pretrained(tmp_path).inputs == "raw"
+
+
+def test_unknown_inputs_are_refused(make_model, tmp_path):
+    with pytest.raises(ValueError, match="inputs='squared' of the scorers are not known: choose from rms, raw"):
+        TokenPruner(identify(make_model(4)), (1,), "squared")
+
+
 def test_shape_is_the_seeds():
     from erecap.models.pruner import StageScorer
 

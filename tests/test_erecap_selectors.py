@@ -120,7 +120,7 @@ def test_random_is_uniform_and_differs_by_seed_and_stage():
 def test_learned_uses_the_scorer_of_the_stages_layer():
     trained, (hidden, positions) = pruner((0, 1, 3)), batch()
     selector = make_selector("learned", SelectorContext(SCHEDULE, trained))
-    assert torch.equal(selector.score(hidden, positions, 1, all_of(hidden)), trained.scorers[2](hidden))
+    assert torch.equal(selector.score(hidden, positions, 1, all_of(hidden)), trained(hidden, 2))
 
 
 def test_learned_refuses_a_missing_pruner_and_missing_stages():

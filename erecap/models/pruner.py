@@ -1,10 +1,11 @@
 """The token pruner: one small MLP per stage that scores how much a token matters to what comes later.
 
-It maps residual streams to scores, and belongs to the model that it was trained for.
+It maps residual streams to scores, and belongs to the model that it was trained for. What a scorer reads of a residual stream is
+decided in ``TokenPruner.forward`` alone: everything that scores with a pruner, training included, calls it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
@@ -20,8 +22,24 @@ from erecap.models.files import FileError, fill_atomically, read_json_object, re
 from erecap.models.identity import ModelIdentity, check_finite, raw_bytes
 
 WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_WITHOUT_INPUTS = 2
+"""The format version before the one that names the scorers' inputs, which were the residual streams as they are."""
 _REMEDY = "copy the pruner again, or train one with `erecap train-pruner`"
+
+
+_EPSILON = 1e-6
+
+
+def _rms(hidden: Tensor) -> Tensor:
+    return functional.rms_norm(hidden, hidden.shape[-1:], eps=_EPSILON)
+
+
+INPUTS: dict[str, Callable[[Tensor], Tensor]] = {"rms": _rms, "raw": lambda hidden: hidden}
+"""What a scorer reads, by name: the residual stream divided by its root mean square, token by token, or as it is.
+
+Real models need "rms". In SmolLM2-135M, from layer 11 on, the residual stream of the first token has a norm of 25,000, that of the
+median token one of 132, so that scores of unscaled streams span thousands."""
 
 
 class PrunerMismatchError(ValueError):
@@ -42,8 +60,8 @@ class StageScorer(nn.Module):
         The last product is computed in float32. In bfloat16 thousands of tokens would share a few hundred scores, and the order of
         positions would decide between them.
         """
-        features = nn.functional.gelu(self.up(hidden)).float()
-        return nn.functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
+        features = functional.gelu(self.up(hidden)).float()
+        return functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class _SavedConfig:
     stages: list[int]
     base_model: dict[str, str | int]
     weights: str
+    inputs: str
 
 
 class TokenPruner(nn.Module):
@@ -63,26 +82,35 @@ class TokenPruner(nn.Module):
         Identity of the model that it is trained for.
     stages
         Layers after which it scores, in strictly rising order.
+    inputs
+        What the scorers read of a residual stream, a name in ``INPUTS``.
+
+    Raises
+    ------
+    ValueError
+        For stages that are no layers of the model in rising order, and for unknown inputs.
     """
 
-    def __init__(self, identity: ModelIdentity, stages: Sequence[int]) -> None:
+    def __init__(self, identity: ModelIdentity, stages: Sequence[int], inputs: str = "rms") -> None:
         super().__init__()
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs={inputs!r} of the scorers are not known: choose from {', '.join(INPUTS)}")
         if list(stages) != sorted(set(stages)) or (stages and not 0 <= stages[0] <= stages[-1] < identity.num_layers):
             raise ValueError(
                 f"stages after layers {list(stages)} must be in strictly rising order within 0..{identity.num_layers - 1}, "
                 f"the layers of {identity.name}"
             )
         self.identity = identity
-        self.stages = tuple(stages)
+        self.stages, self.inputs = tuple(stages), inputs
         self.scorers = nn.ModuleList([StageScorer(identity.hidden_size) for _ in stages])
 
     def forward(self, hidden: Tensor, stage: int) -> Tensor:
         """Score the residual stream that leaves layer ``stages[stage]``, ``(batch, n, hidden_size)``: float32 ``(batch, n)``."""
-        return self.scorers[stage](hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.scorers[stage](INPUTS[self.inputs](hidden))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def checksum(self) -> str:
-        """Compute a hash of the stages and of all weights in their dtype, 16 hex digits."""
-        digest = hashlib.sha256(f"{self.stages}".encode())
+        """Compute a hash of the stages, of the inputs and of all weights in their dtype, 16 hex digits."""
+        digest = hashlib.sha256(f"{self.stages}{'' if self.inputs == 'raw' else self.inputs}".encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(f"{name} {weight.dtype}".encode())
             digest.update(raw_bytes(weight))
@@ -101,7 +129,7 @@ class TokenPruner(nn.Module):
         path = Path(directory)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         fill_atomically(path / WEIGHTS_FILE, lambda partial: save_file(weights, partial))
-        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path))
+        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path), self.inputs)
         write_json_object(path / CONFIG_FILE, asdict(config))
 
     @classmethod
@@ -131,7 +159,7 @@ class TokenPruner(nn.Module):
                     f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): "
                     f"it is damaged or was replaced; {_REMEDY}"
                 )
-            pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"])
+            pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"], _saved_inputs(saved))
             pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
         check_finite(pruner, f"the pruner in {path}")
         if model is not None:
@@ -177,15 +205,20 @@ def _lies(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     return all((weight.device, weight.dtype) == (device, dtype) for weight in module.parameters())
 
 
+def _saved_inputs(saved: dict[str, Any]) -> str:
+    """Return what the scorers of a file read; a file of the old format is of scorers that read the residual stream as it is."""
+    return "raw" if saved["format_version"] == _WITHOUT_INPUTS else str(saved["inputs"])
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
     saved = read_json_object(path / CONFIG_FILE, _REMEDY)
     version = saved.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (_WITHOUT_INPUTS, FORMAT_VERSION):
         raise ValueError(
-            f"{path / CONFIG_FILE} has format version {version}, this erecap reads {FORMAT_VERSION}: "
+            f"{path / CONFIG_FILE} has format version {version}, this erecap reads {_WITHOUT_INPUTS} and {FORMAT_VERSION}: "
             "train the pruner again with `erecap train-pruner`"
         )
     return saved
