@@ -201,7 +201,14 @@ def test_both_stages_of_the_pruner_from_texts(invoke, model_dir, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--keep", "much", "write it like 0.7 or 0.3-0.9"), ("--targets", "none", "plan, all"), ("--held-out", "1", "in [0, 1)")],
+    [
+        ("--keep", "much", "write it like 0.3 or 0.05-0.6"),
+        ("--final-share", "0.6-0.05", "lowest <= highest"),
+        ("--inputs", "none", "rms, raw"),
+        ("--batch-tokens", "0", "must be at least 1"),
+        ("--targets", "none", "plan, all"),
+        ("--held-out", "1", "in [0, 1)"),
+    ],
 )
 def test_training_that_cannot_be_says_why(invoke, model_dir, tmp_path, option, value, message):
     done = invoke("train-pruner", "--model", model_dir, "--data", tmp_path, option, value)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from structlog.testing import capture_logs
 
 from benchmarks.backends.descriptions import INFO, OWN
 from benchmarks.backends.registry import BackendFactory, backend_names, is_user_backend, parse_specs
@@ -105,6 +106,18 @@ def _stages(console):
     with StageProgress(console) as progress:
         progress.begin(STRANGE, 2)
         progress.advance(1, STRANGE)
+
+
+def test_work_in_progress_is_logged_at_once_and_then_every_ten_seconds():
+    console, now = plain_console(), [0.0]
+    console.file = io.StringIO()
+    with StageProgress(console, lambda: now[0]) as progress, capture_logs() as logged:
+        progress.begin("pruner", 8)
+        for step in range(1, 8):
+            now[0] += 4.0
+            progress.beat(step, f"step {step}")
+        progress.reach(8, "loss 1")
+    assert [line["note"] for line in logged] == ["step 1", "step 4", "step 7", "loss 1"]
 
 
 def _bar(console):

@@ -22,12 +22,13 @@ from erecap.training.batches import Batch, Batches, collate
 from erecap.training.config import TrainConfig
 from erecap.training.loop import Hooks
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, normalised, pruner_losses, saliency_losses
+from erecap.training.ratios import Ratios
 from erecap.training.saliency import SaliencySettings, collect_saliency, compute_saliency
 from erecap.training.saliency_file import SaliencySet
 from erecap.training.sequences import SequenceList, TokenSequence
 from erecap.training.soft_forward import soft_forward
 from erecap.training.softmask import MaskConfig, Replans, SoftMask, draw_replans
-from erecap.training.train_pruner import PrunerData, PrunerTraining, train_pruner
+from erecap.training.train_pruner import EVAL_DRAWS, PrunerData, PrunerTraining, train_pruner
 
 STAGES = (1, 3)
 SETTINGS = SaliencySettings(STAGES)
@@ -368,20 +369,69 @@ def test_each_batch_draws_its_keep_ratio(
         model,
         pruner,
         PrunerData(Batches(data, 128), collected),
-        PrunerTraining(schedule(), TrainConfig(steps=6), keeps=(0.4, 0.8)),
+        PrunerTraining(schedule(), TrainConfig(steps=6), keeps=Ratios(0.4, 0.8, "keep")),
         tmp_path,
     )
     ratios = [ratio for (ratio,) in seen]
     assert len(set(ratios)) == 6
     assert all(0.4 <= ratio <= 0.8 for ratio in ratios)
     with pytest.raises(ValueError, match="0 < lowest <= highest"):
-        train_pruner(
-            model,
-            pruner,
-            PrunerData(Batches(data, 128), collected),
-            PrunerTraining(schedule(), TrainConfig(steps=1), keeps=(0.8, 0.4)),
-            tmp_path,
-        )
+        Ratios(0.8, 0.4, "keep")
+
+
+@pytest.mark.parametrize("stages", [2, 8, 29])
+def test_ratios_by_final_share_leave_that_share_whatever_the_depth(stages: int):
+    ratios = Ratios(0.05, 0.6)
+    for place, share in ((0.0, 0.05), (0.5, 0.325), (1.0, 0.6)):
+        layers = range(stages)
+        left = PruneSchedule.after(layers, ratios.at(place, stages)).shares(stages + 1)[1]
+        assert left == pytest.approx(share)
+    assert Ratios(0.3, 0.9, "keep").at(0.5, stages) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("0.6-0.05", "lowest <= highest"), ("half", "no number and no range"), ("0", "lowest")]
+)
+def test_ratios_that_are_none_are_refused(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        Ratios.parse(text, "final")
+    assert Ratios.parse("0.3", "keep") == Ratios(0.3, 0.3, "keep")
+
+
+def test_texts_with_one_answer_are_judged_once(episode: EpisodeMaker):
+    data = SequenceList([episode(n, turns=turns) for n, turns in enumerate([4, 2, 2, 3])])
+    judged = PrunerData(Batches(data, token_budget=40, only=[0]), held_out=(1, 2, 3)).evaluation()  # a batch each
+    assert sorted(batch.indices for batch in judged) == [(1,), (2,), *[(3,)] * EVAL_DRAWS]
+
+
+def test_shares_of_prunable_tokens_are_those_of_the_layers(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
+    replans = last_replans(collate([episode(0), episode(1, turns=1)]))  # nothing can be dropped from the second
+    forward = soft_forward(model, pruner, replans, schedule(0.5), MaskConfig(noise=False, straight_through=True))
+    assert forward.shares[:2, 0].tolist() == [1.0, 1.0]
+    prunable, alive = forward.mask.prunable[0], forward.mask.alive[0]
+    assert float(forward.shares[-1, 0]) == pytest.approx(float((prunable & alive).sum() / prunable.sum()))
+    assert [float(n) for n in forward.final_share()] == pytest.approx([float(forward.shares[-1, 0]), 1])
+    assert [float(n) for n in forward.kept_share()] == pytest.approx([float(forward.shares[:, 0].mean()), 1])
+
+
+def test_each_step_and_each_validation_batch_is_told(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
+):
+    data, told = SequenceList([episode(n) for n in range(4)]), []
+    batches = Batches(data, 128, only=[0, 1, 2])
+    settings = PrunerTraining(schedule(), TrainConfig(steps=2, log_every=2, eval_every=2), keeps=Ratios(0.2, 0.8))
+    hooks = Hooks(on_work=lambda step, work: told.append((step, work.split(",")[0])))
+    train_pruner(model, pruner, PrunerData(batches, held_out=(3,)), settings, tmp_path, hooks)
+    assert told[:2] == [(1, "step 1"), (2, "step 2")]
+    assert told[2:] == [(2, f"validation: batch {n} of {2 * EVAL_DRAWS}") for n in range(1, 2 * EVAL_DRAWS + 1)]
+
+
+def test_a_run_with_other_inputs_is_not_continued(model: Qwen2ForCausalLM, tmp_path: Path, episode: EpisodeMaker):
+    batches = Batches(SequenceList([episode(n) for n in range(2)]), 128)
+    settings = PrunerTraining(schedule(), TrainConfig(steps=1))
+    train_pruner(model, TokenPruner(identify(model), STAGES, "raw"), PrunerData(batches), settings, tmp_path)
+    with pytest.raises(ValueError, match=r"run of other settings .*inputs"):
+        train_pruner(model, TokenPruner(identify(model), STAGES), PrunerData(batches), settings, tmp_path)
 
 
 def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_are_not_trained_on(

@@ -58,26 +58,33 @@ def collect(
         return
     if not data:
         raise ValueError("no data to take saliency from: give --data, such as a run directory made with `erecap run`")
-    from benchmarks.recipes.pruner import seed_stages, warn_of_late_stages
-    from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
-    from erecap.models.architecture import check_config
-    from erecap.models.loading import load_model, read_config
-    from erecap.schedule import parse_stages
-    from erecap.training.saliency import SaliencySettings, collect_saliency
-
-    check_config(read_config(model))
-    loaded = load_model(model, dtype=dtype)
-    layers = seed_stages(loaded) if stages is None else parse_stages(stages)
-    warn_of_late_stages(loaded, layers)
-    settings = SaliencySettings(layers, replans, credit=credit, horizon=horizon)
-    sequences = choose_sequences(SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad), loaded.tokenizer)
     with OutputLock.of_file(out), StageProgress(plain_console(stderr=True)) as progress:
-        progress.begin("saliency", len(sequences))
+        progress.begin("saliency", num_samples)
+        progress.advance(0, "loading the model")  # before the imports: torch alone takes seconds
+        from benchmarks.recipes.pruner import seed_stages, warn_of_late_stages
+        from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
+        from erecap.models.architecture import check_config
+        from erecap.models.loading import load_model, read_config
+        from erecap.schedule import parse_stages
+        from erecap.training.saliency import SaliencySettings, collect_saliency
+
+        check_config(read_config(model))
+        loaded = load_model(model, dtype=dtype)
+        layers = seed_stages(loaded) if stages is None else parse_stages(stages)
+        warn_of_late_stages(loaded, layers)
+        settings = SaliencySettings(layers, replans, credit=credit, horizon=horizon)
+        progress.advance(0, "reading the texts")
+        sequences = choose_sequences(SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad), loaded.tokenizer)
+        progress.expect(len(sequences))
+        progress.advance(0, f"{len(sequences)} samples of {sequences.lengths.sum()} tokens, {len(layers)} stages")
 
         def on_part(done: int, of: int) -> None:
             progress.reach(done, f"{done}/{of} samples")
 
-        found = collect_saliency(loaded.model, sequences, settings, out, PART_SIZE, on_part)
+        def on_sample(done: int, of: int) -> None:
+            progress.beat(done, f"{done}/{of} samples, the latest not saved yet")
+
+        found = collect_saliency(loaded.model, sequences, settings, out, PART_SIZE, on_part, on_sample)
     typer.echo(json.dumps({"saliency": str(out), "samples": len(found), "stages": list(found.stages), "loss": found.loss}))
 
 

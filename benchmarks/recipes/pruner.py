@@ -1,7 +1,7 @@
 """The pruner's recipe: saliency of the unpruned planner, if the loss needs it, then training of the token pruner."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from erecap.training.batches import Batches
 from erecap.training.config import TrainConfig
 from erecap.training.loop import Hooks, TrainRecord
 from erecap.training.pruner_loss import PrunerLoss
+from erecap.training.ratios import Ratios
 from erecap.training.saliency_file import SaliencySet
 from erecap.training.train_pruner import PrunerData, PrunerTraining, train_pruner
 
@@ -54,16 +55,20 @@ class PrunerRecipe:
     stages
         Layers after which to score; by default those of the saliency file, or else the default stages.
     keeps
-        (lowest, highest) keep ratio; each batch draws one between them.
+        Range of the keep ratios; each batch draws one from it.
     held_out
         Share of the episodes to validate on, 0..1.
     patience
         Validations without a lower loss after which to stop; ``None`` for never.
+    inputs
+        What the scorers read (``erecap.models.pruner.INPUTS``).
+    batch_tokens
+        Largest size of a batch in tokens, padding included; ``None`` for the longest sequence allowed.
 
     Raises
     ------
     ValueError
-        Unless ``held_out`` is in [0, 1).
+        Unless ``held_out`` is in [0, 1) and ``batch_tokens`` at least 1.
     """
 
     choice: SequenceChoice
@@ -71,17 +76,25 @@ class PrunerRecipe:
     loss: PrunerLoss
     saliency: Path | None = None
     stages: tuple[int, ...] | None = None
-    keeps: tuple[float, float] = (0.3, 0.9)
+    keeps: Ratios = field(default_factory=lambda: Ratios(0.05, 0.6))
     held_out: float = 0.1
     patience: int | None = None
+    inputs: str = "rms"
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out={self.held_out} must be in [0, 1): give the share of episodes to validate on")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1: give the most tokens of a batch, such as 4096")
 
 
 def make_pruner(
-    loaded: LoadedModel, recipe: PrunerRecipe, out: Path, on_step: Callable[[TrainRecord], None]
+    loaded: LoadedModel,
+    recipe: PrunerRecipe,
+    out: Path,
+    on_step: Callable[[TrainRecord], None],
+    on_work: Callable[[int, str], None] | None = None,
 ) -> Sequence[TrainRecord]:
     """Train a pruner into ``out/pruner``, and plot its loss to ``out/loss.png``.
 
@@ -97,6 +110,8 @@ def make_pruner(
         Directory of the run; a stopped run continues from its checkpoint.
     on_step
         Called with each record of the log.
+    on_work
+        Called with the steps done and the work at hand, in words.
 
     Returns
     -------
@@ -112,29 +127,23 @@ def make_pruner(
     saliency = None if recipe.saliency is None else SaliencySet(recipe.saliency, identity, recipe.stages)
     stages = saliency.stages if saliency is not None else recipe.stages or seed_stages(loaded)
     torch.manual_seed(recipe.config.seed)
-    pruner, sequences = TokenPruner(identity, stages).to(loaded.device), choose_sequences(choice, loaded.tokenizer)
+    pruner = TokenPruner(identity, stages, recipe.inputs).to(loaded.device)
+    sequences = choose_sequences(choice, loaded.tokenizer)
     trained, held_out = _split(len(sequences), recipe.held_out, choice.seed)
-    batches = Batches(sequences, token_budget=choice.max_length, seed=choice.seed, only=trained)
+    batches = Batches(sequences, recipe.batch_tokens or choice.max_length, choice.seed, only=trained)
     training = PrunerTraining(
-        PruneSchedule.after(stages, sum(recipe.keeps) / 2),
+        PruneSchedule.after(stages, recipe.keeps.at(0.5, len(stages))),
         recipe.config,
         recipe.loss,
         keeps=recipe.keeps,
         patience=recipe.patience,
     )
     data = PrunerData(batches, saliency, tuple(held_out))
-    records = train_pruner(loaded.model, pruner, data, training, out, Hooks(on_step=on_step))
+    told = Hooks(on_step=on_step, on_work=on_work)
+    told.about(0)(f"{len(trained)} sequences of {sequences.lengths[trained].sum()} tokens to train on, {len(held_out)} held out")
+    records = train_pruner(loaded.model, pruner, data, training, out, told)
     write_atomically(out / "loss.png", pruner_plot(records))
     return records
-
-
-def parse_keeps(text: str) -> tuple[float, float]:
-    """Read ``0.3-0.9`` or ``0.7`` as (lowest, highest) keep ratio. Raise ``ValueError`` for other text."""
-    lowest, dash, highest = text.partition("-")
-    try:
-        return float(lowest), float(highest if dash else lowest)
-    except ValueError as error:
-        raise ValueError(f"keep={text!r} is not a keep ratio: write it like 0.7 or 0.3-0.9") from error
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -1,5 +1,7 @@
 """Progress bars on stderr: one per backend for its episodes, one for the replay."""
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +15,9 @@ from benchmarks.output.console import plain_console, text_column
 from benchmarks.runs.closed_loop import ClosedLoop
 
 log = structlog.get_logger(__name__)
+
+QUIET_S = 10.0
+"""Seconds between two lines about work in progress where there is no terminal."""
 
 
 class ComparisonProgress:
@@ -67,9 +72,11 @@ class StageProgress:
     ----------
     console : Console
         Where to draw.
+    clock : callable, optional
+        Tells the time in seconds.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         columns = (
             text_column("{task.description}"),
             BarColumn(),
@@ -82,6 +89,8 @@ class StageProgress:
         self._task: TaskID | None = None
         self._stage = ""
         self._done = 0.0
+        self._clock = clock
+        self._told_at: float | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -101,7 +110,12 @@ class StageProgress:
             Length of the stage, in the units of ``advance``.
         """
         self._stage, self._task = stage, self._bars.add_task(stage, total=total, note="")
-        self._done = 0.0
+        self._done, self._told_at = 0.0, None
+
+    def expect(self, total: float) -> None:
+        """Correct the length of the current stage, for callers that learn it after they have begun."""
+        if self._task is not None:
+            self._bars.update(self._task, total=total)
 
     def advance(self, units: float = 1, note: str = "") -> None:
         """Advance the bar of the current stage.
@@ -117,8 +131,21 @@ class StageProgress:
         if self._task is not None:
             self._bars.update(self._task, advance=units, note=note)
         if self._quiet and note:
-            log.info(self._stage, note=note)
+            self._tell(note)
 
     def reach(self, done: float, note: str = "") -> None:
         """Advance to ``done`` units of the stage, for callers that count from the start of the stage."""
         self.advance(done - self._done, note)
+
+    def beat(self, done: float, note: str) -> None:
+        """Advance to ``done`` units and show work in progress; without a terminal at first, and then every ``QUIET_S`` seconds."""
+        due = self._told_at is None or self._clock() - self._told_at >= QUIET_S
+        if self._task is not None:
+            self._bars.update(self._task, advance=done - self._done, note=note)
+        self._done = done
+        if self._quiet and due:
+            self._tell(note)
+
+    def _tell(self, note: str) -> None:
+        log.info(self._stage, note=note)
+        self._told_at = self._clock()

@@ -79,9 +79,9 @@ def current_plans(batch: Batch, chosen: torch.Tensor) -> torch.Tensor:
     return (places > before) & (places <= last)
 
 
-def has_later_plan(sequence: TokenSequence) -> bool:
-    """Return whether a sequence has a plan to imitate from the second turn on (``later_plans``)."""
-    return bool(((sequence.weights >= PLAN_WEIGHT) & (sequence.turns >= 1)).any())
+def later_plan_count(sequence: TokenSequence) -> int:
+    """Count the turns of a sequence, from the second on, that have a plan to imitate (``later_plans``)."""
+    return len(np.unique(sequence.turns[(sequence.weights >= PLAN_WEIGHT) & (sequence.turns >= 1)]))
 
 
 def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0) -> Batch:

@@ -40,11 +40,23 @@ class Hooks:
         Called with the step number every ``eval_every`` steps and at the end; its result is logged under ``eval``.
     should_stop
         Called between steps; true ends the run, which may be resumed.
+    on_work
+        Called after each step and each batch of an evaluation, with the steps done and the work in words: progress.
     """
 
     on_step: Callable[[TrainRecord], None] | None = None
     on_eval: Callable[[int], TrainRecord] | None = None
     should_stop: Callable[[], bool] | None = None
+    on_work: Callable[[int, str], None] | None = None
+
+    def about(self, step: int) -> Callable[[str], None]:
+        """Return a function that tells ``on_work`` of work done at ``step``."""
+
+        def tell(work: str) -> None:
+            if self.on_work is not None:
+                self.on_work(step, work)
+
+        return tell
 
 
 class MetricSums:
@@ -163,7 +175,9 @@ class TrainLoop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.window.metrics.add({**metrics, "loss": (loss.detach(), 1), "grad_norm": (norm, 1)})
-        self._count(batch.tokens, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._count(batch.tokens, seconds)
+        self.hooks.about(self.step)(f"step {self.step}, {seconds:.1f} s")
 
     def _count(self, tokens: int, seconds: float) -> None:
         self.step, self.tokens, self.elapsed_s = self.step + 1, self.tokens + tokens, self.elapsed_s + seconds

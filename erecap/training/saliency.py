@@ -134,6 +134,7 @@ def collect_saliency(
     out: Path,
     part_size: int = 64,
     on_part: OnPart | None = None,
+    on_sample: OnPart | None = None,
 ) -> SaliencySet:
     """Compute the saliency of ``sequences``, one by one, and write it to the safetensors file ``out``.
 
@@ -153,6 +154,8 @@ def collect_saliency(
         Number of sequences in a part.
     on_part
         Called after each part.
+    on_sample
+        Called after each sequence that is computed, before its part is complete.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def collect_saliency(
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file to write, such as {out.name}.safetensors")
     identity = identify(model)
-    job = _Job(model, sequences, settings, _metadata(identity, settings, dtype_name(model.dtype), sequences))
+    job = _Job(model, sequences, settings, _metadata(identity, settings, dtype_name(model.dtype), sequences), on_sample)
     if out.is_file():
         check_metadata(out, job.metadata)
         remove_parts(out)  # a run may have been killed before it removed them
@@ -183,12 +186,15 @@ class _Job:
     sequences: SequenceSet
     settings: SaliencySettings
     metadata: dict[str, Any]
+    on_sample: OnPart | None
 
     def sample(self, index: int) -> SalientSample:
         """Compute the saliency of one sequence."""
         sequence = self.sequences[index]
         batch = collate([sequence], [index])
         values = compute_saliency(self.model, batch.to(self.model.device), self.settings)[:, 0].numpy()
+        if self.on_sample is not None:
+            self.on_sample(index + 1, len(self.sequences))
         return SalientSample(index, sequence.input_ids, sequence.turns, later_plans(batch)[0].numpy(), values)
 
 

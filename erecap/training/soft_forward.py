@@ -27,11 +27,27 @@ class PrunerForward:
         Scores of each stage, float32 ``(rows, length)``, with gradient.
     mask
         The soft mask after the last stage.
+    shares
+        Share of the prunable tokens that entered each layer by the hard verdicts, float32 ``(layers, rows)``; NaN for a row without
+        prunable tokens.
     """
 
     hidden: Tensor
     scores: tuple[Tensor, ...]
     mask: SoftMask
+    shares: Tensor
+
+    def kept_share(self) -> tuple[Tensor, Tensor]:
+        """Return (sum, count) over rows of the share of prunable tokens that entered a layer, mean over the layers."""
+        return _over_rows(self.shares.mean(0))
+
+    def final_share(self) -> tuple[Tensor, Tensor]:
+        """Return (sum, count) over rows of the share of prunable tokens that entered the last layer."""
+        return _over_rows(self.shares[-1])
+
+
+def _over_rows(shares: Tensor) -> tuple[Tensor, Tensor]:
+    return shares.nansum(), (~shares.isnan()).sum()
 
 
 def soft_forward(
@@ -65,9 +81,11 @@ def soft_forward(
         raise ValueError(f"attention {parts.attention!r} takes no soft mask: load the model with attn_implementation='sdpa'")
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     mask, bias, scores = SoftMask(replans, schedule, config), None, []
+    shares, alive = [], mask.alive_share()
     stream, pruner_dtype = parts.embed(batch.input_ids), next(pruner.parameters()).dtype
     rope = parts.rotary(stream, torch.arange(stream.shape[1], device=stream.device)[None])
     for number, layer in enumerate(parts.layers):
+        shares.append(alive)
         if bias is None:
             stream = layer_forward(layer, stream, rope, attention_mask(parts.attention, None, stream))
         else:
@@ -76,5 +94,5 @@ def soft_forward(
             stage = stage_after[number]
             scores.append(pruner(stream.detach().to(pruner_dtype), stage))
             mask.apply(scores[-1], stage)
-            bias = mask.bias()
-    return PrunerForward(parts.norm(stream), tuple(scores), mask)
+            bias, alive = mask.bias(), mask.alive_share()
+    return PrunerForward(parts.norm(stream), tuple(scores), mask, torch.stack(shares))

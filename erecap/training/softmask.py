@@ -164,11 +164,9 @@ class SoftMask:
         future = torch.ones(length, length, dtype=torch.bool, device=self.log_keep.device).triu(1)
         return self.log_keep[:, None, None, :].masked_fill(future, _FORBIDDEN)
 
-    def kept_share(self) -> tuple[Tensor, Tensor]:
-        """Return (sum, count) of the share of prunable tokens that is alive, over the replans that have prunable tokens."""
-        total = self.prunable.sum(-1)
-        share = (self.prunable & self.alive).sum(-1)[total > 0] / total[total > 0]
-        return share.sum(), (total > 0).sum()
+    def alive_share(self) -> Tensor:
+        """Compute the share of prunable tokens that is alive, float32 ``(rows,)``; NaN where a row has no prunable token."""
+        return (self.prunable & self.alive).sum(-1) / self.prunable.sum(-1)
 
     def _noisy(self, logits: Tensor) -> Tensor:
         """Add logistic noise, the difference of two Gumbel variables. It is drawn on the CPU, so every device gets the same."""

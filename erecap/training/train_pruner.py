@@ -1,12 +1,12 @@
 """Training of the token pruner. The language model is frozen; the scorer of each stage learns which tokens later plans need.
 
 Each step runs one replan of each episode under soft masks. The first replan is left out, since its prompt has nothing to prune. The
-keep ratio may be drawn for each batch, so that one pruner serves all ratios. ``pruner_loss`` holds the terms of the loss.
+keep ratio may be drawn for each batch (``ratios``), so that one pruner serves all. ``pruner_loss`` holds the terms of the loss.
 """
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -20,11 +20,12 @@ from erecap.engine.differentiable import frozen
 from erecap.models.identity import identify
 from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
-from erecap.training.batches import Batch, Batches, has_later_plan
+from erecap.training.batches import Batch, Batches, later_plan_count
 from erecap.training.config import TrainConfig
 from erecap.training.early_stopping import EarlyStopping
 from erecap.training.loop import Hooks, Metrics, MetricSums, TrainLoop, TrainRecord
 from erecap.training.pruner_loss import PrunerLoss, lm_loss, pruner_losses
+from erecap.training.ratios import Ratios
 from erecap.training.saliency_file import SaliencySet
 from erecap.training.sequences import digest
 from erecap.training.soft_forward import soft_forward
@@ -33,7 +34,7 @@ from erecap.training.softmask import MaskConfig, draw_replans
 PRUNER_DIR = "pruner"
 EVAL_DRAWS = 4
 """Number of replans of each held-out episode that an evaluation runs at each keep ratio. Several are needed: in most replans even a
-bad pruner keeps what the plan needs."""
+bad pruner keeps what the plan needs. A text with one answer has one replan, and is run once."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,24 @@ class PrunerTraining:
     mask
         Softness of the keep-or-drop decisions.
     keeps
-        (lowest, highest) keep ratio; each batch draws one between them.
+        Range of the keep ratios; each batch draws one from it.
     patience
         Evaluations without a lower held-out loss after which the run ends; ``None`` for never.
 
     Raises
     ------
     ValueError
-        For keep ratios out of range or order, and for a schedule of another rule.
+        For a schedule of another rule.
     """
 
     schedule: PruneSchedule
     config: TrainConfig
     loss: PrunerLoss = field(default_factory=PrunerLoss)
     mask: MaskConfig = field(default_factory=MaskConfig)
-    keeps: tuple[float, float] | None = None
+    keeps: Ratios | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        if self.keeps is not None and not 0 < self.keeps[0] <= self.keeps[1] <= 1:
-            raise ValueError(f"keep ratios from {self.keeps[0]} to {self.keeps[1]}: give 0 < lowest <= highest <= 1")
         if self.schedule.rule != "top_k":
             raise ValueError(
                 f"soft masks are those of the rule 'top_k', not of {self.schedule.rule!r}: train by top_k; the scorers serve all"
@@ -80,18 +79,20 @@ class PrunerTraining:
         """Return the schedule of the next batch, with a keep ratio drawn by torch's global generator."""
         if self.keeps is None:
             return self.schedule
-        lowest, highest = self.keeps
-        return self.schedule.with_keep(lowest + (highest - lowest) * float(torch.rand(())))
+        return self.schedule.with_keep(self.keeps.at(float(torch.rand(())), len(self.schedule.stages)))
 
     @property
     def judged(self) -> list[PruneSchedule]:
         """The schedules of an evaluation: ``schedule``, and the same stages at the lowest keep ratio of ``keeps``, if given."""
-        return [self.schedule] if self.keeps is None else [self.schedule.with_keep(self.keeps[0]), self.schedule]
+        if self.keeps is None:
+            return [self.schedule]
+        return [self.schedule.with_keep(self.keeps.at(0.0, len(self.schedule.stages))), self.schedule]
 
     def record(self) -> dict[str, Any]:
         """Return the settings on which the result depends as plain values, for the checkpoint."""
         parts = {"training": self.config.record(), "loss": asdict(self.loss), "mask": asdict(self.mask)}
-        return {**parts, "keeps": self.keeps, "schedule": asdict(self.schedule)}
+        keeps = None if self.keeps is None else asdict(self.keeps)
+        return {**parts, "keeps": keeps, "schedule": asdict(self.schedule)}
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,14 @@ class PrunerData:
     saliency: SaliencySet | None = None
     held_out: tuple[int, ...] = ()
 
-    @property
-    def evaluation(self) -> Batches:
-        """The held-out sequences in batches."""
-        return Batches(self.batches.sequences, self.batches.token_budget, only=self.held_out)
+    def evaluation(self) -> list[Batch]:
+        """Return the batches of an evaluation: ``EVAL_DRAWS`` times those of the held-out episodes, once those of one replan."""
+        counts = {number: later_plan_count(self.batches.sequences[number]) for number in self.held_out}
+        groups = [([number for number, count in counts.items() if count > 1], EVAL_DRAWS)]
+        groups.append(([number for number, count in counts.items() if count == 1], 1))
+        budget, sequences = self.batches.token_budget, self.batches.sequences
+        drawn = [(Batches(sequences, budget, only=numbers), draws) for numbers, draws in groups if numbers]
+        return [batch for batches, draws in drawn for _ in range(draws) for batch in batches.once()]
 
     def usable(self) -> "PrunerData":
         """Return the data without the sequences that teach nothing, those without a plan after the first turn. Warn of how many.
@@ -126,8 +131,8 @@ class PrunerData:
             Where nothing is left to train on.
         """
         sequences, numbers = self.batches.sequences, self.batches.numbers
-        trained = tuple(i for i in numbers if has_later_plan(sequences[i]))
-        held_out = tuple(i for i in self.held_out if has_later_plan(sequences[i]))
+        trained = tuple(i for i in numbers if later_plan_count(sequences[i]))
+        held_out = tuple(i for i in self.held_out if later_plan_count(sequences[i]))
         if not trained:
             raise ValueError(
                 f"none of {len(numbers)} sequences has a plan after the first turn, so nothing can be pruned: give longer episodes"
@@ -159,9 +164,10 @@ def train_pruner(
     list of TrainRecord
         The records of the log. Besides the fields of every run (step, tokens, progress, elapsed_s, loss, grad_norm, lr,
         tokens_per_s) they hold the unweighted loss terms lm, mse and rank; order, the share of token pairs whose scores are in the
-        order of their saliency; and kept_share, of prunable tokens after the last stage. mse, rank and order need saliency.
-        ``eval`` holds the same figures of the held-out sequences with tokens fully kept or dropped: ``EVAL_DRAWS`` replans of
-        each, at the schedule's keep ratio and at the lowest of ``keeps``.
+        order of their saliency; kept_share and final_share, of the prunable tokens that enter a layer (mean over layers) and the
+        last layer. mse, rank and order need saliency. ``eval`` holds the same figures of the held-out sequences with tokens fully
+        kept or dropped: ``EVAL_DRAWS`` replans of each (one of a sequence that has no more), at the schedule's keep ratio and at
+        the lowest of ``keeps``.
 
     Raises
     ------
@@ -175,8 +181,10 @@ def train_pruner(
     stopping = EarlyStopping(lambda: pruner.save_pretrained(Path(out_dir) / PRUNER_DIR), settings.patience)
     told = hooks or Hooks()
     if data.held_out:
-        told = stopping.hooks(told, lambda _: play.evaluate(data.evaluation, settings.judged))
+        judged = data.evaluation()
+        told = stopping.hooks(told, lambda step: play.evaluate(judged, settings.judged, told.about(step)))
     depends_on = {"model": pruner.identity.checksum, "data": digest(data.batches.sequences), "held_out": sorted(data.held_out)}
+    depends_on["inputs"] = pruner.inputs
 
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
         return play.step(batch, settings.draw())
@@ -210,18 +218,23 @@ class _Play:
             terms |= {"mse": found.mse, "rank": found.rank, "order": found.order}
         total = sum((weight * terms[name] for name, weight in self.loss.weights.items()), terms["lm"].new_zeros(()))
         metrics: Metrics = {name: (term.detach(), 1) for name, term in terms.items()}
-        return total, {**metrics, "kept_share": forward.mask.kept_share()}
+        return total, {**metrics, "kept_share": forward.kept_share(), "final_share": forward.final_share()}
 
     @torch.no_grad()
-    def evaluate(self, batches: Batches, schedules: Iterable[PruneSchedule]) -> dict[str, float]:
-        """Average the metrics over ``batches`` and ``schedules``, with hard decisions, no noise and the same draws at each call."""
+    def evaluate(
+        self, batches: Sequence[Batch], schedules: Sequence[PruneSchedule], about: Callable[[str], None] = lambda _: None
+    ) -> dict[str, float]:
+        """Average the metrics over ``batches`` and ``schedules``, with hard decisions, no noise and the same draws at each call.
+
+        ``about`` is told of each batch that is done.
+        """
         sums, hard = MetricSums(), replace(self, mask=replace(self.mask, noise=False, straight_through=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            for schedule, _ in product(schedules, range(EVAL_DRAWS)):
-                for batch in batches.once():
-                    total, metrics = hard.step(batch.to(self.model.device), schedule)
-                    sums.add({**metrics, "loss": (total, 1)})
+            for number, (schedule, batch) in enumerate(product(schedules, batches), 1):
+                total, metrics = hard.step(batch.to(self.model.device), schedule)
+                sums.add({**metrics, "loss": (total, 1)})
+                about(f"validation: batch {number} of {len(schedules) * len(batches)}")
         return sums.means()
 
 
