@@ -47,7 +47,12 @@ def sliding() -> PretrainedConfig:
             "use_sliding_window=false",
         ),
         (config_of("mistral", sliding_window=8), r"layers \[0, 1, 2, 3, 4, 5\]", "full attention", "sliding_window=null"),
-        (config_of("qwen2", layer_types=["chunked_attention"] + ["full_attention"] * 5), r"layers \[0\] have chunked", "needs full attention", "qwen3"),
+        (
+            config_of("qwen2", layer_types=["chunked_attention"] + ["full_attention"] * 5),
+            r"layers \[0\] have chunked",
+            "needs full attention",
+            "qwen3",
+        ),
     ],
 )
 def test_layers_without_full_attention_are_named_with_the_reason_and_a_remedy(config, value, rule, remedy):

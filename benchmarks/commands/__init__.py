@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from benchmarks.commands.ablate import ablate
+from benchmarks.commands.bench_quality import bench_quality
 from benchmarks.commands.calibrate import calibrate
 from benchmarks.commands.capacity import capacity
 from benchmarks.commands.compare import compare
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "saliency": saliency,
     "train-pruner": train_pruner_command,
     "stages": stages,
+    "bench-quality": bench_quality,
     "trace-replans": trace_replans,
 }
 

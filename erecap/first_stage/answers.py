@@ -1,7 +1,7 @@
 """What pruning changes in an answer: the loss of a given answer, and the greedy answer of the model itself.
 
-A prompt is prefilled once. The given answer is then fed token by token to the pruned cache, as a decode would, and the cache is
-cut back to the prompt for the greedy decode.
+A prompt is prefilled once. The given answer then runs on the pruned cache, each token with those before it, and the cache is cut
+back to the prompt for the greedy decode.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,19 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from erecap.engine.decode import DecodeOptions, decode
-from erecap.engine.decode_steps import DecodeSteps
-from erecap.engine.prefill import PrefillResult, prefill
+from erecap.engine.prefill import PrefillResult, prefill, run_layer
 from erecap.engine.selector_protocol import Selector
-from erecap.models.architecture import decoder_parts
+from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.models.device import explain_out_of_memory
+from erecap.models.grouped_attention import heads_grouped
 from erecap.models.kv_cache import trim
 from erecap.models.loading import LoadedModel
+from erecap.models.masks import extension_mask
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
+
+PART = 128
+"""Tokens of an answer that run together: the logits of all would take much memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +145,29 @@ def answer_losses(model: PreTrainedModel, start: PrefillResult, answer: Sequence
     Tensor
         float32 ``(tokens,)`` in nats.
     """
-    steps, logits = DecodeSteps(decoder_parts(model), start, len(answer)), [start.logits]
-    ids = torch.tensor(list(answer), device=start.logits.device)
-    for step in range(len(answer) - 1):
-        logits.append(steps.run(ids[step : step + 1], step))
+    parts, ids = decoder_parts(model), torch.tensor(list(answer), device=start.logits.device)
+    losses = [functional.cross_entropy(start.logits, ids[:1], reduction="none")]
+    for done in range(0, len(answer) - 1, PART):
+        read = ids[done : min(done + PART, len(answer) - 1)]
+        logits = _run_answer(parts, start, read, done)
+        losses.append(functional.cross_entropy(logits, ids[done + 1 : done + 1 + len(read)], reduction="none"))
     for layer, tokens in enumerate(start.layer_tokens[0]):
         trim(start.cache, layer, tokens)
-    return functional.cross_entropy(torch.cat(logits), ids, reduction="none")
+    return torch.cat(losses)
+
+
+def _run_answer(parts: DecoderParts, start: PrefillResult, ids: Tensor, done: int) -> Tensor:
+    """Run tokens of an answer, int64 ``(new,)``, behind the prompt and ``done`` others: logits, float32 ``(new, vocab)``."""
+    hidden = parts.embed(ids[None].to(parts.entry))
+    positions = start.next_positions[0] + done + torch.arange(len(ids), device=parts.entry)
+    cos, sin = parts.rotary(hidden, positions[None])
+    with heads_grouped(parts.config, parts.attention, len(ids), hidden.device):
+        for layer, place, held in zip(parts.layers, parts.places, start.layer_tokens[0], strict=True):
+            hidden = hidden.to(place)
+            mask = extension_mask(parts.attention, held + done + len(ids), hidden)
+            hidden = run_layer(layer, hidden, mask, start.cache, (cos.to(place), sin.to(place)))
+    logits: Tensor = parts.head(parts.norm(hidden[0])).float()
+    return logits.to(start.logits.device)
 
 
 def agreement(

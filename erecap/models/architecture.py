@@ -83,7 +83,7 @@ def check_config(config: PretrainedConfig) -> None:
     _check_layer_types(config)
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedModelError(
-            f"model type {config.model_type!r} is not supported, and the engine knows the layers of a few families only: {_OTHER_MODEL}"
+            f"model type {config.model_type!r} is not supported, the engine runs the layers of a few families only: {_OTHER_MODEL}"
         )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _SUPPORTED_ROPE:

@@ -30,6 +30,11 @@ class ModelNotFoundError(ValueError):
     """An error for a directory or hub id from which no model can be read."""
 
 
+def bundled_texts() -> Path:
+    """Return the sample of instructions that ships with erecap."""
+    return _BUNDLED / "texts" / "sample.jsonl"
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A model in evaluation mode on its devices, with its tokenizer.

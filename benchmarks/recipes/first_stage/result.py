@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipes.settings import refuse_other
 from erecap.first_stage.answers import Answered
 from erecap.first_stage.points import StagePoint
 from erecap.models.files import FileError, read_json_object, reading, write_json_object
@@ -59,10 +60,7 @@ class StudyResult:
             raise FileError(f"{path} has the format {content.get('format')!r}, not {FORMAT!r}: {_REMEDY}")
         with reading(path, _REMEDY):
             old = content["setting"]
-            changed = [key for key, value in setting.items() if old.get(key, value) != value]
-            differences = [f"{key} was {old[key]!r}, now {setting[key]!r}" for key in changed]
-            if differences:
-                raise FileError(f"{path} holds another study: {'; '.join(differences)}. To keep it, {_REMEDY}")
+            refuse_other(path, old, setting, _REMEDY)
             unpruned = [Answered(**_tuples(one)) for one in content["unpruned"]]
             return cls({**old, **setting}, unpruned, [StagePoint(**_tuples(point)) for point in content["points"]])
 
