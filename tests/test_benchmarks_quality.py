@@ -63,7 +63,7 @@ def test_the_table_compares_selectors_and_a_pruner_with_no_pruning(invoke, model
     rows = rows_of(done)
     assert [row["selector"] for row in rows] == ["unpruned", "learned", "attention", "random", "recency"]
     assert (rows[0]["kept_share"], rows[0]["final_share"], rows[0]["agreement"]) == (1.0, 1.0, 1.0)
-    assert all(0.4 < row["final_share"] < row["kept_share"] < 1.0 for row in rows[1:])
+    assert all(0.2 < row["final_share"] < row["kept_share"] < 1.0 for row in rows[1:])
     assert all(math.isfinite(row["perplexity"]) and row["needles"] == 2 for row in rows)
     assert len({row["perplexity"] for row in rows}) == 5
     content = json.loads((out / "quality.json").read_text())
@@ -82,7 +82,7 @@ def test_the_perplexity_is_that_of_the_last_quarter_after_a_stock_prefix(model_d
     losses = []
     for case in cases.texts:
         whole = torch.tensor([[*case.prompt.input_ids.tolist(), *case.answer]])
-        assert (len(case.prompt), len(case.answer)) == (96, 32)
+        assert len(case.answer) == round(whole.shape[1] / 4)
         logits = loaded.model(whole).logits[0, len(case.prompt) - 1 : -1]
         losses.append(functional.cross_entropy(logits, torch.tensor(case.answer), reduction="none"))
     unpruned = result.rows[0]
@@ -129,7 +129,7 @@ def test_a_stopped_run_goes_on_and_other_rows_are_added(invoke, model_dir, text,
     assert [(row["selector"], row["keep"]) for row in more][-1] == ("key-norm", 0.9)
     assert len(measured) == 3
     other = invoke(*command, "--seed", 5)
-    assert "holds another study: digest was" in str(other.exception)
+    assert "holds another study: " in str(other.exception)
 
 
 def test_shares_are_solved_for_and_the_sample_needs_no_text(invoke, model_dir, tmp_path):

@@ -72,8 +72,9 @@ class QualityOptions:
             raise ValueError(f"stages={stages!r} are not all among the pruner's, {format_stages(trained)}: choose from these")
         if self.keep is not None:
             return tuple(PruneSchedule.of_stages(stages, num_layers, keep) for keep in _numbers("keep", self.keep))
-        shares = _numbers("share", self.share or SHARES)
-        return tuple(PruneSchedule.of_share(stages, num_layers, share) for share in shares)
+        if self.share is None:
+            return _reachable(stages, num_layers)
+        return tuple(PruneSchedule.of_share(stages, num_layers, share) for share in _numbers("share", self.share))
 
 
 def run_quality(options: QualityOptions, out: Path) -> None:
@@ -126,6 +127,20 @@ def _report(result: QualityResult, out: Path, complete: bool) -> None:
     result_console().print(rich_table(rows, words))
     paths = {"quality": str(out / RESULT_FILE), "table": str(out / TABLE_FILE)}
     typer.echo(json.dumps({**paths, "complete": complete, "rows": rows}))
+
+
+def _reachable(stages: str | None, num_layers: int) -> tuple[PruneSchedule, ...]:
+    """Make the schedules of the default shares that a model reaches: in a small one the layers before a stage may be too many."""
+    PruneSchedule.of_stages(stages, num_layers, 1.0)  # stages that do not fit are an error of their own
+    made = []
+    for share in _numbers("share", SHARES):
+        try:
+            made.append(PruneSchedule.of_share(stages, num_layers, share))
+        except ValueError as error:
+            log.warning("a default share is left out", reason=str(error))
+    if not made:
+        raise ValueError(f"none of the shares {SHARES} can be reached: name others with --share, or begin earlier (--stages 0-5)")
+    return tuple(made)
 
 
 def _depth(loaded: LoadedModel) -> int:

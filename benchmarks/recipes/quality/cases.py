@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recipes.quality.needles import Needle, draw_needles, first_tokens, needle_cases
-from benchmarks.recipes.quality.texts import read_plain, sentences
+from benchmarks.recipes.quality.texts import check_file, read_plain, sentences
 from erecap.first_stage.answers import AnswerCase
 from erecap.models.chat_text import chat_text_of
 from erecap.models.loading import LoadedModel
@@ -43,7 +43,7 @@ class TextChoice:
     Raises
     ------
     ValueError
-        For numbers out of range.
+        For numbers out of range, and for paths that are no such files.
     """
 
     paths: tuple[Path, ...]
@@ -54,6 +54,8 @@ class TextChoice:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for path in self.paths:
+            check_file(path)
         if self.pieces < 1 or self.length < SHORTEST or self.max_new_tokens < 1:
             raise ValueError(
                 f"texts={self.pieces}, length={self.length}, max_new_tokens={self.max_new_tokens}: give at least 1 text, pieces of "

@@ -11,6 +11,14 @@ LONGEST_SENTENCE = 40
 """Words after which a sentence is divided, for texts without full stops."""
 
 
+def check_file(path: Path) -> None:
+    """Raise ``ValueError`` unless there is a file of a kind that ``read_plain`` reads."""
+    if path.suffix not in TEXT_SUFFIXES or not path.is_file():
+        raise ValueError(
+            f"{path} is no file of texts: give a .txt file, or a .jsonl file, an instruction as in Dolly-15k or a chat per line"
+        )
+
+
 def read_plain(path: Path) -> str:
     """Read a ``.txt`` file, or the messages of a ``.jsonl`` file one after another.
 
@@ -19,10 +27,7 @@ def read_plain(path: Path) -> str:
     ValueError
         For another kind of file, one that is not there or not in UTF-8, and a line that is no instruction and no chat.
     """
-    if path.suffix not in TEXT_SUFFIXES or not path.is_file():
-        raise ValueError(
-            f"{path} is no file of texts: give a .txt file, or a .jsonl file, an instruction as in Dolly-15k or a chat per line"
-        )
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
