@@ -29,6 +29,7 @@ from benchmarks.recipes.quality.texts import read_plain, sentences
 from erecap.engine.prefill import prefill
 from erecap.first_stage.answers import answer_losses
 from erecap.models.identity import identify
+from erecap.models.kv_cache import CACHE_FIELD
 from erecap.models.loading import bundled_texts, load_model
 from erecap.models.pruner import TokenPruner
 from erecap.models.tokenization import TokenizedPrompt
@@ -91,7 +92,7 @@ def test_the_perplexity_is_that_of_the_last_quarter_after_a_stock_prefix(model_d
     for case in cases.texts:  # the drop-in agrees: the prefix pruned, the rest behind it
         with erecap.pruned(loaded.model, None, study.schedules[0], RandomSelector()):
             first = loaded.model(torch.tensor([case.prompt.input_ids.tolist()]), use_cache=True)
-            rest = loaded.model(torch.tensor([case.answer[:-1]]), past_key_values=first.past_key_values)
+            rest = loaded.model(torch.tensor([case.answer[:-1]]), **{CACHE_FIELD: first[CACHE_FIELD]})
         logits = torch.cat([first.logits[:, -1], rest.logits[0]])
         pruned.append(functional.cross_entropy(logits, torch.tensor(case.answer), reduction="none"))
     assert result.rows[1].perplexity == pytest.approx(float(torch.cat(pruned).mean().exp()), rel=1e-4)

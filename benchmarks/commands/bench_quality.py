@@ -55,9 +55,9 @@ def bench_quality(
     piece is predicted from what pruning leaves of the rest; a token of the quarter sees
     all tokens of the quarter before it. Lower is better.
 
-    Needles: a sentence such as "The code of the amber lantern is 4711." is hidden in the
-    text and asked for at the end. Found if the greedy answer holds the number. Perplexity
-    alone judges nothing: `recency` has a good one and finds no needle.
+    Needles: a sentence such as "The secret number of the amber lantern is 4711." is hidden
+    in the text and asked for at the end. Found if the greedy answer holds the number.
+    Perplexity alone judges nothing: `recency` has a good one and finds few needles.
 
     Same tokens: greedy tokens after a piece's first three quarters that equal those of
     the unpruned model.

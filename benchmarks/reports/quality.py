@@ -41,7 +41,7 @@ def caption(setting: Mapping[str, Any], share: float) -> str:
     return (
         f"{setting['model']}, {setting['dtype']}, on {setting['device']}; {setting['texts']} texts of {', '.join(setting['files'])}"
         f" with prompts of {setting['prompt_tokens']:.0f} tokens on average. Perplexity: of the last {share:.0%} of each text "
-        f"({setting['answer_tokens']} tokens in all), given what pruning leaves of the rest. Needles: codes hidden in the text and "
+        f"({setting['answer_tokens']} tokens in all), given what pruning leaves of the rest. Needles: numbers hidden in the text and "
         f"found in the greedy answer. Same tokens: greedy tokens after a text ({setting['max_new_tokens']}) that equal the unpruned"
         " model's. Shares are those of the texts' prompts, with the tokens that the schedule always keeps"
     )

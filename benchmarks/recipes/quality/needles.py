@@ -28,9 +28,9 @@ class Needle:
     Attributes
     ----------
     key
-        What has a code.
+        What has a number.
     value
-        The code, four digits.
+        The number, four digits.
     depth
         Share of the text that comes before it, 0 to 1.
     """
@@ -42,17 +42,17 @@ class Needle:
     @property
     def sentence(self) -> str:
         """The sentence that is hidden."""
-        return f"The code of the {self.key} is {self.value}."
+        return f"The secret number of the {self.key} is {self.value}."
 
     @property
     def question(self) -> str:
         """The question at the end of the prompt."""
-        return f"What is the code of the {self.key}?"
+        return f"What is the secret number of the {self.key}?"
 
     @property
     def beginning(self) -> str:
         """The words that the answer begins with; the model goes on from there."""
-        return f"The code of the {self.key} is"
+        return f"The secret number of the {self.key} is"
 
 
 def draw_needles(count: int, seed: int) -> list[Needle]:

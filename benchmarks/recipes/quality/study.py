@@ -87,12 +87,15 @@ class QualityStudy:
         result = QualityResult.load(path, self.setting())
         done = {row.place for row in result.rows}
         todo = {place: schedule for place, schedule in self._wanted().items() if place not in done}
-        each = len(self.cases.texts) + len(self.cases.hidden)
-        on_work(len(todo) * each)
+        on_work(len(todo) * self._prompts)
         for number, (place, schedule) in enumerate(todo.items()):
-            result.rows.append(self._row(place, schedule, result.unpruned, partial(_counted, on_case, number * each)))
+            result.rows.append(self._row(place, schedule, result.unpruned, partial(_counted, on_case, number * self._prompts)))
             result.save(path)
         return result
+
+    @property
+    def _prompts(self) -> int:
+        return len(self.cases.texts) + len(self.cases.hidden)
 
     def _wanted(self) -> dict[Place, PruneSchedule]:
         rows: dict[Place, PruneSchedule] = {(UNPRUNED, 1.0, "", ""): PruneSchedule.none()}
@@ -103,7 +106,9 @@ class QualityStudy:
 
     def _row(self, place: Place, schedule: PruneSchedule, unpruned: QualityRow | None, on_case: OnCase) -> QualityRow:
         started, label = time.perf_counter(), place[0] if not schedule.stages else f"{place[0]} at keep {place[1]:g}"
-        made = self._answers(schedule, place[0], lambda answered: on_case(answered, label))
+        made = self._answers(
+            schedule, place[0], lambda answered: on_case(answered, f"{label}: prompt {answered} of {self._prompts}")
+        )
         texts, hidden = made[: len(self.cases.texts)], made[len(self.cases.texts) :]
         answers = tuple(one.tokens for one in texts)
         return QualityRow(
