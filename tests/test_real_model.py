@@ -57,7 +57,7 @@ def test_free_text_never_crashes_or_stalls_a_run(invoke: Callable[..., Any], tmp
 
 def test_attention_at_keep_0_9_costs_little(invoke: Callable[..., Any], text: Path, tmp_path: Path):
     """Within 10% of the unpruned perplexity, and within 1 of 8 needles."""
-    sizes = ("--texts", 8, "--length", 512, "--needles", 8, "--max-new-tokens", 8, "--dtype", "float32")
+    sizes = ("--texts", 4, "--length", 384, "--needles", 8, "--max-new-tokens", 8, "--dtype", "float32")
     what = ("--model", REAL_MODEL, "--text", text, "--keep", "0.9", "--selector", "attention", "--out", tmp_path / "quality")
     done = invoke("bench-quality", *what, *sizes)
     assert done.exit_code == 0, (done.output, done.exception)

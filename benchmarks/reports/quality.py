@@ -38,12 +38,13 @@ def _row(row: Figures, unpruned: float | None) -> tuple[str, ...]:
 
 def caption(setting: Mapping[str, Any], share: float) -> str:
     """Say in words what was measured on what; ``share`` is that of a text whose perplexity is taken."""
+    files = ", ".join(setting["files"])
     return (
-        f"{setting['model']}, {setting['dtype']}, on {setting['device']}; {setting['texts']} texts of {', '.join(setting['files'])}"
-        f" with prompts of {setting['prompt_tokens']:.0f} tokens on average. Perplexity: of the last {share:.0%} of each text "
-        f"({setting['answer_tokens']} tokens in all), given what pruning leaves of the rest. Needles: numbers hidden in the text and "
-        f"found in the greedy answer. Same tokens: greedy tokens after a text ({setting['max_new_tokens']}) that equal the unpruned"
-        " model's. Shares are those of the texts' prompts, with the tokens that the schedule always keeps"
+        f"{setting['model']}, {setting['dtype']}, on {setting['device']}; {setting['texts']} texts of {files} "
+        f"(prompts of {setting['prompt_tokens']:.0f} tokens on average). Perplexity: of the last {share:.0%} of each text, "
+        f"{setting['answer_tokens']} tokens in all, given what pruning leaves of the rest. Needles: numbers hidden in the "
+        f"text, found in the greedy answer. Same tokens: of {setting['max_new_tokens']} greedy tokens after a text, those that "
+        "equal the unpruned model's. Shares are those of the texts' prompts, with the tokens that the schedule always keeps"
     )
 
 
