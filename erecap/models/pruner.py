@@ -32,7 +32,7 @@ _EPSILON = 1e-6
 
 
 def _rms(hidden: Tensor) -> Tensor:
-    return functional.rms_norm(hidden, hidden.shape[-1:], eps=_EPSILON)
+    return functional.rms_norm(hidden, [hidden.shape[-1]], eps=_EPSILON)
 
 
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {"rms": _rms, "raw": lambda hidden: hidden}
