@@ -15,7 +15,7 @@ from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.textworld.actions import ActionList
-from agents.textworld.info import read_actions, read_disturbances, read_progress
+from agents.textworld.info import read_actions, read_progress, read_texts
 from agents.textworld.world import DEFAULT_MAX_STEPS, TextWorld
 from planner import PlanParseError
 
@@ -280,10 +280,10 @@ def test_valid_actions_are_a_list_of_texts():
         read_actions({"valid_actions": "look"})
 
 
-def test_disturbances_are_texts():
-    assert read_disturbances({}) == ()
-    assert read_disturbances({"disturbances": "a bell rings"}) == ("a bell rings",)
-    assert read_disturbances({"disturbances": ["a", np.str_("b")]}) == ("a", "b")
+def test_a_key_may_hold_one_text_or_several():
+    assert read_texts({}, "disturbances") == ()
+    assert read_texts({"disturbances": "a bell rings"}, "disturbances") == ("a bell rings",)
+    assert read_texts({"state": ["a", np.str_("b")]}, "state") == ("a", "b")
 
 
 @pytest.mark.parametrize(
