@@ -6,6 +6,8 @@ when its standard input is closed, which the system does when this process is ki
 
 import atexit
 import importlib.util
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -83,10 +85,22 @@ class Jvm:
             java = getattr(java, name)
         return java()
 
-    def texts(self, array: Any) -> list[str]:
-        """Return a Java array of strings as a list, by one call instead of one per string. None of them holds a line break."""
-        joined: str = self.gateway.jvm.java.lang.String.join("\n", array)
+    def texts(self, strings: Any) -> list[str]:
+        """Return a Java list of strings and let go of it: one call instead of one per string. None of them holds a line break."""
+        joined: str = self.gateway.jvm.java.lang.String.join("\n", strings)
+        self.release(strings)
         return joined.split("\n") if joined else []
+
+    def numbers(self, numbers: Any) -> list[int]:
+        """Return a Java list of whole numbers and let go of it."""
+        found: list[int] = json.loads(numbers.toString())
+        self.release(numbers)
+        return found
+
+    def release(self, java_object: Any) -> None:
+        """Let Java free an object. Nothing else does it: py4j's own way may call a process that has ended."""
+        if self.runs:
+            self.gateway.detach(java_object)
 
     @property
     def runs(self) -> bool:
@@ -140,8 +154,16 @@ class Simulator:
             raise RuntimeError(f"{title} failed in {method}{arguments}: {error}") from error
 
     def ask_texts(self, method: str) -> list[str]:
-        """Call a method that returns an array of strings."""
+        """Call a method that returns strings."""
         return self.jvm.texts(self.ask(method))
+
+    def ask_numbers(self, method: str) -> list[int]:
+        """Call a method that returns whole numbers."""
+        return self.jvm.numbers(self.ask(method))
+
+    def close(self) -> None:
+        """Let Java free this world. The process stays for others."""
+        self.jvm.release(self._server)
 
 
 _RUNNING: dict[Program, Jvm] = {}
@@ -192,4 +214,5 @@ def _said(process: "Popen[bytes]", errors: IO[bytes]) -> str:
 def _connect(port: int) -> Any:
     from py4j.java_gateway import GatewayParameters, JavaGateway
 
-    return JavaGateway(gateway_parameters=GatewayParameters(port=port))
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises
+    return JavaGateway(gateway_parameters=GatewayParameters(port=port, enable_memory_management=False))

@@ -31,8 +31,8 @@ _REFUSALS = {
     "Ambiguous request": "several things have this name: answer with the number of the one that is meant",
 }
 """Beginnings of the replies to actions that were not carried out, and what the planner reads."""
-_REVEALING = ("look ", "read ", "open ", "go ", "task", "inventory", "use ")
-"""Beginnings of the actions that show something new."""
+_REVEALING = ("look around", "read ")
+"""Beginnings of the actions after which a plan ends. A gold path looks around wherever it does not know what comes next."""
 
 
 class ScienceWorldEnv(gym.Env[str, str]):
@@ -98,6 +98,8 @@ class ScienceWorldEnv(gym.Env[str, str]):
 
     def close(self) -> None:
         """Let go of the simulator; the Java process stays for the next episode."""
+        if self._simulator is not None:
+            self._simulator.close()
         self._simulator = None
 
     def _moves(self) -> int:
@@ -124,5 +126,6 @@ def variations(task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the numbers of a task's training and test variations, as the simulator divides them."""
     simulator = Simulator(PROGRAM)
     simulator.ask("load", task, 0, "", False)
-    train, test = (tuple(int(number) for number in simulator.ask(f"getVariations{fold}")) for fold in ("Train", "Test"))
+    train, test = (tuple(simulator.ask_numbers(f"getVariations{fold}")) for fold in ("Train", "Test"))
+    simulator.close()
     return train, test

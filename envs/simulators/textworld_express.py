@@ -47,8 +47,8 @@ def game_of(seed: int) -> tuple[str, int]:
 
 
 def reveals(game: str, action: str) -> bool:
-    """Tell whether an action of a game shows something new. In Simon says, each does."""
-    return game == "simonsays" or action.startswith(_REVEALING)
+    """Tell whether an action of a game shows something new. In Simon says, each does; an opened door shows nothing yet."""
+    return game == "simonsays" or (action.startswith(_REVEALING) and not action.startswith("open door "))
 
 
 class TextWorldExpressEnv(gym.Env[str, str]):
@@ -105,6 +105,8 @@ class TextWorldExpressEnv(gym.Env[str, str]):
 
     def close(self) -> None:
         """Let go of the simulator; the Java process stays for the next episode."""
+        if self._simulator is not None:
+            self._simulator.close()
         self._simulator = None
 
     def _loaded(self) -> Simulator:
