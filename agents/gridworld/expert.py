@@ -10,7 +10,7 @@ from collections.abc import Callable
 from agents.gridworld.belief import Belief, Thing, matches
 from agents.gridworld.goal_text import split_goal, things_named
 from agents.gridworld.navigation import neighbors
-from agents.gridworld.situation import BEYOND, assess, has_key
+from agents.gridworld.situation import BEYOND, assess, has_key, nearest_known
 from agents.gridworld.skills.spots import room_to_drop, with_taken
 from envs.observation.names import BOX, DOOR, KEY, LOCKED, thing_name
 
@@ -194,10 +194,7 @@ class _Planner:
         return held is not None and all(word in (*thing_name(*held).split(), "object") for word in words)
 
     def _known(self, name: str, boxed: bool = True) -> Thing | None:
-        """Return the known thing of this name: one within reach if possible, and in this room if possible."""
-        found = self.belief.find(name) + (self.belief.boxed(name) if boxed else [])
-        here, blocked = self.belief.here, self.situation.blocked
-        return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
+        return nearest_known(self.belief, self.situation, name, boxed)
 
     def _door_side(self, door: Thing) -> str:
         """Return the name of the room from which to unlock the door."""
