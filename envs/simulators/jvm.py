@@ -198,12 +198,15 @@ def _port_of(process: "Popen[bytes]") -> int | None:
 
 
 def _drain(stream: IO[bytes]) -> None:
-    for _ in stream:
-        pass
+    with stream:
+        for _ in stream:
+            pass
 
 
 def _said(process: "Popen[bytes]", errors: IO[bytes]) -> str:
     """End a process that did not start, and return the last line that it wrote."""
+    assert process.stdin is not None
+    process.stdin.close()
     process.kill()
     process.wait()
     errors.seek(0)

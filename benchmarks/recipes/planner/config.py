@@ -137,11 +137,19 @@ STUDENT_ROUNDS = (
 )
 
 
+SUITES = ("household-small", "babyai", "household-recall", "household-long", "household-replan")
+"""Suites that the bundled planner is evaluated on."""
+
+
 class Recipe(BaseModel):
-    """The bundled planner's recipe.
+    """A planner's recipe; by default the bundled planner's.
 
     Attributes
     ----------
+    name
+        Directory that ``--install`` writes among the bundled models. ``planner`` is the one that backends take by default.
+    suites
+        Suites that the result is evaluated on.
     expert_sources
         Episodes that the expert plays in round 0.
     expert_factor
@@ -153,7 +161,7 @@ class Recipe(BaseModel):
     locked_lessons
         Number of lessons about locked doors in that of each round.
     noise
-        Share of the expert's replans in which a disturbed plan is played instead, 0..1.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
     student_share
@@ -186,6 +194,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str = Field("planner", pattern=r"^planner(-[a-z0-9]+)?$")
+    suites: tuple[str, ...] = SUITES
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
