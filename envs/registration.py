@@ -82,11 +82,17 @@ TEXTWORLD_EXPRESS: dict[str, dict[str, Any]] = {
     f"ERecap/TextWorld{name}-v0": {"game": game} for name, game in textworld_express.GAMES.items()
 }
 """The kinds of games of TextWorld-Express by their id. They need the extra ``worlds`` and Java."""
+TEXTWORLD_SEARCHED: dict[str, dict[str, Any]] = {
+    f"ERecap/TextWorld{name}Searched-v0": {"game": game, "expert": "search"}
+    for name, game in textworld_express.GAMES.items()
+    if game in textworld_express.SEARCHES
+}
+"""The same games with an expert that can be asked in any state, to train planners on."""
 SCIENCE_WORLD: dict[str, dict[str, Any]] = {f"ERecap/ScienceWorld-{task}-v0": {"task": task} for task in science_world.TASKS}
 """The tasks of ScienceWorld by their id. They need the extra ``worlds`` and Java."""
 _FAMILIES: tuple[tuple[dict[str, dict[str, Any]], str, int | None], ...] = (
     (HOUSEHOLDS, "envs.household.env:HouseholdEnv", None),
-    (TEXTWORLD_EXPRESS, "envs.simulators.textworld_express:TextWorldExpressEnv", textworld_express.MAX_STEPS),
+    ({**TEXTWORLD_EXPRESS, **TEXTWORLD_SEARCHED}, "envs.simulators.textworld_express:TextWorldExpressEnv", textworld_express.MAX_STEPS),
     (SCIENCE_WORLD, "envs.simulators.science_world:ScienceWorldEnv", science_world.MAX_STEPS),
 )
 """Environments by id, what makes them, and the limit of steps that gymnasium sets."""

@@ -10,14 +10,17 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs import HELD_OUT, SCIENCE_WORLD, TEXTWORLD_EXPRESS, make_env
+from envs.registration import TEXTWORLD_SEARCHED
 from envs.simulators import jvm, science_world, textworld_express
 from envs.simulators.gold_path import GoldPath
 from envs.simulators.jvm import Program, SimulatorError
 from envs.simulators.science_world import ScienceWorldEnv
+from envs.simulators.search import CoinSearch, CookingSearch
 from envs.simulators.textworld_express import DEV_SEEDS, SPLIT, TEST_SEEDS, TextWorldExpressEnv, game_of
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +65,69 @@ def test_off_the_path_the_expert_says_which_action_left_it():
     gold.take("sing", "ashes")
     with pytest.raises(ValueError, match="no longer applies: 'burn key' has left it"):
         gold.plan()
+
+
+# ---- experts that search --------------------------------------------------------------------------------------------------------
+
+
+def said(look: str, *valid: str, inventory: str = "", observation: str = "") -> dict[str, object]:
+    return {"look": look, "inventory": f"Inventory:\n{inventory}", "validActions": valid, "observation": observation}
+
+
+HALL = "You are in the hall. There is a stove. To the North you see a closed wood door. To the East you see the attic. "
+OPEN_HALL = "You are in the hall. There is a stove. Through an open wood door, to the North you see the cellar. To the East you see the attic. "
+ATTIC = "You are in the attic. To the West you see the hall. "
+CLOSED_CELLAR = "You are in the cellar. To the South you see a closed wood door. "
+CELLAR = "You are in the cellar. Through an open wood door, to the South you see the hall. "
+
+
+def test_a_search_opens_doors_enters_rooms_goes_back_and_ends():
+    search = CoinSearch()
+    seen = []
+    for action, look in [("", HALL), ("open door to north", OPEN_HALL), ("move east", ATTIC), ("move west", OPEN_HALL), ("move north", CELLAR)]:
+        search.see(action, said(look, "look around"))
+        seen.append(search.plan())
+    assert seen == [["open door to north"], ["move east"], ["move west"], ["move north"], []]
+    search.see("look around", said(CELLAR, "take coin"))
+    assert search.plan() == ["take coin"]
+
+
+def test_a_search_goes_on_where_another_agent_has_left_it():
+    search = CoinSearch()
+    for action, look in [("", ATTIC), ("move west", HALL), ("move east", ATTIC)]:
+        search.see(action, said(look))
+    assert search.plan() == ["move west"]
+    for action, look in [("move west", OPEN_HALL), ("move north", CELLAR), ("close door to south", CLOSED_CELLAR)]:
+        search.see(action, said(look))
+    assert search.plan() == ["open door to south"]
+
+
+def test_a_cook_reads_collects_cuts_cooks_and_eats():
+    cook = CookingSearch()
+    recipe = "Gather all following ingredients.\n\nIngredients:\n  carrot\n  salt\n\nDirections:\n  dice the carrot\n  fry the carrot\n  prepare meal\n"
+    kitchen = "You are in the kitchen. In one part you see a stove. To the East you see the hall. "
+    hall = "You are in the hall. To the West you see the kitchen. "
+    turns = [
+        ("", kitchen, "read cookbook", "", ["read cookbook"]),
+        ("read cookbook", kitchen, "take knife|open fridge|open trash can", "", ["take knife"]),
+        ("take knife", kitchen, "open fridge|open door to east", "  a knife", ["open fridge"]),
+        ("open fridge", kitchen, "take carrot|open fridge", "  a knife", ["take carrot"]),
+        ("take carrot", kitchen, "open fridge", "  a knife\n  a carrot", ["move east"]),
+        ("move east", hall, "take salt", "  a knife\n  a carrot", ["take salt"]),
+        ("take salt", hall, "", "  a knife\n  a carrot\n  some salt", ["dice carrot"]),
+        ("dice carrot", hall, "", "  a knife\n  a diced carrot\n  some salt", ["move west", "cook carrot in stove"]),
+        ("cook carrot in stove", kitchen, "", "  a knife\n  a fried diced carrot\n  some salt", ["prepare meal", "eat meal"]),
+        ("prepare meal", kitchen, "eat meal", "  a knife\n  a meal", ["eat meal"]),
+    ]
+    for action, look, valid, inventory, plan in turns:
+        text = recipe if action == "read cookbook" else ""
+        cook.see(action, said(look, *valid.split("|"), inventory=inventory, observation=text))
+        assert cook.plan() == plan
+
+
+def test_only_games_with_a_search_have_one():
+    with pytest.raises(ValueError, match="game 'sorting' has no expert that searches: choose from cookingworld, coin"):
+        TextWorldExpressEnv("sorting", expert="search")
 
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------------------
@@ -302,6 +368,26 @@ def test_the_gold_path_wins_every_kind_of_game(env_id, players):
     run = players.play(env_id, seed=HELD_OUT)
     assert run.end.end == "success"
     assert all(step.succeeded for step in run.steps), "the world refuses an action of its own gold path"
+
+
+@simulated
+@pytest.mark.parametrize("env_id", TEXTWORLD_SEARCHED)
+def test_the_expert_that_searches_wins_from_wherever_another_agent_has_gone(env_id):
+    env = make_env(env_id)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        _, info = env.reset(seed=seed)
+        over = False
+        for _ in range(12):
+            harmless = [action for action in info["valid_actions"] if action.startswith(("move ", "open ", "look "))]
+            *_, info = env.step(harmless[rng.integers(len(harmless))])
+        while not over:
+            for action in env.unwrapped.expert_plan():
+                assert action in info["valid_actions"]
+                _, _, ended, late, info = env.step(action)
+                over = ended or late
+        assert info["success"]
+    env.close()
 
 
 @simulated

@@ -4,13 +4,14 @@ Its Java server is called as its package does, without the package's wrapper, wh
 """
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 
 from envs.seeds import HELD_OUT
 from envs.simulators.gold_path import GoldPath
 from envs.simulators.jvm import Program, Simulator
+from envs.simulators.search import SEARCHES, Search
 from envs.simulators.text import SENTENCE
 
 PROGRAM = Program(
@@ -70,15 +71,19 @@ class TextWorldExpressEnv(gym.Env[str, str]):
         The simulator's name of the kind, a value of ``GAMES``.
     parameters
         The simulator's properties for making games, such as ``numLocations=5, includeDoors=0``; empty for its own.
+    expert
+        ``gold`` for the game's gold path; ``search`` for an expert that can be asked in any state (``SEARCHES`` has its games).
     """
 
     observation_space = SENTENCE
     action_space = SENTENCE
 
-    def __init__(self, game: str, parameters: str = "") -> None:
+    def __init__(self, game: str, parameters: str = "", expert: Literal["gold", "search"] = "gold") -> None:
         if game not in GAMES.values():
             raise ValueError(f"game {game!r} is unknown to TextWorld-Express: choose from {', '.join(GAMES.values())}")
-        self.game, self.parameters = game, parameters
+        if expert == "search" and game not in SEARCHES:
+            raise ValueError(f"game {game!r} has no expert that searches: choose from {', '.join(SEARCHES)}, or expert='gold'")
+        self.game, self.parameters, self.expert = game, parameters, expert
         self._simulator: Simulator | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -86,22 +91,31 @@ class TextWorldExpressEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         simulator = self._loaded()
         split, number = game_of(int(self.np_random.integers(DEV_SEEDS)) if seed is None else seed)
-        said = json.loads(simulator.ask("generateNewGameJSON", number, split, True))
+        said = json.loads(simulator.ask("generateNewGameJSON", number, split, self.expert == "gold"))
         self._task, self._score = str(simulator.ask("getTaskDescription")), 0.0
-        self._gold = GoldPath(simulator.ask_texts("getGoldActionSequence"), _state(said), lambda action: reveals(self.game, action))
+        self._search: Search | None = None
+        if self.expert == "search":
+            self._search = SEARCHES[self.game]()
+            self._search.see("", said)
+        else:
+            gold = simulator.ask_texts("getGoldActionSequence")
+            self._gold = GoldPath(gold, _state(said), lambda action: reveals(self.game, action))
         return _text(said), self._info(said)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one action."""
         said = json.loads(self._loaded().ask("stepJSON", action))
-        self._gold.take(action, _state(said))
+        if self._search is None:
+            self._gold.take(action, _state(said))
+        else:
+            self._search.see(action, said)
         reward, self._score = float(said["score"]) - self._score, float(said["score"])
         ended = bool(said["tasksuccess"]) or bool(said["taskfailure"]) or self._score >= 1
         return _text(said), reward, ended, False, self._info(said)
 
     def expert_plan(self) -> list[str]:
-        """Return the next actions of the game's gold path (``GoldPath.plan``)."""
-        return self._gold.plan()
+        """Return the next actions of the game's gold path (``GoldPath.plan``), or of the expert that searches."""
+        return self._gold.plan() if self._search is None else self._search.plan()
 
     def close(self) -> None:
         """Let go of the simulator; the Java process stays for the next episode."""

@@ -22,6 +22,8 @@ class Source(BaseModel):
         How far a plan reaches.
     chunk
         Number of episodes that a worker plays in a row.
+    max_replans
+        Number of replans after which an episode ends.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,7 @@ class Source(BaseModel):
     verbosity: Verbosity = "terse"
     horizon: Horizon = "subgoal"
     chunk: int = Field(default=40, ge=1)
+    max_replans: int = Field(default=40, ge=1)
 
 
 def _house(name: str, episodes: int, verbosity: Verbosity = "terse", horizon: Horizon = "subgoal", chunk: int = 40) -> Source:
