@@ -149,13 +149,22 @@ def make_env(
     if render_mode is not None:
         _refuse_unless_drawn(name, render_mode, env_id)
         parameters["render_mode"] = render_mode
-    # Gymnasium's checker watches the first steps of a user's environment; the gridworlds pass all its checks in our tests.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", f".*render_mode='{MODE}' that is not in the possible")  # ``EmbodiedLevel`` draws it
-        env = gym.make(name, disable_env_checker=True if on_grid else None, **parameters)
+    env = _make_gridworld(name, parameters) if on_grid else gym.make(name, **parameters)
     if not any_kind:
         _refuse_unless_playable(env, env_id)
     return EmbodiedLevel(env) if _is_level(env) else env
+
+
+def _make_gridworld(name: str, parameters: dict[str, Any]) -> Env:
+    """Make a gridworld without gymnasium's checker, which watches the first steps of other environments: our tests run its checks.
+
+    Only here are warnings filtered: with each filter Python forgets which warnings it has shown, and a user's environment would be
+    warned of the same thing in every episode.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*render_mode='{MODE}' that is not in the possible")  # ``EmbodiedLevel`` draws it
+        env: Env = gym.make(name, disable_env_checker=True, **parameters)
+    return env
 
 
 def verbosity_of(env_id: str) -> Verbosity:
