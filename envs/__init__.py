@@ -1,6 +1,4 @@
-"""Environments: the household with its disturbances, BabyAI's levels, text environments and simulators of them, and the text of an
-observation.
-"""
+"""Environments: households with disturbances, BabyAI's levels, text environments, simulators, and the text of an observation."""
 
 import envs.quiet  # noqa: F401  # isort: split  # before anything that imports gymnasium
 from envs.babyai.levels import LEVELS, EmbodiedLevel

@@ -92,7 +92,11 @@ SCIENCE_WORLD: dict[str, dict[str, Any]] = {f"ERecap/ScienceWorld-{task}-v0": {"
 """The tasks of ScienceWorld by their id. They need the extra ``worlds`` and Java."""
 _FAMILIES: tuple[tuple[dict[str, dict[str, Any]], str, int | None], ...] = (
     (HOUSEHOLDS, "envs.household.env:HouseholdEnv", None),
-    ({**TEXTWORLD_EXPRESS, **TEXTWORLD_SEARCHED}, "envs.simulators.textworld_express:TextWorldExpressEnv", textworld_express.MAX_STEPS),
+    (
+        {**TEXTWORLD_EXPRESS, **TEXTWORLD_SEARCHED},
+        "envs.simulators.textworld_express:TextWorldExpressEnv",
+        textworld_express.MAX_STEPS,
+    ),
     (SCIENCE_WORLD, "envs.simulators.science_world:ScienceWorldEnv", science_world.MAX_STEPS),
 )
 """Environments by id, what makes them, and the limit of steps that gymnasium sets."""
@@ -187,8 +191,8 @@ def _registered(env_id: str) -> str:
         )
     known = ", ".join([*HOUSEHOLDS, *LEVELS.values(), *TEXTWORLD_EXPRESS])
     raise ValueError(
-        f"environment {env_id!r} is unknown: choose from {known}, a task of ScienceWorld such as {next(iter(SCIENCE_WORLD))}, or name "
-        "your own as my_package:Name-v0"
+        f"environment {env_id!r} is unknown: choose from {known}, a task of ScienceWorld such as {next(iter(SCIENCE_WORLD))}, "
+        "or name your own as my_package:Name-v0"
     )
 
 

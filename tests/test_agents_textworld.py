@@ -67,7 +67,9 @@ class FakeServer:
         self.calls = []
 
     def answer(self, prompt, reward=None, done=False):
-        return SimpleNamespace(observation={"prompt": prompt, "valid_actions": ["hello", "bye"]}, reward=reward, done=done, metadata=None)
+        return SimpleNamespace(
+            observation={"prompt": prompt, "valid_actions": ["hello", "bye"]}, reward=reward, done=done, metadata=None
+        )
 
     def reset(self, **options):
         self.calls.append(options)

@@ -366,7 +366,9 @@ def test_a_text_worlds_expert_is_cloned_without_noise(fakes: None, tmp_path: Pat
 def test_the_recipe_for_textworld_names_what_exists() -> None:
     recipe = Recipe(**json.loads((Path(__file__).parent.parent / "tools" / "planner_textworld.json").read_text()))
     assert {source.env_id.replace("Searched", "") for source in recipe.expert_sources} == set(find_suite(recipe.suites[0]).env_ids)
-    assert all("Searched" in source.env_id for round_ in recipe.student_rounds for source in round_.sources), "gold paths correct nobody"
+    assert all("Searched" in source.env_id for round_ in recipe.student_rounds for source in round_.sources), (
+        "gold paths correct nobody"
+    )
     assert {source.env_id for round_ in recipe.rounds for source in round_.sources} <= set(gym.registry)
     assert recipe.name != Recipe().name, "--install must not replace the bundled planner"
     chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())

@@ -1,4 +1,4 @@
-"""Worlds of simulators on Java: their gold paths, their seeds, the Java process. Most tests need neither Java nor the simulators."""
+"""Worlds of simulators: experts, seeds, the Java process. Most tests need neither Java nor the simulators."""
 
 import json
 import os
@@ -33,7 +33,9 @@ with_py4j = pytest.mark.skipif(find_spec("py4j") is None, reason="needs py4j, of
 
 
 def path() -> GoldPath:
-    return GoldPath(["look around", "take key", "open door", "take coin"], "hall", lambda action: action.startswith(("look", "open")))
+    return GoldPath(
+        ["look around", "take key", "open door", "take coin"], "hall", lambda action: action.startswith(("look", "open"))
+    )
 
 
 def test_a_plan_ends_where_something_new_is_seen():
@@ -75,7 +77,7 @@ def said(look: str, *valid: str, inventory: str = "", observation: str = "") -> 
 
 
 HALL = "You are in the hall. There is a stove. To the North you see a closed wood door. To the East you see the attic. "
-OPEN_HALL = "You are in the hall. There is a stove. Through an open wood door, to the North you see the cellar. To the East you see the attic. "
+OPEN_HALL = HALL.replace("To the North you see a closed wood door", "Through an open wood door, to the North you see the cellar")
 ATTIC = "You are in the attic. To the West you see the hall. "
 CLOSED_CELLAR = "You are in the cellar. To the South you see a closed wood door. "
 CELLAR = "You are in the cellar. Through an open wood door, to the South you see the hall. "
@@ -84,7 +86,13 @@ CELLAR = "You are in the cellar. Through an open wood door, to the South you see
 def test_a_search_opens_doors_enters_rooms_goes_back_and_ends():
     search = CoinSearch()
     seen = []
-    for action, look in [("", HALL), ("open door to north", OPEN_HALL), ("move east", ATTIC), ("move west", OPEN_HALL), ("move north", CELLAR)]:
+    for action, look in [
+        ("", HALL),
+        ("open door to north", OPEN_HALL),
+        ("move east", ATTIC),
+        ("move west", OPEN_HALL),
+        ("move north", CELLAR),
+    ]:
         search.see(action, said(look, "look around"))
         seen.append(search.plan())
     assert seen == [["open door to north"], ["move east"], ["move west"], ["move north"], []]
@@ -104,7 +112,7 @@ def test_a_search_goes_on_where_another_agent_has_left_it():
 
 def test_a_cook_reads_collects_cuts_cooks_and_eats():
     cook = CookingSearch()
-    recipe = "Gather all following ingredients.\n\nIngredients:\n  carrot\n  salt\n\nDirections:\n  dice the carrot\n  fry the carrot\n  prepare meal\n"
+    recipe = "Ingredients:\n  carrot\n  salt\n\nDirections:\n  dice the carrot\n  fry the carrot\n  prepare meal\n"
     kitchen = "You are in the kitchen. In one part you see a stove. To the East you see the hall. "
     hall = "You are in the hall. To the West you see the kitchen. "
     turns = [
@@ -153,7 +161,13 @@ class FakeGame:
 
     def ask(self, method, *arguments):
         self.asked.append((method, *arguments))
-        said = {"observation": " A hall. ", "look": "A hall.", "inventory": "Nothing.", "validActions": ["win", "fail"], "score": 0.0}
+        said = {
+            "observation": " A hall. ",
+            "look": "A hall.",
+            "inventory": "Nothing.",
+            "validActions": ["win", "fail"],
+            "score": 0.0,
+        }
         said |= {"tasksuccess": False, "taskfailure": False}
         if method == "stepJSON" and arguments[0] in ("win", "half", "fail"):
             said |= {"score": {"win": 1.0, "half": 0.5, "fail": -1.0}[arguments[0]], "taskfailure": arguments[0] == "fail"}
@@ -176,7 +190,13 @@ def game(monkeypatch):
 def test_a_game_tells_task_actions_state_and_score(game):
     text, info = game.reset(seed=HELD_OUT + 7)
     assert text == "A hall."
-    assert info == {"task": "Win.", "valid_actions": ["fail", "win"], "state": ["A hall.", "Nothing."], "progress": 0.0, "success": False}
+    assert info == {
+        "task": "Win.",
+        "valid_actions": ["fail", "win"],
+        "state": ["A hall.", "Nothing."],
+        "progress": 0.0,
+        "success": False,
+    }
     asked = game.unwrapped._simulator.asked
     assert asked[:2] == [("load", "coin", ""), ("generateNewGameJSON", TEST_SEEDS + 7, "test", True)]
     assert game.unwrapped.expert_plan() == ["win"]
@@ -228,7 +248,13 @@ class FakeLesson:
             known = arguments[0] in ("boil water", "focus on air", "heat")
             self.moves += known
             self.score = {"boil water": 1.0, "focus on air": -1.0}.get(arguments[0], self.score)
-            return "Fine." if known else "Ambiguous request: 0 or 1?" if arguments[0] == "open door" else "No known action matches that input."
+            return (
+                "Fine."
+                if known
+                else "Ambiguous request: 0 or 1?"
+                if arguments[0] == "open door"
+                else "No known action matches that input."
+            )
         answers = {"getVariationsTrain": [0, 1, 2], "getVariationsTest": [8, 9], "getTaskDescription": "Boil water."}
         answers |= {"getScore": self.score, "getCompleted": self.score == 1, "getNumMoves": self.moves}
         return answers.get(method, f"{method}.")
@@ -313,7 +339,7 @@ def java(folder: Path, script: str) -> None:
 @with_py4j
 def test_without_java_the_error_names_the_package(program, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SimulatorError, match="Toy runs on Java, and there is no 'java' on PATH: install .*default-jre-headless"):
+    with pytest.raises(SimulatorError, match=r"Toy runs on Java, and there is no 'java' on PATH: install .*default-jre-headless"):
         jvm.shared_jvm(program)
 
 
@@ -325,7 +351,9 @@ def test_a_java_that_does_not_start_is_quoted(program, tmp_path):
 
 
 def test_without_the_package_the_error_names_the_extra():
-    with pytest.raises(SimulatorError, match=r"needs the package 'not_there', which is not installed: pip install 'erecap\[worlds\]'"):
+    with pytest.raises(
+        SimulatorError, match=r"needs the package 'not_there', which is not installed: pip install 'erecap\[worlds\]'"
+    ):
         Program("Toy", "not_there", "toy.jar", "toy.Server").path()
 
 

@@ -131,7 +131,7 @@ class TextWorld:
         return "\n".join(lines)
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Repeat what failed and what the world said to each action; say what there is and which actions it takes; end with the task.
+        """Repeat what failed and what the world said to each action; say what there is and what can be done; end with the task.
 
         What the world said last stands in every observation, even if an entry after a line has told it: pruning keeps observations.
         """

@@ -1,1 +1,1 @@
-"""Text worlds of other projects: TextWorld-Express and ScienceWorld, simulators that run on Java. They need the extra ``worlds``."""
+"""Text worlds of other projects, which run on Java: TextWorld-Express and ScienceWorld. They need the extra ``worlds``."""

@@ -44,8 +44,8 @@ class GoldPath:
         """
         if self._place is None:
             raise ValueError(
-                f"the gold path no longer applies: {self._left_by!r} has left it. It is an expert of episodes that it plays itself; "
-                "where another planner acts, it can be asked only in states on the path"
+                f"the gold path no longer applies: {self._left_by!r} has left it. It is the expert of episodes that it plays "
+                "itself; where another planner acts, it can be asked only in states on the path"
             )
         rest = self.actions[self._place :]
         last = next((number for number, action in enumerate(rest) if self._reveals(action)), len(rest))

@@ -47,7 +47,9 @@ class Program:
         found = importlib.util.find_spec(self.package)
         if found is None or importlib.util.find_spec("py4j") is None:
             missing = self.package if found is None else "py4j"
-            raise SimulatorError(f"{self.title} needs the package {missing!r}, which is not installed: pip install 'erecap[worlds]'")
+            raise SimulatorError(
+                f"{self.title} needs the package {missing!r}, which is not installed: pip install 'erecap[worlds]'"
+            )
         return Path(next(iter(found.submodule_search_locations or ()))) / self.jar
 
 

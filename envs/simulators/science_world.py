@@ -1,6 +1,7 @@
 """ScienceWorld (Wang et al. 2022): thirty tasks of a science lesson, such as boiling water or growing a plant.
 
-Its Java server is called directly. The package's own wrapper asks for all valid actions after each step, which takes most of the time.
+Its Java server is called directly. The package's own wrapper asks for all valid actions after each step, which takes most of its
+time.
 """
 
 from functools import cache
@@ -39,8 +40,8 @@ class ScienceWorldEnv(gym.Env[str, str]):
     """One task of ScienceWorld; the seed chooses one of its variations.
 
     Observation
-        What the simulator says. ``info`` has the task, the forms of all actions (``briefing``, at the beginning), what is in sight, in
-        the inventory and what actions can name now (``state``), and the score as ``progress``.
+        What the simulator says. ``info`` has the task, the forms of all actions (``briefing``, at first), what is in sight and
+        in the inventory and what actions can name now (``state``), and the score as ``progress``.
     Actions
         The simulator's own, such as ``open door to kitchen``. Why one was not carried out is said in ``info["refused"]``.
     Rewards
@@ -55,7 +56,7 @@ class ScienceWorldEnv(gym.Env[str, str]):
     simplifications
         The simulator's own, such as ``easy`` or ``openDoors,teleportAction``; none by default.
     list_actions
-        Whether ``info`` has the valid actions. There are about a thousand in a room, and asking for them takes longer than the step.
+        Whether ``info`` has the valid actions: about a thousand in a room. Asking for them takes longer than the step.
     """
 
     observation_space = SENTENCE
@@ -77,7 +78,9 @@ class ScienceWorldEnv(gym.Env[str, str]):
         if refusal:
             raise ValueError(f"simplifications {self.simplifications!r} of the task {self.task!r} are refused: {refusal}")
         self._described, self._score = str(simulator.ask("getTaskDescription")).strip(), 0.0
-        self._gold = GoldPath(simulator.ask_texts("getGoldActionSequence"), self._moves(), lambda action: action.startswith(_REVEALING))
+        self._gold = GoldPath(
+            simulator.ask_texts("getGoldActionSequence"), self._moves(), lambda action: action.startswith(_REVEALING)
+        )
         forms = ", ".join(simulator.ask_texts("getPossibleActions"))
         briefing = f"The actions are: {forms}. Write for OBJ the name of a thing."
         return str(simulator.ask("freeActionLook")).strip(), self._info() | {"briefing": briefing}

@@ -80,7 +80,7 @@ class RoomMap:
         return rooms
 
     def way_to(self, is_there: Callable[[str], bool]) -> list[str] | None:
-        """Return the moves to the nearest known room of a kind, through rooms that the agent has been in; ``None`` if there is none."""
+        """Return the moves to the nearest room of a kind, through rooms that the agent has been in; ``None`` if there is none."""
         queue: deque[tuple[str, list[str]]] = deque([(self.here, [])])
         met = {self.here}
         while queue:

@@ -14,9 +14,7 @@ from envs.simulators.jvm import Program, Simulator
 from envs.simulators.search import SEARCHES, Search
 from envs.simulators.text import SENTENCE
 
-PROGRAM = Program(
-    "TextWorld-Express", "textworld_express", "textworld-express.jar", "textworldexpress.runtime.PythonInterface"
-)
+PROGRAM = Program("TextWorld-Express", "textworld_express", "textworld-express.jar", "textworldexpress.runtime.PythonInterface")
 GAMES = {
     "Cooking": "cookingworld",
     "Coin": "coin",

@@ -22,7 +22,9 @@ class OpenEnvText(gym.Env[str, str]):
     observation_space = SENTENCE
     action_space = SENTENCE
 
-    def __init__(self, url: str = "http://localhost:8000", said: str = "prompt", asked: str = "message", client: Any = None) -> None:
+    def __init__(
+        self, url: str = "http://localhost:8000", said: str = "prompt", asked: str = "message", client: Any = None
+    ) -> None:
         self.url, self.said, self.asked, self.client = url, said, asked, client
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

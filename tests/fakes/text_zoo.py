@@ -62,7 +62,12 @@ class Told(Odd):
         return text, reward, ended, cut, said | {"refused": "there is no map" if action == "read map" else None}
 
     def said(self) -> dict[str, Any]:
-        return {"task": "get out", "progress": (self.taken, 3), "state": ["Here you are.", "You hold nothing."], "briefing": ["Speak", "and be heard."]}
+        return {
+            "task": "get out",
+            "progress": (self.taken, 3),
+            "state": ["Here you are.", "You hold nothing."],
+            "briefing": ["Speak", "and be heard."],
+        }
 
 
 class Forgetful(Odd):

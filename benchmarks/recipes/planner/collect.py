@@ -22,8 +22,8 @@ from benchmarks.recipes.seeds import SEEDS_PER_ROUND
 from planner import BatchBackend, Entry, PlannerBackend, Sampling
 
 STUDENT_REPLANS = 20
-"""Number of replans after which the episode of a student with plans for the whole task ends. If it needs more of them it is stuck, and
-what it does later lies beyond the longest sequence that is trained on."""
+"""Number of replans after which the episode of a student with plans for the whole task ends. If it needs more of them it is stuck,
+and what it does later lies beyond the longest sequence that is trained on."""
 MAX_NEW_TOKENS = 192
 """Most tokens of an answer. A plan of the expert is shorter; a student that writes more goes round in circles."""
 
