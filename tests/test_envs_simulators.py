@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -231,6 +232,20 @@ def test_unknown_games_and_tasks_list_the_known_ones():
         ScienceWorldEnv("chess")
 
 
+def test_the_page_registers_games_and_lessons_of_a_users_own():
+    page = (ROOT / "docs" / "worlds.md").read_text()
+    code = next(block for block in page.split("```python\n")[1:] if "CoinNear" in block).partition("```")[0]
+    before = set(gym.registry)
+    try:
+        exec(code, {})
+        near, easy = (make_env(env_id) for env_id in ("CoinNear-v0", "BoilEasy-v0"))
+        assert (near.unwrapped.parameters, near.spec.max_episode_steps) == ("numLocations=5, includeDoors=0", 40)
+        assert (easy.unwrapped.simplifications, easy.unwrapped.list_actions) == ("easy", True)
+    finally:
+        for env_id in set(gym.registry) - before:
+            gym.registry.pop(env_id)
+
+
 # ---- ScienceWorld, faked --------------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +441,17 @@ def test_a_real_game_answers_what_it_does_not_know_and_repeats_itself():
     assert env.step("fly to the moon")[0].startswith("Unknown action")
     assert env.unwrapped.expert_plan(), "it has changed nothing"
     env.close()
+
+
+@simulated
+def test_parameters_reach_the_game():
+    env = TextWorldExpressEnv("coin", "numLocations=3, includeDoors=0")
+    env.reset(seed=0)
+    made = json.loads(env._simulator.ask("getGenerationPropertiesJSON"))
+    assert (made["numLocations"], made["includeDoors"]) == (3, 0)
+    env.close()
+    with pytest.raises(ValueError, match="parameters 'numRooms=3' of the game 'coin' are refused"):
+        TextWorldExpressEnv("coin", "numRooms=3").reset(seed=0)
 
 
 @simulated
