@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +20,7 @@ from envs import HELD_OUT, SCIENCE_WORLD, TEXTWORLD_EXPRESS, make_env
 from envs.registration import TEXTWORLD_SEARCHED
 from envs.simulators import jvm, science_world, textworld_express
 from envs.simulators.gold_path import GoldPath
-from envs.simulators.jvm import Program, SimulatorError
+from envs.simulators.jvm import Program, Simulator, SimulatorError
 from envs.simulators.science_world import ScienceWorldEnv
 from envs.simulators.search import CoinSearch, CookingSearch
 from envs.simulators.textworld_express import DEV_SEEDS, SPLIT, TEST_SEEDS, TextWorldExpressEnv, game_of
@@ -394,6 +395,29 @@ def test_a_process_that_does_not_leave_is_killed(program, tmp_path, monkeypatch)
     assert stubborn.process.returncode == -signal.SIGKILL
 
 
+class Interrupted:
+    """As py4j's objects are, when Ctrl-C comes while they wait for an answer."""
+
+    def step(self):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            self.shutdown_socket()
+
+    def other(self):
+        self.shutdown_socket()
+
+
+@with_py4j
+def test_ctrl_c_in_a_call_is_ctrl_c():
+    simulator = object.__new__(Simulator)
+    simulator._server, simulator.jvm = Interrupted(), SimpleNamespace(program=textworld_express.PROGRAM)
+    with pytest.raises(KeyboardInterrupt):
+        simulator.ask("step")
+    with pytest.raises(AttributeError, match="shutdown_socket"):
+        simulator.ask("other")
+
+
 def test_the_command_line_says_what_is_missing(invoke, monkeypatch, tmp_path):
     monkeypatch.setattr(jvm, "_RUNNING", {})
     monkeypatch.setattr(jvm.shutil, "which", lambda name: None)
@@ -466,7 +490,9 @@ def test_the_gold_path_passes_every_lesson(env_id, players):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_java_ends_with_the_command(number, tmp_path):
     words = ["run", "--suite", "textworld", "--backend", "expert", "--episodes", "500", "--out", str(tmp_path / "run")]
-    command = subprocess.Popen([sys.executable, "-m", "benchmarks.cli", *words], cwd=ROOT, start_new_session=True)
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        command = subprocess.Popen([sys.executable, "-m", "benchmarks.cli", *words], cwd=ROOT, start_new_session=True, stderr=file)
     steps = tmp_path / "run" / "steps.jsonl"
     while not (steps.exists() and steps.stat().st_size):
         with pytest.raises(subprocess.TimeoutExpired):
@@ -474,7 +500,8 @@ def test_java_ends_with_the_command(number, tmp_path):
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     ends = [os.pidfd_open(int(child)) for child in children]  # each can be read from as soon as its process has ended
     os.killpg(command.pid, number)
-    command.wait()
+    assert command.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors.read_text()
     assert ends
     assert all(select.select([end], [], [], 20)[0] for end in ends), "Java still runs"
     for end in ends:

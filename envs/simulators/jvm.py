@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +55,17 @@ class Program:
         return Path(next(iter(found.submodule_search_locations or ()))) / self.jar
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C out of a call: py4j 0.10.9 calls a method that it does not have when it is interrupted."""
+    try:
+        yield
+    except AttributeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
 class Jvm:
     """A Java process that runs one simulator's jar.
 
@@ -80,6 +93,7 @@ class Jvm:
                 raise SimulatorError(f"{program.title} runs on Java, and {java} does not start ({said}): {NO_JAVA}")
         self.gateway = _connect(port)
 
+    @_interruptible()
     def new_server(self) -> Any:
         """Make a new simulator in the process: an object of the Java class ``program.server``."""
         java: Any = self.gateway.jvm
@@ -87,18 +101,21 @@ class Jvm:
             java = getattr(java, name)
         return java()
 
+    @_interruptible()
     def texts(self, strings: Any) -> list[str]:
         """Return a Java list of strings and let go of it: one call instead of one per string. None of them holds a line break."""
         joined: str = self.gateway.jvm.java.lang.String.join("\n", strings)
         self.release(strings)
         return joined.split("\n") if joined else []
 
+    @_interruptible()
     def numbers(self, numbers: Any) -> list[int]:
         """Return a Java list of whole numbers and let go of it."""
         found: list[int] = json.loads(numbers.toString())
         self.release(numbers)
         return found
 
+    @_interruptible()
     def release(self, java_object: Any) -> None:
         """Let Java free an object. Nothing else does it: py4j's own way may call a process that has ended."""
         if self.runs:
@@ -135,6 +152,7 @@ class Simulator:
         self.jvm = shared_jvm(program)
         self._server = self.jvm.new_server()
 
+    @_interruptible()
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method of the Java object.
 
