@@ -84,16 +84,13 @@ class _Planner:
         thing = self._known(name, boxed=False)
         if thing is None:
             return before or self._find()
-        way = self._way_to(thing)
-        return (before or way) if way else [*before, f"{last} in {self.belief.place_of(thing)}"]
+        return self._way_to(thing) or [*before, f"{last} in {self.belief.place_of(thing)}"]
 
     def _then(self, before: Lines, room: str, last: Lines) -> Lines:
         """Plan ``before``, then ``last``, a visit to the room; or only a first step where the room is unknown or out of reach."""
         if self.belief.room_names.index(room) not in self.belief.known_rooms():
             return before or self._find()
-        if room in self.situation.blocked:
-            return before or self._clear(room)
-        return [*before, *last]
+        return self._clear(room) if room in self.situation.blocked else [*before, *last]
 
     def _way_to(self, thing: Thing) -> Lines:
         """Plan to clear the way to a thing; empty where it is clear."""

@@ -2,7 +2,7 @@
 
 Nothing is looked at on the way, so the copy knows no more than the belief. What a look would show is for the plan after it.
 
-Where exactly a thing will be put down is not known ahead, and the text of an observation does not say it either. So a thing that was
+Where exactly a thing will be put down is not known ahead, and the text of an observation does not say it. So a thing that was
 put down in imagination is in its room, and in nobody's way: the map stays free on its cell.
 """
 

@@ -126,7 +126,7 @@ class LockedHouse(Lesson):
         target = last[0].rpartition(" in ")[2].removeprefix("goto ") if last and last[0] != "drop" else ""
         color = self._blocked(target)
         if color:
-            return fetch or self._unlock(color)
+            return self._unlock(color)
         return [*fetch, *last]
 
     def _reached(self, goal: str, plan: list[str]) -> bool:
