@@ -74,7 +74,8 @@ class RoomMap:
 
     def _rooms_back(self) -> list[str]:
         """List the rooms on the way back, as far as its doors are open; the last is the beginning."""
-        rooms, room = [], self.here
+        rooms: list[str] = []
+        room = self.here
         while room in self._came_by and (room := self.exits[room].get(_BACK[self._came_by[room]], "")):
             rooms.append(room)
         return rooms
