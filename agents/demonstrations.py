@@ -88,8 +88,7 @@ class Labeller:
         state = state_of(world, prompt.segments[-1].text)
         if mistake and state == mistaken_in and not is_forbidden(mistake, sampling.avoid) and self.rng.random() < self.stubbornness:
             return Generation(text=mistake)
-        if draw < self.noise:
-            assert isinstance(world, GridWorld), "noise is made of rooms and things"
+        if draw < self.noise and isinstance(world, GridWorld):
             self.mistake = (state, disturbed_plan(self.rng, world.belief, label.text))
             return Generation(text=self.mistake[1])
         if self.student is not None and draw < self.noise + self.share and self.tries[state] < MOST_TRIES:

@@ -1,4 +1,4 @@
-"""Environments: the household with its disturbances, BabyAI's levels, text environments, and the text of an observation."""
+"""Environments: households with disturbances, BabyAI's levels, text environments, simulators, and the text of an observation."""
 
 import envs.quiet  # noqa: F401  # isort: split  # before anything that imports gymnasium
 from envs.babyai.levels import LEVELS, EmbodiedLevel
@@ -7,13 +7,17 @@ from envs.household.env import HouseholdEnv
 from envs.observation.describe import Mention, News, Report, Verbosity, describe, note, task_text
 from envs.observation.episode import EpisodeOverError
 from envs.observation.text_space import holds_text
-from envs.registration import HOUSEHOLDS, make_env, register_all, verbosity_of
+from envs.registration import HOUSEHOLDS, SCIENCE_WORLD, TEXTWORLD_EXPRESS, make_env, register_all, verbosity_of
+from envs.seeds import HELD_OUT
 
 register_all()
 
 __all__ = [
+    "HELD_OUT",
     "HOUSEHOLDS",
     "LEVELS",
+    "SCIENCE_WORLD",
+    "TEXTWORLD_EXPRESS",
     "DisturbanceRates",
     "EmbodiedLevel",
     "EpisodeOverError",

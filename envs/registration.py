@@ -16,10 +16,10 @@ from envs.household.env import HouseholdEnv
 from envs.observation.ansi import MODE
 from envs.observation.describe import Verbosity
 from envs.observation.text_space import holds_text, outline
+from envs.simulators import science_world, textworld_express
 
 Env = gym.Env[Any, Any]
 
-_ENTRY = "envs.household.env:HouseholdEnv"
 _RECALL_RATES = DisturbanceRates.none().model_copy(update={"skill_fails": 0.02})
 _TROUBLED_RATES = DisturbanceRates(
     door_closes=0.01, door_locks=0.006, object_moves=0.02, item_knocked=0.01, skill_fails=0.08, goal_changes=0.005
@@ -78,12 +78,36 @@ HOUSEHOLDS: dict[str, dict[str, Any]] = {
 }
 """Parameters of each household by its id, as fields of ``HouseholdConfig``: plain values, so that ``spec.to_json`` works."""
 
+TEXTWORLD_EXPRESS: dict[str, dict[str, Any]] = {
+    f"ERecap/TextWorld{name}-v0": {"game": game} for name, game in textworld_express.GAMES.items()
+}
+"""The kinds of games of TextWorld-Express by their id. They need the extra ``worlds`` and Java."""
+TEXTWORLD_SEARCHED: dict[str, dict[str, Any]] = {
+    f"ERecap/TextWorld{name}Searched-v0": {"game": game, "expert": "search"}
+    for name, game in textworld_express.GAMES.items()
+    if game in textworld_express.SEARCHES
+}
+"""The same games with an expert that can be asked in any state, to train planners on."""
+SCIENCE_WORLD: dict[str, dict[str, Any]] = {f"ERecap/ScienceWorld-{task}-v0": {"task": task} for task in science_world.TASKS}
+"""The tasks of ScienceWorld by their id. They need the extra ``worlds`` and Java."""
+_FAMILIES: tuple[tuple[dict[str, dict[str, Any]], str, int | None], ...] = (
+    (HOUSEHOLDS, "envs.household.env:HouseholdEnv", None),
+    (
+        {**TEXTWORLD_EXPRESS, **TEXTWORLD_SEARCHED},
+        "envs.simulators.textworld_express:TextWorldExpressEnv",
+        textworld_express.MAX_STEPS,
+    ),
+    (SCIENCE_WORLD, "envs.simulators.science_world:ScienceWorldEnv", science_world.MAX_STEPS),
+)
+"""Environments by id, what makes them, and the limit of steps that gymnasium sets."""
+
 
 def register_all() -> None:
-    """Register the households with gymnasium; calling it again changes nothing."""
-    for env_id, parameters in HOUSEHOLDS.items():
-        if env_id not in gym.registry:
-            gym.register(env_id, entry_point=_ENTRY, kwargs=parameters)
+    """Register the households and the simulators' worlds with gymnasium; calling it again changes nothing."""
+    for env_ids, entry_point, max_steps in _FAMILIES:
+        for env_id, parameters in env_ids.items():
+            if env_id not in gym.registry:
+                gym.register(env_id, entry_point=entry_point, kwargs=parameters, max_episode_steps=max_steps)
 
 
 def make_env(
@@ -129,13 +153,22 @@ def make_env(
     if render_mode is not None:
         _refuse_unless_drawn(name, render_mode, env_id)
         parameters["render_mode"] = render_mode
-    # Gymnasium's checker watches the first steps of a user's environment; the gridworlds pass all its checks in our tests.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", f".*render_mode='{MODE}' that is not in the possible")  # ``EmbodiedLevel`` draws it
-        env = gym.make(name, disable_env_checker=True if on_grid else None, **parameters)
+    env = _make_gridworld(name, parameters) if on_grid else gym.make(name, **parameters)
     if not any_kind:
         _refuse_unless_playable(env, env_id)
     return EmbodiedLevel(env) if _is_level(env) else env
+
+
+def _make_gridworld(name: str, parameters: dict[str, Any]) -> Env:
+    """Make a gridworld without gymnasium's checker, which watches the first steps of other environments: our tests run its checks.
+
+    Only here are warnings filtered: with each filter Python forgets which warnings it has shown, and a user's environment would be
+    warned of the same thing in every episode.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*render_mode='{MODE}' that is not in the possible")  # ``EmbodiedLevel`` draws it
+        env: Env = gym.make(name, disable_env_checker=True, **parameters)
+    return env
 
 
 def verbosity_of(env_id: str) -> Verbosity:
@@ -156,8 +189,11 @@ def _registered(env_id: str) -> str:
             f"environment {env_id!r} is unknown: importing {package} registers no {name!r}; correct the id, or call "
             f"gymnasium.register in {package}"
         )
-    known = ", ".join([*HOUSEHOLDS, *LEVELS.values()])
-    raise ValueError(f"environment {env_id!r} is unknown: choose from {known}, or name your own as my_package:Name-v0")
+    known = ", ".join([*HOUSEHOLDS, *LEVELS.values(), *TEXTWORLD_EXPRESS])
+    raise ValueError(
+        f"environment {env_id!r} is unknown: choose from {known}, a task of ScienceWorld such as {next(iter(SCIENCE_WORLD))}, "
+        "or name your own as my_package:Name-v0"
+    )
 
 
 def _import(module: str, env_id: str) -> ModuleType:

@@ -5,6 +5,7 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
 from agents.textworld.actions import ActionList
-from agents.textworld.info import read_actions, read_disturbances, read_progress
+from agents.textworld.info import read_actions, read_progress, read_texts
 from agents.textworld.world import DEFAULT_MAX_STEPS, TextWorld
 from planner import PlanParseError
 
@@ -30,7 +31,7 @@ def registry():
     yield
     for env_id in set(gym.registry) - before:
         gym.registry.pop(env_id)
-    for name in {"my_kitchen", "text_zoo"} - modules:
+    for name in {"my_kitchen", "my_openenv", "text_zoo"} - modules:
         sys.modules.pop(name, None)
 
 
@@ -53,6 +54,48 @@ def carry_out(world, line):
 
 def test_the_page_shows_the_kitchen_that_is_tested():
     assert (Path(__file__).parent / "fakes" / "my_kitchen.py").read_text() in DOCS.read_text()
+
+
+def test_the_page_shows_the_openenv_client_that_is_tested():
+    assert (Path(__file__).parent / "fakes" / "my_openenv.py").read_text() in DOCS.read_text()
+
+
+class FakeServer:
+    """OpenEnv's client of a server that wants a word to be said; ``state`` names the task."""
+
+    def __init__(self):
+        self.calls = []
+
+    def answer(self, prompt, reward=None, done=False):
+        return SimpleNamespace(
+            observation={"prompt": prompt, "valid_actions": ["hello", "bye"]}, reward=reward, done=done, metadata=None
+        )
+
+    def reset(self, **options):
+        self.calls.append(options)
+        return self.answer("Say something.")
+
+    def step(self, action):
+        self.calls.append(action)
+        right = action == {"message": "hello"}
+        return self.answer("Thanks." if right else "What?", reward=float(right), done=right)
+
+    def state(self):
+        return {"episode_id": "7", "step_count": len(self.calls), "task": "greet"}
+
+    def close(self):
+        self.calls.append("close")
+
+
+def test_an_environment_of_an_openenv_server_is_played(players, monkeypatch):
+    server, module = FakeServer(), importlib.import_module("my_openenv")
+    urls = []
+    monkeypatch.setattr(module, "connect", lambda url: urls.append(url) or server)
+    run = players.play("my_openenv:OpenEnvText-v0", players.Script("bye", "hello"), seed=4)
+    assert (run.end.end, run.end.env_steps, run.end.reward) == ("success", 2, 1.0)
+    assert urls == ["http://localhost:8000"]
+    assert server.calls == [{"seed": 4}, {"message": "bye"}, {"message": "hello"}, "close"]
+    assert run.observations[0] == "Say something.\nValid actions: hello, bye.\nProgress 0/1. Goal: greet"
 
 
 def test_the_expert_serves_every_dish(players):
@@ -84,6 +127,14 @@ def test_each_prompt_begins_with_the_one_before_it_and_with_the_worlds_own_syste
     for before, after in pairwise(backend.prompts):
         assert after.messages()[: len(before.messages())] == before.messages()
     assert all(prompt.segments[0].text == TextWorld.system == run.end.system for prompt in backend.prompts)
+
+
+def test_what_there_is_now_stands_at_the_end_unless_it_was_just_said(players):
+    run = players.play("text_zoo:Told-v0", players.Script("Open (the) Door", "read map"))
+    assert [entry.text for entry in run.transcript if entry.entry == "briefing"] == ["Speak\nand be heard."]
+    assert run.observations[0] == "Here you are.\nYou hold nothing.\nProgress 0/3. Goal: get out"
+    assert run.observations[1].splitlines()[1:4] == ["Right.", "Here you are.", "You hold nothing."]
+    assert run.steps[1].outcome == "failed, there is no map"
 
 
 def test_an_empty_answer_cannot_be_read(world):
@@ -280,10 +331,10 @@ def test_valid_actions_are_a_list_of_texts():
         read_actions({"valid_actions": "look"})
 
 
-def test_disturbances_are_texts():
-    assert read_disturbances({}) == ()
-    assert read_disturbances({"disturbances": "a bell rings"}) == ("a bell rings",)
-    assert read_disturbances({"disturbances": ["a", np.str_("b")]}) == ("a", "b")
+def test_a_key_may_hold_one_text_or_several():
+    assert read_texts({}, "disturbances") == ()
+    assert read_texts({"disturbances": "a bell rings"}, "disturbances") == ("a bell rings",)
+    assert read_texts({"state": ["a", np.str_("b")]}, "state") == ("a", "b")
 
 
 @pytest.mark.parametrize(

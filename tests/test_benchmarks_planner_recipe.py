@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -29,7 +30,7 @@ from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, 
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
-from benchmarks.runs.suites import HELD_OUT
+from benchmarks.runs.suites import HELD_OUT, find_suite
 from envs import make_env
 from erecap.training import encoding
 from erecap.training.sequences import ALWAYS_KEPT
@@ -348,3 +349,49 @@ def test_the_expert_gets_a_student_out_of_a_state_in_which_it_is_stuck() -> None
     played = [entry.text for entry in made.samples[0].entries if entry.kind == "plan"]
     assert played.count("drop") == student.asked < made.plans
     assert played[:2] == ["drop", "drop"] != played[1:3]
+
+
+# ---- text worlds ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_worlds_expert_is_cloned_without_noise(fakes: None, tmp_path: Path) -> None:
+    todo = chunks([Source(env_id="my_kitchen:Kitchen-v0", episodes=3)], RoundPlay(0, noise=0.5, corrections=1), tmp_path)
+    stats = play_chunk(todo[0], BackendFactory(1))
+    assert (stats.successes, stats.agreed, stats.samples) == (3, stats.plans, 3)
+    messages = chat_messages(next(read_demonstrations(todo[0].path)))
+    assert str(messages[0]["content"]).startswith("You act in a text world.")
+    assert {message["train"] for message in messages if message["role"] == "assistant"} == {True}
+
+
+def test_the_recipe_for_textworld_names_what_exists() -> None:
+    recipe = Recipe(**json.loads((Path(__file__).parent.parent / "tools" / "planner_textworld.json").read_text()))
+    assert {source.env_id.replace("Searched", "") for source in recipe.expert_sources} == set(find_suite(recipe.suites[0]).env_ids)
+    assert all("Searched" in source.env_id for round_ in recipe.student_rounds for source in round_.sources), (
+        "gold paths correct nobody"
+    )
+    assert {source.env_id for round_ in recipe.rounds for source in round_.sources} <= set(gym.registry)
+    assert recipe.name != Recipe().name, "--install must not replace the bundled planner"
+    chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())
+
+
+def test_an_unknown_suite_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="suite 'nope' is unknown"):
+        run_recipe(Recipe(suites=("nope",)), tmp_path / "run", 1, 0, False, Reports())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_a_planner_of_text_worlds(fakes: None, tmp_path: Path) -> None:
+    recipe = Recipe(
+        name="planner-kitchen",
+        suites=(),
+        expert_sources=(Source(env_id="my_kitchen:Kitchen-v0", episodes=8),),
+        student_rounds=(),
+        lessons=0,
+        train_minutes=0.02,
+    )
+    planner = Path(run_recipe(recipe, tmp_path, 1, 0, False, Reports())["planner"])
+    card = (planner / "README.md").read_text()
+    assert "# The planner `planner-kitchen` of E-RECAP" in card
+    assert "Worlds: my_kitchen:Kitchen-v0." in card
+    assert "--backend 'baseline?model=planner-kitchen'" in card

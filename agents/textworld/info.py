@@ -67,9 +67,9 @@ def read_progress(info: Info) -> tuple[int, int] | None:
     )
 
 
-def read_disturbances(info: Info) -> tuple[str, ...]:
-    """Read ``disturbances``, the texts of what happened without the agent's doing. A single string is one of them."""
-    said = info.get("disturbances")
+def read_texts(info: Info, key: str) -> tuple[str, ...]:
+    """Read a key that holds a text or several: ``disturbances``, ``state``, ``briefing``. A single string is one of them."""
+    said = info.get(key)
     if isinstance(said, str):
         return (said,)
-    return () if said is None else tuple(str(event) for event in said)
+    return () if said is None else tuple(str(text) for text in said)

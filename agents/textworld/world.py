@@ -7,6 +7,9 @@ Any gymnasium environment with text observations and text actions is played as i
 - ``success``: whether it is done; without it, an episode that ends with a reward above 0 has succeeded.
 - ``progress``: (subgoals reached, subgoals of the task), or the share of the task that is done, 0 to 1.
 - ``disturbances``: what happened in this step without the agent's doing.
+- ``state``: texts about what the agent sees and has now; each observation ends with those that were not just said.
+- ``briefing``: what the agent is told before it sees anything, such as the forms of all actions.
+- ``refused``: why the world did not carry out the action, where it lists no actions or does not take all that it lists.
 
 An environment with a method ``expert_plan()``, which returns the lines of a plan, has an expert.
 """
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 
 from agents.job import EpisodeJob
 from agents.textworld.actions import ActionList
-from agents.textworld.info import read_actions, read_disturbances, read_progress
+from agents.textworld.info import read_actions, read_progress, read_texts
 from agents.world import OK, Call, Outcome, Outcomes, Progress, Tick, failed
 from envs.observation.text_space import text_key
 from planner import PlanParseError
@@ -38,6 +41,8 @@ NOTHING = "wait"
 """The action of a step in which the agent does nothing."""
 GIVE_UP = "done"
 """The line by which the planner declares the task finished, unless the world has an action of this name."""
+NOT_TAKEN = "the world does not take this action here"
+"""Why a line failed that is none of the actions that the world lists."""
 DEFAULT_MAX_STEPS = 200
 """Environment steps allowed where the environment sets no limit of its own."""
 
@@ -91,6 +96,7 @@ class TextWorld:
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
+        self.briefing: str | None = None
         self.max_steps = _limit_of(env)
 
     @classmethod
@@ -114,6 +120,7 @@ class TextWorld:
         self._replies: list[str] = []
         self._reached = (0, 1)
         observation, info = self.env.reset(seed=seed)
+        self.briefing = "\n".join(read_texts(info, "briefing")) or None
         return self._take_in(observation, info)
 
     def note(self, line: str, outcome: str) -> str:
@@ -124,12 +131,13 @@ class TextWorld:
         return "\n".join(lines)
 
     def describe(self, outcomes: Outcomes) -> str:
-        """Repeat what failed and what the world said to each action; list the actions that it takes now; end with the task.
+        """Repeat what failed and what the world said to each action; say what there is and what can be done; end with the task.
 
         What the world said last stands in every observation, even if an entry after a line has told it: pruning keeps observations.
         """
         lines = [f"{line}: {outcome}." for line, outcome in outcomes if outcome != OK.text]
         lines += [reply for reply in (self._replies or [self._said]) if reply.strip()]
+        lines += [text for text in self._now if text and text not in self._said]
         if self.actions:
             lines.append(self.actions.sentence)
         progress = self._progress
@@ -155,9 +163,10 @@ class TextWorld:
         if action is None and plan_line(call.text) == GIVE_UP:
             yield self.idle()
             return Outcome(True, gave_up=True)
-        refused = bool(self.actions) and action is None
+        unlisted = bool(self.actions) and action is None
         yield self._step(call.text if action is None else action)
-        return failed("the world does not take this action here") if refused else OK
+        reason = self._refused or (NOT_TAKEN if unlisted else "")
+        return failed(reason) if reason else OK
 
     def idle(self) -> Tick:
         """Let one step pass with the action ``wait``, whether the world knows it or not."""
@@ -202,13 +211,15 @@ class TextWorld:
         progress = self._take_in(observation, info, success)
         self._replies.append(f"> {action}\n{self._said}")
         over = bool(truncated) or self._steps >= self.max_steps
-        return Tick(progress, float(reward), success, bool(terminated), over, read_disturbances(info))
+        return Tick(progress, float(reward), success, bool(terminated), over, read_texts(info, "disturbances"))
 
     def _take_in(self, observation: Any, info: dict[str, Any], success: bool = False) -> Progress:
         """Remember what the environment says, and what it has said before and does not repeat."""
         key = text_key(self.env.observation_space)
         self._said = str(observation[key] if key else observation)
         self.actions = read_actions(info)
+        self._now = [text.strip() for text in read_texts(info, "state")]
+        self._refused = str(info.get("refused") or "")
         self._task = str(info.get("task") or self._task)
         total = self._reached[1]
         self._reached = read_progress(info) or ((total, total) if success else self._reached)

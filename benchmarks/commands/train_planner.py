@@ -23,12 +23,15 @@ def train_planner_command(
     evaluate: Annotated[
         int | None, typer.Option(help="Held-out episodes per suite; the recipe's number by default, 0 for none.")
     ] = None,
-    install: Annotated[bool, typer.Option(help="Make the result the bundled planner.")] = False,
+    install: Annotated[
+        bool, typer.Option(help="Make the result the bundled planner, or another bundled one where the recipe has a name.")
+    ] = False,
 ) -> None:
-    """Train the bundled planner from scratch: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
+    """Train a planner from scratch: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
 
-    The default recipe takes about three hours on 2 cores; `tools/planner_one_gpu.json` is one for a machine with a GPU. The last
-    line of stdout is one JSON object.
+    The default recipe makes the bundled planner and takes about three hours on 2 cores; `tools/planner_one_gpu.json` is the same
+    for a machine with a GPU, `tools/planner_textworld.json` makes a planner for the games of TextWorld-Express. The last line of
+    stdout is one JSON object.
     """
     from benchmarks.recipes.planner.pipeline import run_recipe
 

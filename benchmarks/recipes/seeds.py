@@ -7,7 +7,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.runs.suites import HELD_OUT, RECORDED
+from benchmarks.runs.suites import RECORDED
+from envs import HELD_OUT
 
 MAX_ROUNDS = 10
 """Largest number of rounds of the planner's recipe, the expert's round included."""

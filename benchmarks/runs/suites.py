@@ -9,10 +9,9 @@ from typing import Literal
 
 from agents.families import make_world
 from agents.job import EpisodeJob
-from envs import LEVELS, verbosity_of
+from envs import HELD_OUT, LEVELS, SCIENCE_WORLD, TEXTWORLD_EXPRESS, verbosity_of
 from planner import Horizon
 
-HELD_OUT = 1_000_000
 RECORDED = 500_000
 SEEDS_PER_RUN = 10_000
 BABYAI_LEVELS = tuple(LEVELS.values())
@@ -123,6 +122,18 @@ SUITES: dict[str, Suite] = {
             horizon="task",
         ),
         Suite("babyai", "seven levels of minigrid's BabyAI in turn", BABYAI_LEVELS, episodes=70),
+        Suite(
+            "textworld",
+            "the eight kinds of games of TextWorld-Express in turn; its test games (extra worlds, Java)",
+            tuple(TEXTWORLD_EXPRESS),
+            episodes=80,
+        ),
+        Suite(
+            "scienceworld",
+            "the thirty tasks of ScienceWorld in turn; its test variations (extra worlds, Java)",
+            tuple(SCIENCE_WORLD),
+            episodes=30,
+        ),
     )
 }
 

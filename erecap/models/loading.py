@@ -75,9 +75,9 @@ class LoadedModel:
 _loaded: WeakValueDictionary[tuple[str, torch.dtype, Placement], LoadedModel] = WeakValueDictionary()
 
 
-def bundled_planner_dir() -> Path:
-    """Return the directory of the planner that ships with erecap, whether or not it exists."""
-    return _BUNDLED / "planner"
+def bundled_planner_dir(name: str = "planner") -> Path:
+    """Return the directory of a planner that ships with erecap, whether or not it exists."""
+    return _BUNDLED / name
 
 
 def bundled_pruner_dir() -> Path:
@@ -164,7 +164,10 @@ def _resolve(source: str | Path | None) -> str:
                 "this installation has no bundled planner: run `erecap train-planner`, or name a model with model=..."
             )
         return str(bundled_planner_dir())
-    return str(Path(source).resolve()) if Path(source).is_dir() else str(source)
+    if Path(source).is_dir():
+        return str(Path(source).resolve())
+    own = bundled_planner_dir(str(source)) if str(source).startswith("planner") else None  # planner-textworld
+    return str(source if own is None or not (own / "config.json").is_file() else own)
 
 
 def _load(name: str, dtype: torch.dtype, place: Placement) -> LoadedModel:

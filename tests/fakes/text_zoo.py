@@ -54,6 +54,22 @@ class Listed(Odd):
         return "\n".join(self.way[self.taken :])
 
 
+class Told(Odd):
+    """Says in ``info`` how to act, what there is, and what it refuses, and lists no actions."""
+
+    def step(self, action: str) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        text, reward, ended, cut, said = super().step(action)
+        return text, reward, ended, cut, said | {"refused": "there is no map" if action == "read map" else None}
+
+    def said(self) -> dict[str, Any]:
+        return {
+            "task": "get out",
+            "progress": (self.taken, 3),
+            "state": ["Here you are.", "You hold nothing."],
+            "briefing": ["Speak", "and be heard."],
+        }
+
+
 class Forgetful(Odd):
     """Observes a dictionary, and names its task and progress at the beginning only."""
 
@@ -113,5 +129,5 @@ class Stillborn(Broken):
         raise RuntimeError("the game does not start")
 
 
-for env in (Mute, Listed, Forgetful, Painted, Buttons, Robot, Broken, Stillborn):
+for env in (Mute, Listed, Told, Forgetful, Painted, Buttons, Robot, Broken, Stillborn):
     gym.register(f"{env.__name__}-v0", entry_point=env)

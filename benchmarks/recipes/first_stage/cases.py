@@ -15,7 +15,7 @@ from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.records import BackendRecords, RunRecords
-from benchmarks.runs.suites import HELD_OUT
+from envs import HELD_OUT
 from erecap.backend import encode_prompt
 from erecap.first_stage.answers import AnswerCase
 from erecap.models.loading import LoadedModel

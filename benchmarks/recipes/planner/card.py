@@ -17,12 +17,14 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# The bundled planner of E-RECAP
+# {title}
 
 A Qwen2-architecture model of {parameters:.2f} million parameters ({layers} layers of width {width}, {heads} query heads and
 {kv_heads} KV head of dimension {head_dim}, vocabulary {vocabulary}), trained from scratch by behaviour cloning on an expert's
-episodes in E-RECAP's household and in seven BabyAI levels, then by {rounds} round(s) of DAgger. It plans in skills for these tasks
-**and knows nothing else**: its scores say nothing about language models in general; do not compare them with zero-shot models.
+episodes, then by {rounds} round(s) of DAgger. It plans for these worlds **and knows nothing else**: its scores say nothing about
+language models in general; do not compare them with zero-shot models.
+
+Worlds: {worlds}.
 
 ## Closed loop on held-out seeds (never used in training)
 {scores}
@@ -39,9 +41,9 @@ of up to {max_tokens} tokens. Recipe: `{recipe}`
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model, tokenizer = (cls.from_pretrained("erecap/bundled/planner") for cls in (AutoModelForCausalLM, AutoTokenizer))
+model, tokenizer = (cls.from_pretrained("erecap/bundled/{name}") for cls in (AutoModelForCausalLM, AutoTokenizer))
 ```
-or `erecap run --backend baseline --suite household-small`. Prompts have the form that `planner.build_prompt` gives them.
+or `erecap run --backend {backend} --suite {suite}`. Prompts have the form that `planner.build_prompt` gives them.
 """
 
 
@@ -77,7 +79,13 @@ def write_card(out: Path, facts: CardFacts) -> None:
     """Write ``README.md`` and ``loss.png`` into the model's directory, ``out``."""
     head = ["| suite | episodes | success | SPL | expert | of the expert's |", "|---|---|---|---|---|---|"]
     recipe, config, last = facts.recipe, facts.config, {record["round"]: record for record in facts.log}
+    bundled = recipe.name == Recipe.model_fields["name"].default
     text = _CARD.format(
+        title="The bundled planner of E-RECAP" if bundled else f"The planner `{recipe.name}` of E-RECAP",
+        worlds=", ".join(dict.fromkeys(source.env_id for round_ in recipe.rounds for source in round_.sources)),
+        name=recipe.name,
+        backend="baseline" if bundled else f"'baseline?model={recipe.name}'",
+        suite=recipe.suites[0] if recipe.suites else "SUITE",
         parameters=facts.parameters / 1e6,
         layers=config.num_hidden_layers,
         width=config.hidden_size,

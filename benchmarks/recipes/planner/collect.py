@@ -21,9 +21,9 @@ from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
 from planner import BatchBackend, Entry, PlannerBackend, Sampling
 
-MAX_REPLANS, STUDENT_REPLANS = 40, 20
-"""Number of replans after which an episode ends; the second is that of a student with plans for the whole task. If it needs more of
-them it is stuck, and what it does later lies beyond the longest sequence that is trained on."""
+STUDENT_REPLANS = 20
+"""Number of replans after which the episode of a student with plans for the whole task ends. If it needs more of them it is stuck,
+and what it does later lies beyond the longest sequence that is trained on."""
 MAX_NEW_TOKENS = 192
 """Most tokens of an answer. A plan of the expert is shorter; a student that writes more goes round in circles."""
 
@@ -213,7 +213,7 @@ def _play_seed(chunk: Chunk, seed: int, student: PlannerBackend | None) -> tuple
     how, rng = chunk.how, np.random.default_rng((seed, 1))
     labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
     job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
-    most = STUDENT_REPLANS if how.student and chunk.source.horizon == "task" else MAX_REPLANS
+    most = STUDENT_REPLANS if how.student and chunk.source.horizon == "task" else chunk.source.max_replans
     made = demonstrate(job, labeller, AgentConfig(max_replans=most, sampling=Sampling(MAX_NEW_TOKENS)))
     return made, [_dump(sample) for sample in _chosen(made.samples, rng, how.corrections)]
 

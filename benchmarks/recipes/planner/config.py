@@ -22,6 +22,8 @@ class Source(BaseModel):
         How far a plan reaches.
     chunk
         Number of episodes that a worker plays in a row.
+    max_replans
+        Number of replans after which an episode ends.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,7 @@ class Source(BaseModel):
     verbosity: Verbosity = "terse"
     horizon: Horizon = "subgoal"
     chunk: int = Field(default=40, ge=1)
+    max_replans: int = Field(default=40, ge=1)
 
 
 def _house(name: str, episodes: int, verbosity: Verbosity = "terse", horizon: Horizon = "subgoal", chunk: int = 40) -> Source:
@@ -137,11 +140,19 @@ STUDENT_ROUNDS = (
 )
 
 
+SUITES = ("household-small", "babyai", "household-recall", "household-long", "household-replan")
+"""Suites that the bundled planner is evaluated on."""
+
+
 class Recipe(BaseModel):
-    """The bundled planner's recipe.
+    """A planner's recipe; by default the bundled planner's.
 
     Attributes
     ----------
+    name
+        Directory that ``--install`` writes among the bundled models. ``planner`` is the one that backends take by default.
+    suites
+        Suites that the result is evaluated on.
     expert_sources
         Episodes that the expert plays in round 0.
     expert_factor
@@ -153,7 +164,7 @@ class Recipe(BaseModel):
     locked_lessons
         Number of lessons about locked doors in that of each round.
     noise
-        Share of the expert's replans in which a disturbed plan is played instead, 0..1.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
     student_share
@@ -186,6 +197,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str = Field("planner", pattern=r"^planner(-[a-z0-9]+)?$")
+    suites: tuple[str, ...] = SUITES
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)

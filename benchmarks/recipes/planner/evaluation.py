@@ -14,9 +14,7 @@ from benchmarks.backends.registry import EXPERT, BackendFactory
 from benchmarks.comparison.metrics import Interval, spl, wilson_interval
 from benchmarks.output.logs import configure_logging
 from benchmarks.runs.closed_loop import STEPS_FILE, ClosedLoop, play
-from benchmarks.runs.suites import SUITES
-
-SUITE_NAMES = ("household-small", "babyai", "household-recall", "household-long", "household-replan")
+from benchmarks.runs.suites import find_suite
 
 
 class SuiteScore(BaseModel):
@@ -73,7 +71,7 @@ def evaluate_suite(
         Called after each episode.
     """
     spec = f"baseline?model={model}"
-    loop = ClosedLoop(SUITES[suite], (spec,), episodes, seed=0, config=AgentConfig())
+    loop = ClosedLoop(find_suite(suite), (spec,), episodes, seed=0, config=AgentConfig())
     pool = LocalPool(workers, configure_logging)
     with EpisodeLog(out / suite / STEPS_FILE) as log:
         lost = play(loop, BackendFactory(1 if workers > 1 else None), log, pool, on_episode)

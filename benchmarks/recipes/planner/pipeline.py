@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks.output.files import checksum, write_atomically
 from benchmarks.recipes.planner.card import CardFacts, write_card
 from benchmarks.recipes.planner.config import Recipe
-from benchmarks.recipes.planner.evaluation import SUITE_NAMES, SuiteScore, evaluate_suite
+from benchmarks.recipes.planner.evaluation import SuiteScore, evaluate_suite
 from benchmarks.recipes.planner.stages import Reporter, Stages, training_log
 from benchmarks.runs.provenance import machine
+from benchmarks.runs.suites import find_suite
 from erecap.models.loading import bundled_planner_dir
 
 
@@ -31,7 +32,7 @@ def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: 
     episodes
         Held-out episodes per suite to evaluate on; 0 for no evaluation.
     install
-        Whether to make the result the bundled planner.
+        Whether to make the result a bundled planner, by the recipe's name.
     reporter
         Gets the progress.
 
@@ -43,16 +44,18 @@ def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: 
     Raises
     ------
     ValueError
-        For a directory that holds a run of another recipe.
+        For a directory that holds a run of another recipe, or an unknown suite.
     """
+    for suite in recipe.suites:
+        find_suite(suite)
     out.mkdir(parents=True, exist_ok=True)
     _claim(recipe, out)
     trained = Stages(recipe, out, workers, reporter).run()
-    scores = [_score(suite, trained, episodes, out, workers, reporter) for suite in SUITE_NAMES] if episodes else []
+    scores = [_score(suite, trained, episodes, out, workers, reporter) for suite in recipe.suites] if episodes else []
     planner = _finish(recipe, trained, out, scores)
     if install:
-        shutil.copytree(planner, bundled_planner_dir(), dirs_exist_ok=True)
-    return {"planner": str(bundled_planner_dir() if install else planner), "scores": [s.model_dump() for s in scores]}
+        shutil.copytree(planner, bundled_planner_dir(recipe.name), dirs_exist_ok=True)
+    return {"planner": str(bundled_planner_dir(recipe.name) if install else planner), "scores": [s.model_dump() for s in scores]}
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
