@@ -2,7 +2,7 @@
 
 The prompt is prefilled once. The answers are then run in one pass behind its cache, as one tree: what several begin with is run
 once, and each token attends to the prompt and to the tokens before it in its own answer (tree attention, as SpecInfer, arXiv
-2305.09781, verifies several drafts). So the keys and values of the prompt are read and never copied, whatever the number of answers.
+2305.09781, verifies several drafts). So the keys and values of the prompt are read and never copied.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,6 +5,7 @@ this module imports it, and only where a mask is made: it belongs to the extra `
 """
 
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -41,15 +42,20 @@ class MaskVocabulary:
     def __init__(self, tokenizer: Any, size: int, eos_ids: frozenset[int]) -> None:
         if not eos_ids:
             raise ValueError("the model has no end token, so an answer held to a grammar cannot end: use format=free")
-        if getattr(tokenizer, "backend_tokenizer", None) is None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        if fast is None:
             raise ValueError(
                 f"{type(tokenizer).__name__} is no fast tokenizer, of which masks can be made: save the tokenizer.json of the "
                 "tokenizers library with the model, or use format=free"
             )
         self._library = _llguidance()
-        make: Any = import_module("llguidance.hf").from_tokenizer
         self.size, self.eos_ids = size, eos_ids
-        self.tokens = make(tokenizer, n_vocab=size, eos_token=sorted(eos_ids))
+        alone = copy(fast)  # padding and truncation belong to the model's own
+        alone.no_padding()
+        alone.no_truncation()
+        # Slices and precomputing speed up grammars that are used for many answers; one of known names holds for one answer.
+        self.tokens = self._library.LLTokenizer(alone.to_str(), n_vocab=size, eos_token=sorted(eos_ids), slices=[])
+        self._limits = self._library.LLParserLimits(precompute_large_lexemes=False, verbose_errors=False)
 
     def mask(self, expression: str) -> "GrammarMask":
         """Make the mask of one answer, which must match ``expression``, in the syntax of Rust's ``regex``.
@@ -60,7 +66,7 @@ class MaskVocabulary:
             For an expression that llguidance cannot read.
         """
         grammar = self._library.LLMatcher.grammar_from_regex(expression)
-        matcher = self._library.LLMatcher(self.tokens, grammar, log_level=0)
+        matcher = self._library.LLMatcher(self.tokens, grammar, log_level=0, limits=self._limits)
         _check(matcher)
         return GrammarMask(self, matcher)
 
@@ -139,7 +145,7 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
 def _check(matcher: Any) -> None:
     """Raise ``ValueError`` where a matcher is in error, which it never leaves."""
     if matcher.is_error():
-        raise ValueError(f"llguidance cannot follow the answer ({matcher.get_error()}): use format=free")
+        raise ValueError(f"llguidance cannot follow the answer ({matcher.get_error().splitlines()[0]}): use format=free")
 
 
 def literal(text: str) -> str:
