@@ -208,5 +208,3 @@ def test_a_grammar_without_a_line_is_refused():
     with pytest.raises(ValueError, match="at least one form"):
         PlanGrammar(((("goto ",), ()),))
     assert PlanGrammar((whole_lines("explore"), (("goto ",), ()))).written == (whole_lines("explore"),)
-
-

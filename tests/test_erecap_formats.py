@@ -118,7 +118,9 @@ def test_what_the_grammar_forces_is_drafted(make, prompt):
 
 def test_rows_of_a_batch_have_grammars_of_their_own(make, prompt):
     backend = make("baseline", "lines")
-    samplings = [Sampling(25, grammar=grammar_of((room,), (), numbers)) for room, numbers in zip(ROOMS, [(), (2,), ()], strict=True)]
+    samplings = [
+        Sampling(25, grammar=grammar_of((room,), (), numbers)) for room, numbers in zip(ROOMS, [(), (2,), ()], strict=True)
+    ]
     together = backend.generate_batch([PlanRequest(prompt, sampling) for sampling in samplings])
     assert [one.text for one in together] == [backend.generate(prompt, sampling).text for sampling in samplings]
 

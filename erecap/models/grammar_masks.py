@@ -53,9 +53,8 @@ class MaskVocabulary:
         alone = copy(fast)  # padding and truncation belong to the model's own
         alone.no_padding()
         alone.no_truncation()
-        # Slices and precomputing speed up grammars that are used for many answers; one of known names holds for one answer.
-        self.tokens = self._library.LLTokenizer(alone.to_str(), n_vocab=size, eos_token=sorted(eos_ids), slices=[])
-        self._limits = self._library.LLParserLimits(precompute_large_lexemes=False, verbose_errors=False)
+        self.tokens = self._library.LLTokenizer(alone.to_str(), n_vocab=size, eos_token=sorted(eos_ids))
+        self._limits = self._library.LLParserLimits(verbose_errors=False)
 
     def mask(self, expression: str) -> "GrammarMask":
         """Make the mask of one answer, which must match ``expression``, in the syntax of Rust's ``regex``.
