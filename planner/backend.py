@@ -101,7 +101,7 @@ class Generation:
     choices: int = 0
     """Lines that were scored, where one was chosen."""
     choice_score: float | None = None
-    """Log-likelihood of the line that was chosen, end token included, in nats: MEANING; ``None`` where none was chosen."""
+    """Mean log-likelihood of the chosen line's tokens, end token included, in nats; ``None`` where none was chosen."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the answer's tokens in the model's vocabulary."""
 

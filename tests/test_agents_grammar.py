@@ -1,4 +1,4 @@
-"""The lines that a plan can have: what an agent knows is in them, all of them can be read, and those to choose can be carried out."""
+"""The lines that a plan can have: all can be read, what an agent knows is in them, and those to choose can be carried out."""
 
 import random
 import re
@@ -116,6 +116,14 @@ def test_a_locked_door_is_unlocked_with_its_key_only(small_house):
     assert house.do(line).succeeded
 
 
+def outcome_of(run):
+    try:
+        while True:
+            next(run)
+    except StopIteration as stop:
+        return stop.value
+
+
 def test_lines_to_choose_can_be_carried_out():
     """Skill after skill, chosen at random. A search that finds nothing new has not failed."""
     rng = random.Random(5)
@@ -123,12 +131,8 @@ def test_lines_to_choose_can_be_carried_out():
     world.reset(7)
     for _ in range(12):
         line = rng.choice([line for line in grammar_of(world).choices if line != "done"])
-        run = world.run(world.parse(line)[0])
-        try:
-            while True:
-                next(run)
-        except StopIteration as stop:
-            assert stop.value.succeeded or line == "explore", (line, stop.value)
+        outcome = outcome_of(world.run(world.parse(line)[0]))
+        assert outcome.succeeded or line == "explore", (line, outcome)
 
 
 class Watched:

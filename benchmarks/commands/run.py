@@ -26,8 +26,8 @@ def run(
     backend: Annotated[
         str,
         typer.Option(
-            help="Backend spec: a name that `erecap backends` lists, or your own my_package.module:factory. Options stand behind ?, "
-            "such as baseline?model=DIR&format=lines, which holds plans to what the world can read."
+            help="Backend spec: a name that `erecap backends` lists, or your own my_package.module:factory. Options stand behind "
+            "?, such as baseline?model=DIR&format=lines, which holds plans to what the world can read."
         ),
     ] = "expert",
     suite: Annotated[str | None, typer.Option(help="Suite to play; `erecap suites` lists them.")] = None,

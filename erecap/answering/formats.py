@@ -41,7 +41,7 @@ def grammar_for(sampling: Sampling, answer_format: AnswerFormat) -> PlanGrammar 
     if grammar is None or (answer_format == "choice" and not grammar.choices):
         raise ValueError(
             f"format={answer_format} needs the lines that a plan can have, and this world does not tell them: let it list its "
-            "actions (info['valid_actions']), or use format=free"
+            "actions (info['valid_actions'], or grammar() of a world of your own), or use format=free"
         )
     return grammar
 
@@ -89,7 +89,11 @@ def with_end(lines: Sequence[str], encode: Encode, end: int) -> list[list[int]]:
 
 
 def choose_answer(sums: Tensor, answers: Sequence[Sequence[int]], options: DecodeOptions) -> tuple[int, float]:
-    """Choose one of several answers: the likeliest, or one that is drawn.
+    """Choose one of several answers: the one with the best score, or one that is drawn.
+
+    The score is the mean log-likelihood of an answer's tokens, its end token included (length-normalised, as GPT-3's evaluation
+    chose among answers, arXiv 2005.14165). Lines differ in length, and each token costs a model that was not trained on them some
+    likelihood: sums favour ``drop`` over ``put red ball next to blue box in kitchen``.
 
     Parameters
     ----------

@@ -17,7 +17,6 @@ from erecap.models.kv_cache import CACHE_FIELD, cache_bytes, crop
 from erecap.models.tokenization import TokenizedPrompt
 from planner.backend import Sampling
 
-
 BATCH_BYTES = 2**30
 """About the most bytes of keys and values of the answers that are scored together."""
 
