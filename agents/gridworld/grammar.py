@@ -76,11 +76,11 @@ def _forms(spec: SkillSpec, names: _Names) -> Iterator[Form]:
 
 
 def _is_loose(thing: Thing) -> bool:
-    return thing.kind != DOOR
+    return bool(thing.kind != DOOR)
 
 
 def _is_box(thing: Thing) -> bool:
-    return thing.kind == BOX
+    return bool(thing.kind == BOX)
 
 
 _TAKES: dict[str, Callable[[Thing], bool]] = {
