@@ -5,6 +5,7 @@ in the same state of the world. A played plan that differs from the expert's sta
 label. The expert's plan also becomes a sample of its own: the history up to there, then this plan.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +21,10 @@ from agents.records import EpisodeRecord, Record, TranscriptRecord
 from agents.world import World
 from agents.world_extras import state_of
 from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sampling
+
+MOST_TRIES = 2
+"""How often a student plans in one state of the world, such as before a locked door. Then the expert gets it out of there, so
+that it sees the rest of the episode too."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,23 @@ class Labeller:
     """The expert's plan of every replan so far."""
     mistake: tuple[Hashable, str] = (None, "")
     """The last mistaken plan, after the state of the world in which it was made."""
+    tries: Counter[Hashable] = field(default_factory=Counter)
+    """How often the student has planned in each state of the world. After ``MOST_TRIES`` the expert's plan is played."""
 
     def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Note the expert's plan; return it, the student's plan, or the expert's with a mistake in it."""
         label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
-        draw, state, (mistaken_in, mistake) = self.rng.random(), state_of(world, ""), self.mistake
+        draw, (mistaken_in, mistake) = self.rng.random(), self.mistake
+        state = state_of(world, prompt.segments[-1].text)
         if mistake and state == mistaken_in and not is_forbidden(mistake, sampling.avoid) and self.rng.random() < self.stubbornness:
             return Generation(text=mistake)
         if draw < self.noise:
             assert isinstance(world, GridWorld), "noise is made of rooms and things"
             self.mistake = (state, disturbed_plan(self.rng, world.belief, label.text))
             return Generation(text=self.mistake[1])
-        if self.student is not None and draw < self.noise + self.share:
+        if self.student is not None and draw < self.noise + self.share and self.tries[state] < MOST_TRIES:
+            self.tries[state] += 1
             return self.student.generate(prompt, sampling, on_line)
         return label
 

@@ -6,7 +6,7 @@ import pytest
 
 from agents import families
 from agents.gridworld.belief import MARGIN
-from agents.gridworld.situation import report
+from agents.gridworld.reports import report
 from envs import HOUSEHOLDS, LEVELS, Mention, Report, describe, task_text
 from envs.household.containers import decode_content
 from envs.observation.embodied import view_cells

@@ -1,5 +1,6 @@
 """Plans for the whole task: what the expert imagines, how far it plans, what the history hears, and when a plan is given up."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -170,7 +171,24 @@ def test_the_observation_names_all_open_subgoals(players):
         task, seen = run.transcript[0].text, run.observations[0]
         goals = seen.partition(form)[2].removesuffix(".").splitlines()
         assert len(goals) == (run.end.subgoals_total if horizon == "task" else 1)
-        assert all(goal in task for goal in goals)
+        assert all(goal.partition(" (")[0] in task for goal in goals)
+
+
+def test_behind_a_goal_stands_what_keeps_the_agent_from_it():
+    seen = set[str]()
+    for seed in range(5, 12):
+        world = GridWorld(make_env("ERecap/HouseholdReplan-v0"), "terse", "task")
+        world.reset(seed)
+        for _ in range(12):
+            goal = world.describe([]).partition("Goals:\n")[2].partition("\n")[0]
+            plan = [re.sub(r"^\d+\. ", "", line) for line in re.split(r"\n(?=\d+\. )", world.expert())[0].splitlines()]
+            seeks = plan[-1].startswith(("explore", "open")) or any(line.startswith("unlock") for line in plan)
+            assert seeks or "not found" not in goal, (goal, plan)
+            assert "(" in goal or not seeks or "unlock" in goal, (goal, plan)
+            seen |= {said for said in ("blocked by", "not found") if said in goal}
+            if world.env.unwrapped.over or not all(_drive(world, line).succeeded for line in plan):
+                break
+    assert seen == {"blocked by", "not found"}
 
 
 # ---- when a plan is given up ---------------------------------------------------------------------------------------------------

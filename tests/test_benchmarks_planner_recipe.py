@@ -332,3 +332,19 @@ def test_a_stubborn_mistake_is_made_again_until_it_is_forbidden() -> None:
     assert any(record.forbidden for record in records if isinstance(record, PlannerCall)), "the guard has forbidden a mistake"
     told = [record.text for record in records if isinstance(record, TranscriptRecord) and record.entry == "feedback"]
     assert any("(twice)" in text for text in told)
+
+
+def test_the_expert_gets_a_student_out_of_a_state_in_which_it_is_stuck() -> None:
+    class Stuck:
+        asked = 0
+
+        def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
+            self.asked += 1
+            return Generation(text="drop")
+
+    student = Stuck()
+    made = demonstrate(EpisodeJob("stuck", SMALL, 3), Labeller(np.random.default_rng(0), student, share=1.0), AgentConfig())
+    assert made.episode.success, "the expert plays on from every state in which the student has planned twice"
+    played = [entry.text for entry in made.samples[0].entries if entry.kind == "plan"]
+    assert played.count("drop") == student.asked < made.plans
+    assert played[:2] == ["drop", "drop"] != played[1:3]

@@ -1,7 +1,7 @@
 """What the agent is told before it sees anything: the inventory of the house, in the words of the observations."""
 
 from agents.gridworld.belief import Belief
-from agents.gridworld.situation import mention
+from agents.gridworld.reports import mention
 
 TITLE = "Inventory of the house, some of it out of date:"
 """The first line."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from agents.gridworld.belief import Belief, Thing, matches
 from agents.gridworld.goal_text import split_goal, things_named
 from agents.gridworld.navigation import neighbors
-from agents.gridworld.situation import BEYOND, assess, has_key
+from agents.gridworld.situation import BEYOND, assess, has_key, nearest_known
 from agents.gridworld.skills.spots import room_to_drop, with_taken
 from envs.observation.names import BOX, DOOR, KEY, LOCKED, thing_name
 
@@ -84,16 +84,13 @@ class _Planner:
         thing = self._known(name, boxed=False)
         if thing is None:
             return before or self._find()
-        way = self._way_to(thing)
-        return (before or way) if way else [*before, f"{last} in {self.belief.place_of(thing)}"]
+        return self._way_to(thing) or [*before, f"{last} in {self.belief.place_of(thing)}"]
 
     def _then(self, before: Lines, room: str, last: Lines) -> Lines:
         """Plan ``before``, then ``last``, a visit to the room; or only a first step where the room is unknown or out of reach."""
         if self.belief.room_names.index(room) not in self.belief.known_rooms():
             return before or self._find()
-        if room in self.situation.blocked:
-            return before or self._clear(room)
-        return [*before, *last]
+        return self._clear(room) if room in self.situation.blocked else [*before, *last]
 
     def _way_to(self, thing: Thing) -> Lines:
         """Plan to clear the way to a thing; empty where it is clear."""
@@ -194,10 +191,7 @@ class _Planner:
         return held is not None and all(word in (*thing_name(*held).split(), "object") for word in words)
 
     def _known(self, name: str, boxed: bool = True) -> Thing | None:
-        """Return the known thing of this name: one within reach if possible, and in this room if possible."""
-        found = self.belief.find(name) + (self.belief.boxed(name) if boxed else [])
-        here, blocked = self.belief.here, self.situation.blocked
-        return min(found, key=lambda t: (self.belief.room_of(t) in blocked, here not in self.belief.rooms_of(t)), default=None)
+        return nearest_known(self.belief, self.situation, name, boxed)
 
     def _door_side(self, door: Thing) -> str:
         """Return the name of the room from which to unlock the door."""

@@ -1,6 +1,9 @@
 """What a skill would do to the house as the agent believes it to be: the real skills, played on a copy of the belief.
 
 Nothing is looked at on the way, so the copy knows no more than the belief. What a look would show is for the plan after it.
+
+Where exactly a thing will be put down is not known ahead, and the text of an observation does not say it. So a thing that was
+put down in imagination is in its room, and in nobody's way: the map stays free on its cell.
 """
 
 from collections.abc import Callable
@@ -77,8 +80,9 @@ def _drop(belief: Belief) -> None:
         return
     if box is not None and box.kind == BOX and box.state == BOX_EMPTY:
         _place(belief, replace(box, state=content_code(*belief.held)))
-    elif int(belief.kind[cell]) == EMPTY:
-        _place(belief, Thing(*belief.held, 0, cell, belief.held_tags))
+    elif int(belief.kind[cell]) == EMPTY and cell not in belief.things:
+        belief.named.pop(cell, None)
+        belief.things[cell] = Thing(*belief.held, 0, cell, belief.held_tags)
     else:
         return
     belief.held, belief.held_tags = None, ()

@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
-from agents.gridworld.belief import MARGIN, Belief, Thing
+from agents.gridworld.belief import Belief, Thing
 from agents.gridworld.goal_text import things_named
 from agents.gridworld.navigation import is_frontier, neighbors, search
 from agents.gridworld.skills.base import Obstacle, entrance_obstacle, first_obstacle
 from envs.household.containers import BOX_CLOSED
-from envs.observation.describe import Mention, News, Report
 from envs.observation.embodied import Cell
-from envs.observation.names import BOX, CLOSED, DOOR, KEY, LOCKED, OPEN, THINGS, thing_name
+from envs.observation.names import BOX, DOOR, KEY, LOCKED, THINGS, thing_name
 
-_DOOR_CONDITIONS = {OPEN: "open", CLOSED: "closed", LOCKED: "locked"}
 BEYOND = "beyond"
 """A place that was not seen yet, as a key of ``Situation.blocked``."""
 UNKNOWN_WAY = "unknown way"
@@ -88,6 +86,12 @@ def _is_known(belief: Belief, name: str) -> bool:
     return belief.holds(name) or bool(belief.find(name) or belief.boxed(name))
 
 
+def nearest_known(belief: Belief, situation: Situation, name: str, boxed: bool = True) -> Thing | None:
+    """Return the known thing of this name, ``boxed`` or not: one within reach if possible, and in this room if possible."""
+    found = belief.find(name) + (belief.boxed(name) if boxed else [])
+    return min(found, key=lambda t: (belief.room_of(t) in situation.blocked, belief.here not in belief.rooms_of(t)), default=None)
+
+
 def has_key(belief: Belief, door: Thing) -> bool:
     """Tell whether the agent holds the door's key or knows where one is."""
     return _is_known(belief, thing_name(KEY, door.color))
@@ -139,30 +143,7 @@ def _hidden_behind(belief: Belief, reach: set[Cell]) -> Obstacle | None:
     return first_obstacle(belief, frontier) if frontier else None
 
 
-def mention(belief: Belief, thing: Thing) -> Mention:
-    """Write down a thing for a report, as the agent sees it from its cell."""
-    content = thing.content
-    if thing.kind == DOOR:
-        condition = _DOOR_CONDITIONS[thing.state]
-    elif thing.kind == BOX and belief.unique_names:
-        condition = "closed" if thing.state == BOX_CLOSED else "empty"
-        if content:
-            condition = f"holding {thing_name(*content)} in {belief.place_of(thing)}"
-    else:
-        condition = ""
-    ahead, right = _relative(belief, thing.cell)
-    name = " ".join([thing.name, *(f"at {tag}" for tag in thing.tags)])
-    return Mention(name, belief.place_of(thing), condition, ahead, right)
-
-
-def _relative(belief: Belief, cell: Cell) -> tuple[int, int]:
-    """Return how many steps ahead and to the right of the agent a cell lies."""
-    east = neighbors((0, 0))[belief.direction]
-    dx, dy = cell[0] - belief.cell[0], cell[1] - belief.cell[1]
-    return dx * east[0] + dy * east[1], dy * east[0] - dx * east[1]
-
-
-def _stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
+def stopped_by(belief: Belief, obstacle: Obstacle | None) -> str:
     """Name what blocks a way with a room: a door's near side, or the room of the thing."""
     if obstacle is None:
         return UNKNOWN_WAY
@@ -173,55 +154,3 @@ def state_of(belief: Belief) -> Hashable:
     """Return what a plan can change: where the agent is, what it holds, what was seen, and the room and state of each thing."""
     things = Counter((thing.identity, thing.state, belief.room_of(thing)) for thing in belief.things.values())
     return belief.here, belief.held, int((belief.kind > 0).sum()), frozenset(things.items())
-
-
-def news(belief: Belief, skill: str, outcome: str, done: int, total: int) -> News:
-    """Gather what the entry after one skill says. The belief's news stay; the caller clears them once the history has them."""
-    fresh = tuple(mention(belief, thing) for thing in belief.fresh.values())
-    return News(skill, outcome, fresh, tuple(belief.gone), belief.here_name, belief.held_name, done, total)
-
-
-def report(
-    belief: Belief, outcomes: list[tuple[str, str]], subgoal: str, done: int, total: int, goals: tuple[str, ...] = ()
-) -> Report:
-    """Gather what the next observation says.
-
-    Parameters
-    ----------
-    belief
-        What the agent has seen. Its news stay; the caller clears them once the history has them.
-    outcomes
-        Each skill since the last report with its outcome, oldest first.
-    subgoal
-        Text of the open subgoal.
-    done, total
-        Number of subgoals reached, and of all subgoals.
-    goals
-        Texts of all open subgoals where the text is to name them, else empty.
-
-    Returns
-    -------
-    Report
-        What ``envs.describe`` writes as text.
-    """
-    situation = assess(belief, subgoal)
-    return Report(
-        outcomes=tuple(outcomes),
-        fresh=tuple(mention(belief, thing) for thing in belief.fresh.values()),
-        in_view=tuple(mention(belief, belief.things[cell]) for cell in belief.in_view if cell in belief.things),
-        gone=tuple(belief.gone),
-        room=belief.here_name,
-        held=belief.held_name,
-        rooms=tuple(belief.room_names[room] for room in belief.known_rooms()),
-        unexplored=situation.unexplored,
-        locked=tuple(replace(mention(belief, door.thing), room=door.side) for door in situation.locked),
-        blocked=tuple((goal, _stopped_by(belief, obstacle)) for goal, obstacle in situation.blocked.items()),
-        unopened=tuple(mention(belief, thing) for thing in situation.unopened),
-        done=done,
-        total=total,
-        subgoal=subgoal,
-        goals=goals,
-        column=belief.cell[0] - MARGIN,
-        row=belief.cell[1] - MARGIN,
-        direction=belief.direction,
-    )

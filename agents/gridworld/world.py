@@ -13,7 +13,8 @@ from agents.gridworld.belief import Belief
 from agents.gridworld.briefing import briefing
 from agents.gridworld.grammar import plan_grammar
 from agents.gridworld.names import GridNames
-from agents.gridworld.situation import news, report, sought, state_of
+from agents.gridworld.reports import news, report
+from agents.gridworld.situation import sought, state_of
 from agents.gridworld.skills import start_skill
 from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
@@ -113,7 +114,7 @@ class GridWorld:
         """Write what is new since the last observation, and clear the news."""
         progress = self._progress()
         goals = progress.goals if self._horizon == "task" else ()
-        numbered = tuple(f"{number}. {goal}" for number, goal in zip(progress.numbers, goals, strict=False))
+        numbered = zip(progress.numbers, goals, strict=False)
         seen = report(self.belief, list(outcomes), progress.goal, progress.done, progress.total, numbered)
         self.belief.clear_news()
         self.belief.surprises.clear()

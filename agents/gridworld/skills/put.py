@@ -53,7 +53,7 @@ def _stands(belief: Belief, spot: Cell, thing: Thing) -> list[Cell]:
 
 
 def _is_free(belief: Belief, cell: Cell) -> bool:
-    return (belief.passable(cell) or cell == belief.cell) and not belief.is_door(cell)
+    return (belief.passable(cell) or cell == belief.cell) and cell not in belief.things
 
 
 def _into(belief: Belief, box: Thing) -> SkillRun:

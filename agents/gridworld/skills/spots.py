@@ -18,7 +18,7 @@ Fits = Callable[[Belief, Cell, Cell], bool]
 
 def is_safe_spot(belief: Belief, cell: Cell) -> bool:
     """Tell whether a thing on this free cell of the agent's room would block neither a door nor the way to anything else."""
-    if int(belief.room[cell]) != belief.here or not belief.passable(cell):
+    if int(belief.room[cell]) != belief.here or not _is_free(belief, cell):
         return False
     if any(belief.is_door(near) or (int(belief.room[near]) < 0 and belief.passable(near)) for near in neighbors(cell)):
         return False
@@ -118,4 +118,4 @@ def _is_beside(cell: Cell, reach: set[Cell]) -> bool:
 
 
 def _is_free(belief: Belief, cell: Cell) -> bool:
-    return belief.passable(cell) and not belief.is_door(cell)
+    return belief.passable(cell) and cell not in belief.things

@@ -151,7 +151,7 @@ class Recipe(BaseModel):
     lessons
         Number of lessons in the training data of round 0.
     locked_lessons
-        Number of lessons about locked doors in that of each student round.
+        Number of lessons about locked doors in that of each round.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1.
     stubbornness
@@ -189,8 +189,8 @@ class Recipe(BaseModel):
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
-    lessons: int = Field(6000, ge=0)
-    locked_lessons: int = Field(2000, ge=0)
+    lessons: int = Field(5000, ge=0)
+    locked_lessons: int = Field(4000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)

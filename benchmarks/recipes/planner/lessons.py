@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
 
+from agents.gridworld.goal_text import things_named
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage
 
@@ -72,7 +73,7 @@ class Lesson:
             goals += [self._goal() for _ in range(int(self.rng.integers(2, 7)) - len(goals))]
             here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goals:"
             numbers = range(done + 1, done + len(goals) + 1)
-            listed = [f"{number}. {goal}" for number, goal in zip(numbers, goals, strict=True)]
+            listed = [f"{number}. {self._with_hindrances(goal)}" for number, goal in zip(numbers, goals, strict=True)]
             lines = [*lines, here if self.brief else f"Progress {done}/{done + len(goals)}. {here}", *listed]
             parts = self._task_plan(goals)
             plan = [
@@ -82,6 +83,15 @@ class Lesson:
             yield "\n".join(lines), "".join(plan).rstrip("\n")
             reached = self._carry_out_some(parts)
             goals, done = goals[reached:], done + reached
+
+    def _with_hindrances(self, goal: str) -> str:
+        """Write a goal, and in brackets what keeps the agent from it, as an observation does."""
+        found = ", ".join(dict.fromkeys(note for name in things_named(goal) for note in self._hindrances(name)))
+        return f"{goal} ({found})" if found else goal
+
+    def _hindrances(self, name: str) -> list[str]:
+        """List what keeps the agent from a thing or a room."""
+        return [] if name in ROOM_NAMES or name in self.place or name == self.held else [f"{name} not found"]
 
     def _task_plan(self, goals: list[str]) -> list[list[str]]:
         """Plan for goal after goal as if each plan had been carried out; stop at the first thing that is not known."""

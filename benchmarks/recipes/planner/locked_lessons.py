@@ -71,6 +71,25 @@ class LockedHouse(Lesson):
         listed = f" Locked: {', '.join(doors.values())}. Blocked: {', '.join(blocked)}." if doors else ""
         return f"Rooms: {', '.join(self.rng.permutation(ROOM_NAMES).tolist())}. Unexplored: yes.{listed}"
 
+    def _hindrances(self, name: str) -> list[str]:
+        if name.endswith(" door"):
+            color = name.split()[0]
+            return self._key_hindrances(color) if color in self.doors else [f"{name} not found"]
+        color = self._blocked(name if name in ROOM_NAMES else self.place.get(name, ""))
+        if not color or name == self.held:
+            return super()._hindrances(name)
+        return [f"{name} blocked by {color} door in {self.doors[color][0]}", *self._key_hindrances(color)]
+
+    def _key_hindrances(self, color: str, looked_for: tuple[str, ...] = ()) -> list[str]:
+        """List what keeps the agent from the key of a door; ``looked_for`` are the colors of the doors before it."""
+        key = f"{color} key"
+        if color in looked_for or key == self.held:
+            return []
+        behind = self._blocked(self.place.get(key, ""))
+        if not behind:
+            return super()._hindrances(key)
+        return [f"{key} blocked by {behind} door in {self.doors[behind][0]}", *self._key_hindrances(behind, (*looked_for, color))]
+
     def _goal(self) -> str:
         if self.doors and self.rng.random() < 0.15:
             return f"unlock {self.rng.choice(list(self.doors))} door"
@@ -107,7 +126,7 @@ class LockedHouse(Lesson):
         target = last[0].rpartition(" in ")[2].removeprefix("goto ") if last and last[0] != "drop" else ""
         color = self._blocked(target)
         if color:
-            return fetch or self._unlock(color)
+            return self._unlock(color)
         return [*fetch, *last]
 
     def _reached(self, goal: str, plan: list[str]) -> bool:

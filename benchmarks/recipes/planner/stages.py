@@ -126,14 +126,15 @@ class Stages:
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
         """List the shards to train on: the expert's, or all student rounds and a part of the expert's; and lessons."""
+        recipe = self.recipe
         shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r)).paths]
         shards += self._sequences(round_, paths).paths
         if round_:
-            shards += self._sequences(0, self._paths(0)[:: self.recipe.rehearsal]).paths
-        count = self.recipe.locked_lessons if round_ else self.recipe.lessons
-        if count:
-            shards.append(encode_lessons(count, self.recipe.seed, tokenizer, self.root / "lessons", locked=bool(round_)))
-        return shards
+            shards += self._sequences(0, self._paths(0)[:: recipe.rehearsal]).paths
+        counts = {False: 0 if round_ else recipe.lessons, True: recipe.locked_lessons}
+        lessons = {locked: count for locked, count in counts.items() if count}
+        out = self.root / "lessons"
+        return shards + [encode_lessons(count, recipe.seed, tokenizer, out, locked) for locked, count in lessons.items()]
 
     def _config(self, round_: int) -> TrainConfig:
         recipe = self.recipe
