@@ -114,7 +114,8 @@ class GrammarMask:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         _check(self._matcher)
         allowed = np.unpackbits(self._bits.view(np.uint8), count=self._vocabulary.size, bitorder="little")
-        return np.logical_not(allowed.view(np.bool_))
+        ban: NDArray[np.bool_] = np.logical_not(allowed.view(np.bool_))
+        return ban
 
     def forced(self, tokens: Sequence[int]) -> list[int]:
         """Return the tokens that must follow ``tokens``, in order; none where there is a choice."""
