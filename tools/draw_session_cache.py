@@ -95,15 +95,8 @@ def draw(turns: Sequence[Turn], path: Path) -> None:
 def _draw_turn(panel: Axes, turn: Turn, number: int) -> None:
     layers, tokens = turn.held.shape
     colours = ListedColormap(list(KINDS.values()))
-    panel.imshow(
-        turn.held,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=colours,
-        vmin=0,
-        vmax=len(KINDS) - 1,
-        extent=(0, tokens, layers - 0.5, -0.5),
-    )
+    extent = (0, tokens, layers - 0.5, -0.5)
+    panel.imshow(turn.held, cmap=colours, aspect="auto", interpolation="nearest", vmin=0, vmax=len(KINDS) - 1, extent=extent)
     panel.set_title(f"replan {number}: {tokens} tokens, {turn.new} of them run; {turn.share:.0%} of the cache held", fontsize=10)
     panel.set_ylabel("layer")
     panel.set_yticks(range(layers))
