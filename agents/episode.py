@@ -15,7 +15,7 @@ from agents.recorder import Recorder, Reply, Request, Spent, Thought
 from agents.records import End, EpisodeRecord
 from agents.repeats import Repeats
 from agents.world import Call, Outcome, Tick, failed
-from agents.world_extras import Reader, briefing_of, note_of, reader_of, state_of
+from agents.world_extras import Reader, briefing_of, grammar_of, note_of, reader_of, state_of
 from planner import (
     Generation,
     History,
@@ -28,6 +28,7 @@ from planner import (
     Sampling,
     build_prompt,
     cut_note,
+    format_of,
 )
 from planner.answer import without_reasoning
 from planner.history import EntryKind
@@ -162,7 +163,8 @@ class Episode:
         avoid = self.repeats.forbidden(self.asked_in)
         reader = None if self.answers is None or request.reason == "parse_error" else reader_of(self.world)
         asked, at_step = time.perf_counter(), self.env_steps
-        answer = self._answer(prompt, replace(self.config.sampling, avoid=avoid), reader)
+        grammar = None if format_of(self.backend) == "free" else grammar_of(self.world)
+        answer = self._answer(prompt, replace(self.config.sampling, avoid=avoid, grammar=grammar), reader)
         generation, reading = answer.generation, time.perf_counter()
         calls, error = self._read(generation, self.world.parse if reader is None else reader.parse)
         plan = None if error is not None else tuple(call.text for call in calls)

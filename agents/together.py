@@ -10,7 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from planner import BatchBackend, Generation, LineCallback, PlannerBackend, PlanRequest, Prompt, PromptTooLongError, Sampling
+from planner import (
+    AnswerFormat,
+    BatchBackend,
+    Generation,
+    LineCallback,
+    PlannerBackend,
+    PlanRequest,
+    Prompt,
+    PromptTooLongError,
+    Sampling,
+    format_of,
+)
 
 T = TypeVar("T")
 Play = Callable[[PlannerBackend], T]
@@ -117,6 +128,11 @@ class _Seat:
 
     agent: int
     shared: SharedBackend
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How the shared backend answers (``FormattedBackend``)."""
+        return format_of(self.shared.backend)
 
     def generate(self, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Answer with the next batch (``PlannerBackend``)."""

@@ -4,6 +4,7 @@ from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol, runtime_checkable
 
 from agents.world import Call, World
+from planner import PlanGrammar
 
 
 @runtime_checkable
@@ -72,6 +73,21 @@ class EarlyWorld(Protocol):
     def reader(self) -> Reader:
         """Return what reads the answer to a request that is made now."""
         ...
+
+
+@runtime_checkable
+class GrammarWorld(Protocol):
+    """A world that knows which lines a plan can have."""
+
+    def grammar(self) -> PlanGrammar | None:
+        """Return the lines that the agent could write now; ``None`` where they are not known."""
+        ...
+
+
+def grammar_of(world: World) -> PlanGrammar | None:
+    """Return the lines that a plan can have; by default they are not known."""
+    asked: object = world
+    return asked.grammar() if isinstance(asked, GrammarWorld) else None
 
 
 def reader_of(world: World) -> Reader | None:

@@ -22,6 +22,7 @@ from erecap.backend_options import (
     PruneOptions,
     check_known,
     read_drafts,
+    read_format,
     read_kv_budget,
     read_lookup,
     read_model_options,
@@ -79,10 +80,11 @@ def make_backend(spec: BackendSpec) -> PlannerBackend:
     if maker is None:
         raise ValueError(f"backend {spec.name!r} is not known here: the engine's backends are {', '.join(BACKENDS)}")
     check_known(spec, (*maker.options, *TRIMS))
-    reasons = read_reasoning(spec.options)
+    reasons, answer_format = read_reasoning(spec.options), read_format(spec.options)
     backend = maker.make(spec.options)
     if not reasons:
         backend.turn_off_reasoning()
+    backend.use_format(answer_format)
     return backend
 
 

@@ -13,6 +13,7 @@ from erecap.calibration.cost_model import DEFAULT_FILE
 from erecap.models.placement import PlacementOptions
 from erecap.schedule import Rule, parse_rule
 from erecap.selectors import USE_PRUNER
+from planner.grammar import FORMATS, AnswerFormat
 from planner.prompt import Prompt
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS
@@ -20,7 +21,7 @@ from planner.trimming import TRIMS
 Number = TypeVar("Number", int, float)
 _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
-MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory", "reasoning")
+MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory", "reasoning", "format")
 PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
 SESSION_OPTIONS = ("kv_budget_mb", "draft")
 STOCK_SESSION_OPTIONS = ("kv_budget_mb", "lookup")
@@ -147,6 +148,15 @@ def read_reasoning(options: Mapping[str, str]) -> bool:
     if text not in ("on", "off"):
         raise ValueError(f"reasoning={text!r} is neither on nor off: write reasoning=off, or leave it out")
     return text == "on"
+
+
+def read_format(options: Mapping[str, str]) -> AnswerFormat:
+    """Read how the model answers, ``free`` by default. Raise ``ValueError`` for an unknown format."""
+    text = options.get("format", "free")
+    for known in FORMATS:
+        if known == text:
+            return known
+    raise ValueError(f"format={text!r} is unknown: write format=lines or format=choice, or leave it out for free text")
 
 
 def read_kv_budget(options: Mapping[str, str]) -> int:

@@ -2,6 +2,7 @@
 
 from planner.backend import (
     BatchBackend,
+    FormattedBackend,
     Generation,
     LineCallback,
     ObservingBackend,
@@ -11,7 +12,9 @@ from planner.backend import (
     Sampling,
     StatefulBackend,
     cut_note,
+    format_of,
 )
+from planner.grammar import FORMATS, AnswerFormat, PlanGrammar
 from planner.history import Entry, EntryKind, History
 from planner.horizon import HORIZONS, Horizon
 from planner.plan import Plan, PlanParseError, first_skill, parse_plan, parse_skill
@@ -22,13 +25,16 @@ from planner.spec import BackendSpec
 from planner.trimming import TRIMS, Trim
 
 __all__ = [
+    "FORMATS",
     "HORIZONS",
     "SKILLS",
     "TRIMS",
+    "AnswerFormat",
     "BackendSpec",
     "BatchBackend",
     "Entry",
     "EntryKind",
+    "FormattedBackend",
     "Generation",
     "History",
     "Horizon",
@@ -36,6 +42,7 @@ __all__ = [
     "LoopState",
     "ObservingBackend",
     "Plan",
+    "PlanGrammar",
     "PlanParseError",
     "PlanRequest",
     "PlannerBackend",
@@ -54,6 +61,7 @@ __all__ = [
     "build_prompt",
     "cut_note",
     "first_skill",
+    "format_of",
     "parse_plan",
     "parse_skill",
     "skill_guide",

@@ -4,9 +4,10 @@ It knows no models, tokenizers or devices. Each backend measures its own times: 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+from planner.grammar import AnswerFormat, PlanGrammar
 from planner.prompt import Prompt
 
 LineCallback = Callable[[str], None]
@@ -32,6 +33,8 @@ class Sampling:
     avoid: tuple[str, ...] = ()
     """Beginnings that the answer must not have: whole lines of plans that were tried and changed nothing. A backend that cannot ban
     tokens leaves them out."""
+    grammar: PlanGrammar | None = field(default=None, repr=False)
+    """What the plan can be. A backend that answers in a format needs it (``FormattedBackend``); others do not read it."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -40,6 +43,11 @@ class Sampling:
             raise ValueError(f"temperature={self.temperature} must not be negative: use 0 for greedy decoding")
         if not all(text.strip() for text in self.avoid):
             raise ValueError(f"avoid={self.avoid!r} holds an empty text, with which every answer begins: give whole lines")
+
+    @property
+    def shared(self) -> "Sampling":
+        """What prompts must have in common to be decoded in one batch: all but what holds for one answer alone."""
+        return replace(self, avoid=(), grammar=None)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,12 @@ class Generation:
     """Whether ``predicted_s`` was within ``budget_s``."""
     drafts: tuple[tuple[int, int], ...] = ()
     """Tokens drafted and accepted in each forward pass; empty for a backend that drafts nothing."""
+    format: AnswerFormat = "free"
+    """How the answer was given."""
+    choices: int = 0
+    """Lines that were scored, where one was chosen."""
+    choice_score: float | None = None
+    """Mean log-likelihood of the chosen line's tokens, end token included, in nats; ``None`` where none was chosen."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the answer's tokens in the model's vocabulary."""
 
@@ -167,6 +181,22 @@ class PlannerBackend(Protocol):
             Where the prompt and ``max_new_tokens`` exceed the backend's context.
         """
         ...
+
+
+@runtime_checkable
+class FormattedBackend(PlannerBackend, Protocol):
+    """A backend that can answer in a format. In one other than ``free`` it needs ``Sampling.grammar``."""
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How it answers."""
+        ...
+
+
+def format_of(backend: object) -> AnswerFormat:
+    """Return how a backend answers; by default in free text."""
+    found: AnswerFormat = getattr(backend, "answer_format", "free")  # a wrapper may pass it on by __getattr__
+    return found
 
 
 @runtime_checkable

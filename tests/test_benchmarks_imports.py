@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {"planner": {"planner", "pydantic"}, "erecap": {"erecap", "torch", "transformers", "tokenizers", "safetensors", "numpy"}}
-_ANSWERING = (Path(f"erecap/answering/{name}.py") for name in ("local", "engine", "session", "stock", "stock_session"))
+_ANSWERING = (Path(f"erecap/answering/{name}.py") for name in ("local", "engine", "formats", "session", "stock", "stock_session"))
 KNOW_THE_PLANNER = {Path("erecap/backend.py"), Path("erecap/backend_options.py"), *_ANSWERING}
 FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -6,10 +6,13 @@ import pytest
 
 PUBLIC = {
     "planner": {
+        "AnswerFormat",
         "BackendSpec",
         "BatchBackend",
         "Entry",
         "EntryKind",
+        "FORMATS",
+        "FormattedBackend",
         "Generation",
         "HORIZONS",
         "History",
@@ -18,6 +21,7 @@ PUBLIC = {
         "LoopState",
         "ObservingBackend",
         "Plan",
+        "PlanGrammar",
         "PlanParseError",
         "PlanRequest",
         "PlannerBackend",
@@ -37,6 +41,7 @@ PUBLIC = {
         "before_observation",
         "cut_note",
         "first_skill",
+        "format_of",
         "build_prompt",
         "parse_plan",
         "parse_skill",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.gridworld.belief import Belief
 from agents.gridworld.briefing import briefing
+from agents.gridworld.grammar import plan_grammar
 from agents.gridworld.names import GridNames
 from agents.gridworld.reports import news, report
 from agents.gridworld.situation import sought, state_of
@@ -19,7 +20,7 @@ from agents.gridworld.task_plan import plan_avoiding
 from agents.job import EpisodeJob
 from agents.world import Call, Outcome, Outcomes, Place, Progress, Scene, Tick
 from envs import Verbosity, describe, note, task_text, verbosity_of
-from planner import Horizon, SkillCall, first_skill, parse_plan, skill_guide, system_text
+from planner import Horizon, PlanGrammar, SkillCall, first_skill, parse_plan, skill_guide, system_text
 
 _GAP = 0.12  # cells between a name and a door
 _LEGEND = "red triangle: the agent; lighter: what it sees"
@@ -129,6 +130,11 @@ class GridWorld:
     def reader(self) -> "SkillReader":
         """Return what reads answers: the same at any time, since the names of the rooms do not change."""
         return SkillReader(GridNames(self.belief.room_names))
+
+    def grammar(self) -> PlanGrammar:
+        """Return the skills with the names that the agent knows, for the subgoals that the last observation named."""
+        goals, numbers = self._planned.goals, self._planned.numbers
+        return plan_grammar(self.belief, goals, numbers) if self._horizon == "task" else plan_grammar(self.belief, goals[:1])
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Carry out one skill until it ends or is interrupted."""

@@ -27,8 +27,9 @@ from agents.textworld.actions import ActionList
 from agents.textworld.info import read_actions, read_progress, read_texts
 from agents.world import OK, Call, Outcome, Outcomes, Progress, Tick, failed
 from envs.observation.text_space import text_key
-from planner import PlanParseError
+from planner import PlanGrammar, PlanParseError
 from planner.answer import answer_steps, first_step
+from planner.grammar import whole_lines
 from planner.lines import plan_line, spelled_line
 
 SYSTEM = (
@@ -74,6 +75,13 @@ class ActionReader:
         """Read the first action of an answer that is not complete yet: one that the world lists. Other lines may be mere talk."""
         line = first_step(so_far, self._is_listed)
         return None if line is None else Action(self._text_of(line))
+
+    def reads(self, action: str) -> bool:
+        """Tell whether an action, written as a plan of one line, is read as itself."""
+        try:
+            return [call.text for call in self.parse(action)] == [action]
+        except PlanParseError:
+            return False
 
     def _is_listed(self, line: str) -> bool:
         return self.actions.find(line) is not None
@@ -156,6 +164,15 @@ class TextWorld:
     def reader(self) -> "ActionReader":
         """Return what reads answers by the actions that the world lists now, whatever it lists later."""
         return ActionReader(self.actions)
+
+    def grammar(self) -> PlanGrammar | None:
+        """Return the actions that the world lists now, and ``done``; ``None`` where it lists none.
+
+        An action that cannot be read back from a line, such as one of two lines, cannot be planned.
+        """
+        reader = self.reader()
+        actions = tuple(dict.fromkeys(action for action in (*self.actions.actions, GIVE_UP) if reader.reads(action)))
+        return PlanGrammar((whole_lines(*actions),), choices=actions) if self.actions else None
 
     def run(self, call: Call) -> Generator[Tick, None, Outcome]:
         """Take one action. One that the world does not list is tried all the same, so that its answer can be learned from."""

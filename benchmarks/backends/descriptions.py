@@ -34,6 +34,7 @@ MODEL_OPTIONS = {
     "offload_folder": "with device_map: directory for weights that stay on disk",
     "max_memory": "with device_map: memory per device, such as 0:20GiB+cpu:60GiB",
     "reasoning": "off asks the chat template to let the model answer at once, where it has such a switch; on by default",
+    "format": "lines: only lines that the world can read (needs erecap[formats]); choice: the likeliest line; free by default",
     "last": "keep the newest K observations of the prompt only, such as last=8",
     "mask": "blank all observations of the prompt but the newest K, such as mask=8",
 }
@@ -56,6 +57,7 @@ SESSION_OPTIONS = {
 }
 """Options of the backends that keep sessions."""
 STOCK_SESSION_OPTIONS = {
+    "format": "lines: only lines that the world can read (needs erecap[formats]); free by default",
     "lookup": "most tokens of the prompt that prompt lookup guesses as the answer's next; 10 by default, 0 turns it off",
     "kv_budget_mb": SESSION_OPTIONS["kv_budget_mb"],
 }

@@ -7,12 +7,14 @@ from agents.expert_backend import ExpertBackend
 from benchmarks.backends.hidden_specs import keep_secrets, specs_with_secrets
 from benchmarks.backends.openai_backend import OpenAIBackend
 from benchmarks.backends.user_backends import find_factory, is_import_path, make_user_backend
-from planner import BackendSpec, PlannerBackend, Prompt, Sampling, Segment, StatefulBackend
+from planner import BackendSpec, PlanGrammar, PlannerBackend, Prompt, Sampling, Segment, StatefulBackend
+from planner.grammar import whole_lines
 from planner.redaction import redact
 
 EXPERT = "expert"
 _BASELINE = "baseline"
 _WARM_UP = Prompt((Segment("user", "warm up"),))
+_WARM_GRAMMAR = PlanGrammar((whole_lines("done"),), choices=("done", "explore"))
 
 
 def _expert(spec: BackendSpec) -> PlannerBackend:
@@ -29,7 +31,7 @@ def _engine(spec: BackendSpec) -> PlannerBackend:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run draws its own progress bars
     backend = make_backend(spec)
     # warm-up: the first call in a process is slow, and so is the first that avoids something, which indexes the vocabulary
-    backend.generate(_WARM_UP, Sampling(max_new_tokens=2, avoid=("done",)))
+    backend.generate(_WARM_UP, Sampling(max_new_tokens=2, avoid=("done",), grammar=_WARM_GRAMMAR))
     if isinstance(backend, StatefulBackend):
         backend.reset()
     return backend

@@ -12,12 +12,15 @@ from benchmarks.backends.makers import backend_maker
 from benchmarks.comparison.run import SUMMARY_FILE, Comparison, Results, run_comparison
 from benchmarks.comparison.schema import Summary
 from benchmarks.output.console import result_console
+from benchmarks.output.logs import details_wanted
 from benchmarks.output.signals import exit_code
 from benchmarks.reports.replan_table import replan_table
 from benchmarks.reports.replay_table import replay_table
 from benchmarks.reports.session_table import session_table
 from benchmarks.reports.table import environments_table, paired_differences, summary_table
 from benchmarks.reports.write import TABLE_FILE, write_report
+from benchmarks.runs.executors import LocalExecutor
+from benchmarks.runs.live import UNFINISHED, LiveEpisode
 from benchmarks.runs.progress import ComparisonProgress
 
 INCOMPLETE = 1
@@ -44,7 +47,11 @@ def make_results(comparison: Comparison) -> Results:
         Where the run directory holds another run. Errors of backends and episodes are passed on.
     """
     factory = backend_maker(comparison.executor.threads)
-    return run_comparison(comparison, factory, ComparisonProgress(comparison.loop), make_here=backend_maker(), report=write_report)
+    here = comparison.out if isinstance(comparison.executor, LocalExecutor) else None  # other machines have other folders
+    episode = LiveEpisode(here, show=details_wanted())
+    return run_comparison(
+        comparison, factory, ComparisonProgress(comparison.loop), episode, make_here=backend_maker(), report=write_report
+    )
 
 
 def make_all(
@@ -100,6 +107,8 @@ def print_results(results: Results) -> None:
     """
     summary = results.summary
     _print_tables(summary)
+    for left in sorted(results.out.glob(UNFINISHED)):
+        log.warning("an episode was not finished; what happened until then is kept until it is played again", file=str(left))
     if results.lost:
         log.error(str(LostEpisodesError(results.lost)), out=str(results.out))
     elif results.missing:

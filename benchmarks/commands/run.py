@@ -14,6 +14,7 @@ from benchmarks.commands.choices import choose_suite, make_loop, slug
 from benchmarks.commands.ranks import on_ranks
 from benchmarks.commands.results import make_results, print_results
 from benchmarks.comparison.run import Comparison, Results
+from benchmarks.output.logs import configure_logging
 from benchmarks.runs.closed_loop import ClosedLoop, step_limits
 from benchmarks.runs.gif import check_gif, record_gif
 
@@ -24,7 +25,10 @@ log = structlog.get_logger(__name__)
 def run(
     backend: Annotated[
         str,
-        typer.Option(help="Backend spec: a name that `erecap backends` lists, or your own my_package.module:factory."),
+        typer.Option(
+            help="Backend spec: a name that `erecap backends` lists, or your own my_package.module:factory. Options stand behind "
+            "?, such as baseline?model=DIR&format=lines, which holds plans to what the world can read."
+        ),
     ] = "expert",
     suite: Annotated[str | None, typer.Option(help="Suite to play; `erecap suites` lists them.")] = None,
     env: Annotated[str | None, typer.Option(help="One environment instead of a suite, by gymnasium id.")] = None,
@@ -52,12 +56,21 @@ def run(
     cpus_per_worker: executors.Cpus = None,
     gpus_per_worker: executors.Gpus = None,
     working_dir: executors.WorkingDir = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show each plan on stderr as soon as it is made: its lines, why it was asked for, its seconds."
+        ),
+    ] = False,
 ) -> None:
     """Play episodes with one backend and print its results.
 
     The expert plays the same episodes, because SPL is relative to its steps. In an environment without an expert, both are left
-    out. The same command continues a stopped run. The last line of stdout is one JSON object.
+    out. The same command continues a stopped run; an episode that was stopped leaves its records so far in the run directory, as
+    unfinished-*.jsonl. The last line of stdout is one JSON object.
     """
+    if verbose:
+        configure_logging(verbose=True)
     agent = agent_options.AgentOptions(
         horizon, no_replan_on, replan_every, max_replans, max_new_tokens, observe, start_early, prompt
     )

@@ -20,6 +20,11 @@ def configure_logging(verbose: bool = False) -> None:
     )
 
 
+def details_wanted() -> bool:
+    """Tell whether logging was configured to show details."""
+    return bool(structlog.get_logger().is_enabled_for(logging.DEBUG))
+
+
 def _to_stderr(*_: Any) -> structlog.PrintLogger:
     """Make a logger on the current ``sys.stderr``, which a progress bar replaces while it is drawn."""
     return structlog.PrintLogger(sys.stderr)

@@ -1,15 +1,18 @@
 """The engine as a backend: a prefill, pruned or not, and a decode; one prompt, or several in a batch."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.decode import decode
 from erecap.engine.prefill import prefill
+from erecap.engine.scoring import score_answers
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
+from erecap.models.architecture import decoder_parts
 from erecap.models.device import reset_peak_memory
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
@@ -58,11 +61,18 @@ class EngineBackend(LocalBackend):
                 answer.put(token)
         return Cost(start.layer_tokens[0], tuple(stage.counts[0] for stage in start.stages), start.kv_bytes, chosen)
 
+    def _score(self, tokenized: TokenizedPrompt, answers: Sequence[Sequence[int]]) -> tuple[Tensor, Cost]:
+        model, chosen = self.loaded.model, self._choose(tokenized)
+        start = prefill(model, tokenized, chosen.schedule, chosen.selector)
+        held = start.layer_tokens[0]
+        scores = score_answers(decoder_parts(model), start.cache, held, start.logits, start.next_positions[0], answers)
+        return scores, Cost(held, tuple(stage.counts[0] for stage in start.stages), start.kv_bytes, chosen)
+
     def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
         """Answer the prompts of several agents together (``planner.BatchBackend``).
 
         Prompts that are decoded alike and pruned by the same schedule share a batch, up to ``BATCH_BYTES``. Peak memory is
-        that of the largest batch.
+        that of the largest batch. Where a line is chosen, the lines of one prompt are a batch, so prompts come one by one.
 
         Raises
         ------
@@ -73,6 +83,8 @@ class EngineBackend(LocalBackend):
         """
         reset_peak_memory(*self.loaded.devices)
         asked = [self.submit(request) for request in requests]
+        if self.answer_format == "choice":
+            return [self._alone(one) for one in asked]
         chosen = [self._choose(one.tokenized) for one in asked]
         found: dict[int, Generation] = {}
         for rows in _batches(asked, chosen, self._batch_tokens()):
@@ -80,6 +92,10 @@ class EngineBackend(LocalBackend):
                 costs = self._run_batch([asked[row] for row in rows], chosen[rows[0]])
             found |= {row: self.generation(asked[row], cost) for row, cost in zip(rows, costs, strict=True)}
         return [found[row] for row in range(len(asked))]
+
+    def _alone(self, one: Asked) -> Generation:
+        with self.out_of_memory(len(one.tokenized)):
+            return self.generation(one, self.answer(one))
 
     def _run_batch(self, asked: Sequence[Asked], chosen: ChosenSchedule) -> list[Cost]:
         """Prefill and decode prompts of one batch; hand each token to the answer of its row."""
@@ -106,7 +122,7 @@ def _batches(asked: Sequence[Asked], chosen: Sequence[ChosenSchedule], most_toke
     """Divide prompts into batches, the shortest first, so that little is padded."""
     alike: dict[Hashable, list[int]] = {}
     for row in sorted(range(len(asked)), key=lambda row: len(asked[row].tokenized)):
-        key = (replace(asked[row].request.sampling, avoid=()), str(chosen[row].schedule), id(chosen[row].selector))
+        key = (asked[row].request.sampling.shared, str(chosen[row].schedule), id(chosen[row].selector))
         alike.setdefault(key, []).append(row)
     return [batch for rows in alike.values() for batch in _fitting(rows, [len(asked[row].tokenized) for row in rows], most_tokens)]
 

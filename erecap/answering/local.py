@@ -3,18 +3,23 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from torch import Tensor
+
+from erecap.answering.formats import LinesBan, choose_answer, expression_of, grammar_for, lines_to_choose, with_end
 from erecap.calibration.chooser import UNPRUNED, ChosenSchedule
 from erecap.engine.decode import DecodeOptions, TokenBan
 from erecap.models.answers import TimedAnswer
 from erecap.models.architecture import ContextLengthError, check_length
 from erecap.models.beginnings import AvoidedBeginnings, Vocabulary
 from erecap.models.device import explain_out_of_memory, peak_memory_bytes, reset_peak_memory
+from erecap.models.grammar_masks import GrammarMask, MaskVocabulary
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
 from planner.backend import Generation, LineCallback, PlanRequest, PromptTooLongError, Sampling
+from planner.grammar import AnswerFormat
 from planner.prompt import Prompt
 
 
@@ -36,6 +41,10 @@ class Cost:
         Prompt tokens whose keys and values were there already.
     drafts
         Tokens drafted and accepted in each forward pass.
+    choices
+        Lines that were scored, where the answer is one that was chosen.
+    choice_score
+        Score of the one that was chosen (``Generation.choice_score``).
     """
 
     layer_tokens: tuple[int, ...]
@@ -44,6 +53,8 @@ class Cost:
     chosen: ChosenSchedule = UNPRUNED
     reused_tokens: int = 0
     drafts: tuple[tuple[int, int], ...] = ()
+    choices: int = 0
+    choice_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,26 @@ class LocalBackend(ABC):
         self.loaded = loaded
         self.chat = ChatTokenizer(loaded.tokenizer)
         self._trim = trim
+        self._format: AnswerFormat = "free"
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How the backend answers (``planner.FormattedBackend``)."""
+        return self._format
+
+    def use_format(self, answer_format: AnswerFormat) -> None:
+        """Answer in a format from now on.
+
+        Raises
+        ------
+        ValueError
+            For a format that the backend does not have, one whose extra is not installed, and a model that cannot end an answer.
+        """
+        self._format = answer_format
+        if answer_format == "lines":
+            _ = self._masks  # an error now, not at the first prompt
+        elif answer_format == "choice":
+            _ = self._end
 
     def turn_off_reasoning(self) -> None:
         """Ask the chat template to let the model answer at once. Raises ``ValueError`` where it has no such switch."""
@@ -128,8 +159,21 @@ class LocalBackend(ABC):
         reset_peak_memory(*self.loaded.devices)
         asked = self.submit(PlanRequest(prompt, sampling, on_line))
         with self.out_of_memory(len(asked.tokenized)):
-            cost = self._run(asked.tokenized, sampling, asked.answer)
+            cost = self.answer(asked)
         return self.generation(asked, cost)
+
+    def answer(self, asked: "Asked") -> Cost:
+        """Answer one prompt: in tokens, or with a line that is chosen."""
+        sampling = asked.request.sampling
+        grammar = grammar_for(sampling, self._format)
+        if grammar is None or self._format != "choice":
+            return self._run(asked.tokenized, sampling, asked.answer)
+        answers = with_end(lines_to_choose(grammar, sampling.avoid), self.chat.data_tokens, self._end)
+        sums, cost = self._score(asked.tokenized, answers)
+        chosen, score = choose_answer(sums, answers, self.decode_options(sampling, None))
+        for token in answers[chosen]:
+            asked.answer.put(token)
+        return replace(cost, choices=len(answers), choice_score=score)
 
     def submit(self, request: PlanRequest) -> "Asked":
         """Start the clock of an answer, tokenize its prompt, and refuse one that is too long."""
@@ -165,6 +209,9 @@ class LocalBackend(ABC):
             budget_s=cost.chosen.budget_s,
             predicted_s=cost.chosen.predicted_s,
             budget_met=cost.chosen.budget_met,
+            format="free" if grammar_for(asked.request.sampling, self._format) is None else self._format,
+            choices=cost.choices,
+            choice_score=cost.choice_score,
             token_ids=tuple(answer.tokens),
         )
 
@@ -175,8 +222,27 @@ class LocalBackend(ABC):
         return encode_prompt(self.chat, prompt)
 
     def ban(self, sampling: Sampling) -> TokenBan | None:
-        """Make the ban of the beginnings that the answer must not have; ``None`` where there are none."""
-        return AvoidedBeginnings(sampling.avoid, self.chat.decode, self._vocabulary) if sampling.avoid else None
+        """Make the ban of what the answer must not have: beginnings, and all that is in no line. ``None`` where there is none."""
+        avoided = AvoidedBeginnings(sampling.avoid, self.chat.decode, self._vocabulary) if sampling.avoid else None
+        mask = self.mask(sampling)
+        return avoided if mask is None else LinesBan(mask, avoided)
+
+    def mask(self, sampling: Sampling) -> GrammarMask | None:
+        """Make the mask of an answer in lines; ``None`` for another format."""
+        grammar = grammar_for(sampling, self._format) if self._format == "lines" else None
+        return None if grammar is None else self._masks.mask(expression_of(grammar))
+
+    @cached_property
+    def _masks(self) -> MaskVocabulary:
+        return MaskVocabulary(self.loaded.tokenizer, self.loaded.model.config.vocab_size, self.loaded.eos_ids)
+
+    @cached_property
+    def _end(self) -> int:
+        """The token that ends an answer: the tokenizer's own where the model has several."""
+        own = self.chat.tokenizer.eos_token_id
+        if not self.loaded.eos_ids:
+            raise ValueError("the model has no end token, so an answer has no likelihood of its own: use format=free")
+        return int(own) if own in self.loaded.eos_ids else min(self.loaded.eos_ids)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -185,6 +251,10 @@ class LocalBackend(ABC):
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         """Prefill and decode; hand each token to ``answer``."""
+
+    @abstractmethod
+    def _score(self, tokenized: TokenizedPrompt, answers: Sequence[Sequence[int]]) -> tuple[Tensor, Cost]:
+        """Prefill, and compute the log-likelihood of each answer, float32 ``(answers,)`` on the host."""
 
     def out_of_memory(self, tokens: int) -> AbstractContextManager[None]:
         """Turn an out-of-memory error in the context into one that names the ``tokens`` of the prompt, and remedies."""

@@ -5,17 +5,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
+from torch import Tensor
 
 from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
 from erecap.models.device import reset_peak_memory, synchronize
+from erecap.models.grammar_masks import GrammarMask
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.sessions import Extension, ReplanSession
-from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, SuffixDraft
+from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, ForcedDraft, SuffixDraft
+from erecap.sessions.scoring import score_in_session
 from erecap.sessions.session import opening_draft
 from erecap.sessions.store import SessionStore
 from erecap.sessions.together import plan_together
@@ -112,13 +115,18 @@ class SessionBackend(LocalBackend):
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         passes = list[tuple[int, int]]()
-        drafter = None if sampling.temperature or not self._drafts else self._drafter(tokenized)
+        mask = self.mask(sampling)
+        drafter = None if sampling.temperature or not self._drafts else self._drafter(tokenized, mask)
         draft = [] if drafter is None else opening_draft(drafter, sampling.max_new_tokens)
         session, made = self.sessions.extend(tokenized, draft)
         options = self.decode_options(sampling, self.ban(sampling))
         for token in session.plan(options, drafter, lambda verified: passes.append((verified.drafted, verified.accepted))):
             answer.put(token)
         return self._cost(made, self._held_before, passes)
+
+    def _score(self, tokenized: TokenizedPrompt, answers: Sequence[Sequence[int]]) -> tuple[Tensor, Cost]:
+        session, made = self.sessions.extend(tokenized)
+        return score_in_session(self.loaded.model, session, answers), self._cost(made, self._held_before)
 
     def generate_batch(self, requests: Sequence[PlanRequest]) -> list[Generation]:
         """Answer the prompts of several agents together (``planner.BatchBackend``).
@@ -138,7 +146,7 @@ class SessionBackend(LocalBackend):
         waiting = [_Waiting(self.submit(request), self._held_before) for request in requests]
         alike: dict[Sampling, list[_Waiting]] = {}
         for one in waiting:
-            alike.setdefault(replace(one.asked.request.sampling, avoid=()), []).append(one)
+            alike.setdefault(one.asked.request.sampling.shared, []).append(one)
         for group in alike.values():
             with self.out_of_memory(sum(len(one.asked.tokenized) for one in group)):
                 (self._answer_together if self._many(group) else self._answer_alone)(group)
@@ -146,12 +154,12 @@ class SessionBackend(LocalBackend):
 
     def _many(self, group: "Sequence[_Waiting]") -> bool:
         least = TOGETHER_FROM.get(self.loaded.device.type)
-        return least is not None and len(group) >= least
+        return self.answer_format != "choice" and least is not None and len(group) >= least
 
     def _answer_alone(self, group: "Sequence[_Waiting]") -> None:
         for one in group:
             self._held_before = one.held_before
-            one.made = self.generation(one.asked, self._run(one.asked.tokenized, one.asked.request.sampling, one.asked.answer))
+            one.made = self.generation(one.asked, self.answer(one.asked))
 
     def _answer_together(self, group: "Sequence[_Waiting]") -> None:
         """Answer in batches of sessions that fit the budget; of two prompts for one pruned session, the second waits."""
@@ -189,22 +197,24 @@ class SessionBackend(LocalBackend):
             for device in self.loaded.devices:  # who times this call must not leave its work to the next one
                 synchronize(device)
 
-    def _drafter(self, tokenized: TokenizedPrompt) -> Drafter:
-        return FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts), self.loaded.eos_ids)
+    def _drafter(self, tokenized: TokenizedPrompt, mask: GrammarMask | None) -> Drafter:
+        """Make the drafter of an answer: what a grammar forces, then the sources."""
+        sources = FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts), self.loaded.eos_ids)
+        return sources if mask is None else ForcedDraft(mask.forced, sources, self.loaded.eos_ids)
 
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
         """Tokenize the prompt and its draft. A draft ends as an answer does."""
         tokenized = super()._encode(prompt)
         if not prompt.draft or "plan" not in self._drafts:
             return tokenized
-        return replace(tokenized, draft=(*self.chat.data_tokens(prompt.draft).tolist(), *self._end))
+        return replace(tokenized, draft=(*self.chat.data_tokens(prompt.draft).tolist(), *self._draft_end))
 
     @cached_property
     def _line_breaks(self) -> frozenset[int]:
         return self.chat.line_breaks()
 
     @cached_property
-    def _end(self) -> tuple[int, ...]:
+    def _draft_end(self) -> tuple[int, ...]:
         """The token that ends an answer; none where the model has several."""
         own = self.chat.tokenizer.eos_token_id
         return (own,) if own in self.loaded.eos_ids else ()

@@ -1,5 +1,6 @@
 """Stock transformers as a backend, for comparison."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,12 +8,17 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from erecap.answering.local import Cost, LocalBackend
+from erecap.answering.stock_scoring import padded, score_rows
 from erecap.distributed.tensor_parallel import ranks_of
 from erecap.engine.decode import TokenBan, banned
 from erecap.models.answers import TimedAnswer
-from erecap.models.kv_cache import CACHE_FIELD, cache_bytes
+from erecap.models.architecture import check_length
+from erecap.models.kv_cache import CACHE_FIELD, cache_bytes, crop
 from erecap.models.tokenization import TokenizedPrompt
 from planner.backend import Sampling
+
+BATCH_BYTES = 2**30
+"""About the most bytes of keys and values of the answers that are scored together."""
 
 
 class HFGenerateBackend(LocalBackend):
@@ -20,6 +26,29 @@ class HFGenerateBackend(LocalBackend):
 
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         return self._cost(self._generate(tokenized, sampling, answer), len(tokenized))
+
+    @torch.inference_mode()
+    def _score(self, tokenized: TokenizedPrompt, answers: Sequence[Sequence[int]]) -> tuple[torch.Tensor, Cost]:
+        """Prefill once, then run the answers as rows of batches, each on a copy of the cache per row."""
+        model, ids = self.loaded.model, torch.from_numpy(tokenized.input_ids)[None].to(self.loaded.device)
+        check_length(model.config, len(tokenized), max(map(len, answers)))
+        prompt = model(ids, use_cache=True, logits_to_keep=1)
+        cost = self._cost(prompt, len(tokenized))
+        first = prompt.logits[0, -1:].float()
+        rows = max(1, BATCH_BYTES // max(1, cost.kv_bytes))
+        batches = [answers[begin : begin + rows] for begin in range(0, len(answers), rows)]
+        sums = [score_rows(first, self._rows(prompt[CACHE_FIELD], batch, len(tokenized)), batch) for batch in batches]
+        return torch.cat(sums).cpu(), cost
+
+    def _rows(self, cache: Any, answers: Sequence[Sequence[int]], prompt_tokens: int) -> torch.Tensor:
+        """Run answers, padded behind, on a cache that has one row before and after; return logits, ``(rows, n, vocab)``."""
+        ids, seen = padded(answers, prompt_tokens, self.loaded.device)
+        cache.batch_repeat_interleave(len(answers))
+        out = self.loaded.model(ids, attention_mask=seen, **{CACHE_FIELD: cache})
+        crop(cache, prompt_tokens)
+        cache.batch_select_indices(torch.zeros(1, dtype=torch.int64, device=self.loaded.device))
+        logits: torch.Tensor = out.logits
+        return logits
 
     def _generate(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer, **options: Any) -> Any:
         """Call ``generate`` with more ``options``; hand each token to ``answer`` and return the output."""

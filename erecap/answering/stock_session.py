@@ -22,6 +22,7 @@ from erecap.models.tokenization import TokenizedPrompt
 from erecap.sessions.reuse import common_prefix
 from erecap.sessions.store import goes_on_with
 from planner.backend import Sampling
+from planner.grammar import AnswerFormat
 from planner.prompt import Prompt
 
 
@@ -61,6 +62,15 @@ class HFSessionBackend(HFGenerateBackend):
         super().__init__(loaded, trim)
         self._lookup, self._budget = lookup, budget_bytes
         self._kept: list[_KeptCache] = []  # used least lately first
+
+    def use_format(self, answer_format: AnswerFormat) -> None:
+        """Answer in a format from now on; ``choice`` is refused with a ``ValueError``."""
+        if answer_format == "choice":
+            raise ValueError(
+                "format=choice on hf-session: stock transformers would copy the kept cache for each line; use hf-generate, or "
+                "baseline-session, which keeps it"
+            )
+        super().use_format(answer_format)
 
     def reset(self) -> None:
         """Forget all caches."""

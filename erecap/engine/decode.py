@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -16,7 +18,9 @@ from erecap.engine.decode_steps import DecodeSteps
 from erecap.engine.prefill import PrefillResult
 from erecap.models.architecture import DecoderParts, check_length, decoder_parts
 
-TokenBan = Callable[[Sequence[int]], Iterable[int]]
+Banned = Iterable[int] | NDArray[np.bool_]
+"""Tokens that must not come next: a few ids, or a mask of the whole vocabulary, bool ``(vocab,)``, true where one is banned."""
+TokenBan = Callable[[Sequence[int]], Banned]
 """Takes the tokens of an answer so far, and returns those with which it must not go on; at least one must be left."""
 
 
@@ -128,7 +132,7 @@ def decode_by(
     iterator of tuple of int or None
         As ``decode`` returns it.
     """
-    choose, bans, rows = _Chooser(options, logits), _Bans(options.ban, len(logits)), list(range(len(logits)))
+    choose, bans, rows = Chooser(options, logits), _Bans(options.ban, len(logits)), list(range(len(logits)))
     tokens = parts.agree(choose(bans.masked(logits)))
     for step in range(options.max_new_tokens):
         ids = [options.scripted(step, token) for token in tokens.tolist()]
@@ -178,7 +182,7 @@ class _Bans:
         return banned(logits, [() if ban is None else ban(answer) for ban, answer in rows])
 
 
-def banned(logits: Tensor, tokens: Sequence[Iterable[int]]) -> Tensor:
+def banned(logits: Tensor, tokens: Sequence[Banned]) -> Tensor:
     """Set the logits of each row's ``tokens`` to minus infinity.
 
     Parameters
@@ -186,21 +190,24 @@ def banned(logits: Tensor, tokens: Sequence[Iterable[int]]) -> Tensor:
     logits
         Logits, float ``(batch, vocab)``.
     tokens
-        Token ids by row.
+        Banned tokens by row.
 
     Returns
     -------
     Tensor
         ``logits`` where no row has such tokens, else a copy.
     """
-    places = [(row, token) for row, ids in enumerate(tokens) for token in ids]
-    masked = logits.clone() if places else logits
+    masks = [(row, ids) for row, ids in enumerate(tokens) if isinstance(ids, np.ndarray)]
+    places = [(row, token) for row, ids in enumerate(tokens) if not isinstance(ids, np.ndarray) for token in ids]
+    masked = logits.clone() if places or masks else logits
+    for row, mask in masks:
+        masked[row].masked_fill_(torch.from_numpy(mask).to(logits.device), float("-inf"))
     for place in places:  # few; an index tensor would have to be copied to the device, which waits for it
         masked[place].fill_(float("-inf"))
     return masked
 
 
-class _Chooser:
+class Chooser:
     """A choice of next tokens. Each row has its own random generator, so it gets the same tokens in a batch as alone."""
 
     def __init__(self, options: DecodeOptions, logits: Tensor) -> None:
