@@ -16,7 +16,7 @@ from envs.household.env import HouseholdEnv
 from envs.observation.ansi import MODE
 from envs.observation.describe import Verbosity
 from envs.observation.text_space import holds_text, outline
-from envs.simulators import science_world, textworld_express
+from envs.simulators import science_world, search, textworld_express
 
 Env = gym.Env[Any, Any]
 
@@ -85,7 +85,7 @@ TEXTWORLD_EXPRESS: dict[str, dict[str, Any]] = {
 TEXTWORLD_SEARCHED: dict[str, dict[str, Any]] = {
     f"ERecap/TextWorld{name}Searched-v0": {"game": game, "expert": "search"}
     for name, game in textworld_express.GAMES.items()
-    if game in textworld_express.SEARCHES
+    if game in search.SEARCHES
 }
 """The same games with an expert that can be asked in any state, to train planners on."""
 SCIENCE_WORLD: dict[str, dict[str, Any]] = {f"ERecap/ScienceWorld-{task}-v0": {"task": task} for task in science_world.TASKS}

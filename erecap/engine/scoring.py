@@ -167,7 +167,7 @@ def _log_probabilities(
 def _run(parts: DecoderParts, cache: DynamicCache, layer_tokens: Sequence[int], position: int, tree: AnswerTree) -> Tensor:
     """Run the nodes of a tree through all layers; return the residual stream, ``(1, nodes, hidden_size)``."""
     device = parts.entry
-    hidden = parts.embed(torch.tensor([tree.tokens], device=device))
+    hidden: Tensor = parts.embed(torch.tensor([tree.tokens], device=device))
     rope = parts.rotary(hidden, torch.tensor([tree.depths], device=device) + position)
     own, masks = torch.from_numpy(tree.visible()), dict[tuple[int, torch.device], Tensor | None]()
     with heads_grouped(parts.config, parts.attention, len(tree.tokens), device):

@@ -123,5 +123,7 @@ class QualityResult:
 
 
 def _row(record: dict[str, Any]) -> QualityRow:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name != "perplexity"}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name != "perplexity"
+    }
     return QualityRow(**{**values, "answers": tuple(tuple(answer) for answer in record["answers"])})
