@@ -111,13 +111,13 @@ def test_an_entry_point_that_cannot_be_imported_is_an_error_with_the_remedy():
 
 
 def test_a_package_that_does_not_register_the_id_is_an_error():
-    with pytest.raises(ValueError, match="importing text_worlds registers no 'Kitchen-v0'; correct the id, or call gymnasium"):
-        make_env("text_worlds:Kitchen-v0")
+    with pytest.raises(ValueError, match="importing text_worlds registers no 'Larder-v0'; correct the id, or call gymnasium"):
+        make_env("text_worlds:Larder-v0")
 
 
 def test_an_unknown_id_points_to_packages():
     with pytest.raises(ValueError, match="or name your own as my_package:Name-v0"):
-        make_env("Kitchen-v0")
+        make_env("Larder-v0")
 
 
 def test_which_spaces_hold_text():
