@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipes.settings import refuse_other
+from benchmarks.recipes.settings import read_study, with_tuples
 from erecap.first_stage.answers import Answered
 from erecap.first_stage.points import StagePoint
-from erecap.models.files import FileError, read_json_object, reading, write_json_object
+from erecap.models.files import reading, write_json_object
 from erecap.selectors import USE_PRUNER
 
 FORMAT = "erecap-stages-1"
@@ -55,18 +55,11 @@ class StudyResult:
         """
         if not path.exists():
             return cls(setting)
-        content = read_json_object(path, _REMEDY)
-        if content.get("format") != FORMAT:
-            raise FileError(f"{path} has the format {content.get('format')!r}, not {FORMAT!r}: {_REMEDY}")
+        content = read_study(path, FORMAT, setting, _REMEDY)
         with reading(path, _REMEDY):
-            old = content["setting"]
-            refuse_other(path, old, setting, _REMEDY)
-            unpruned = [Answered(**_tuples(one)) for one in content["unpruned"]]
-            return cls({**old, **setting}, unpruned, [StagePoint(**_tuples(point)) for point in content["points"]])
-
-
-def _tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+            unpruned = [Answered(**with_tuples(one)) for one in content["unpruned"]]
+            points = [StagePoint(**with_tuples(point)) for point in content["points"]]
+            return cls({**content["setting"], **setting}, unpruned, points)
 
 
 def spec_of(point: StagePoint, model: str | None, pruner: str | None, dtype: str | None = None) -> str:

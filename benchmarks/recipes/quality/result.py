@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipes.settings import refuse_other
-from erecap.models.files import FileError, read_json_object, reading, write_json_object
+from benchmarks.recipes.settings import read_study, with_tuples
+from erecap.models.files import reading, write_json_object
 
 FORMAT = "erecap-quality-1"
 UNPRUNED = "unpruned"
@@ -114,16 +114,11 @@ class QualityResult:
         """
         if not path.exists():
             return cls(setting)
-        content = read_json_object(path, _REMEDY)
-        if content.get("format") != FORMAT:
-            raise FileError(f"{path} has the format {content.get('format')!r}, not {FORMAT!r}: {_REMEDY}")
+        content = read_study(path, FORMAT, setting, _REMEDY)
         with reading(path, _REMEDY):
-            refuse_other(path, content["setting"], setting, _REMEDY)
             return cls(setting, [_row(record) for record in content["rows"]])
 
 
 def _row(record: dict[str, Any]) -> QualityRow:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name != "perplexity"
-    }
+    values = with_tuples({name: value for name, value in record.items() if name != "perplexity"})
     return QualityRow(**{**values, "answers": tuple(tuple(answer) for answer in record["answers"])})
