@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from erecap.profiling.replan_trace import PromptPart, ReplanTrace, TracedReplan
 from erecap.profiling.results import read_result
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +38,17 @@ def test_runs_where_only_the_five_packages_are(tmp_path):
     assert "prompt_tokens 96, keep 0.7, status ok" in done.stderr
 
 
-def test_the_gpu_report_runs_on_cpu(tmp_path):
-    settings = {"DEVICE": "cpu", "SHAPE": "nano", "PYTHON": sys.executable, "TOTAL": "600"}
+def short_trace(path):
+    """Write two replans of a few tokens: those of the episode that ships begin at 1,800."""
+    first, second = PromptPart(60, 2, ((0, 20), (50, 60))), PromptPart(90, 4, ((0, 20), (80, 90)))
+    replans = (TracedReplan(None, first, (), (5, 2)), TracedReplan(None, second, (5,), (5, 2)))
+    ReplanTrace("two replans", tuple(range(90)), (20, 60, 62, 90), (3,), (2,), replans).save(path)
+    return str(path)
+
+
+def test_the_gpu_report_runs_on_cpu(tmp_path_factory):
+    tmp_path, trace = tmp_path_factory.mktemp("report"), short_trace(tmp_path_factory.mktemp("trace") / "replans.json")
+    settings = {"DEVICE": "cpu", "SHAPE": "nano", "PYTHON": sys.executable, "TOTAL": "600", "TRACE": trace}
     done = subprocess.run(
         [ROOT / "tools" / "gpu_report.sh", tmp_path], env=os.environ | settings, capture_output=True, text=True, check=False
     )

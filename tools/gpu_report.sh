@@ -6,6 +6,7 @@
 # Writes at most 8 small files straight into OUT (default: $OUT, else runs/gpu-report). Every step has a time limit of its own; one
 # that fails does not stop the others, and what it measured until then stays. Ends within 8 minutes on an H100 or H200.
 # To try it without a GPU: DEVICE=cpu SHAPE=nano tools/gpu_report.sh OUT
+# TRACE=FILE replays another episode in sessions than the one that ships.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,7 +43,8 @@ steps() {
     profile prefill 170 prefill --lengths "$LENGTHS" --rounds "$ROUNDS" --new-lengths "$NEW_ROUNDS" --no-stock --seconds 120
     profile generate 100 generate --lengths "$DECODE_LENGTH" --keep 1,0.7 --new-tokens "$NEW_TOKENS" --rounds 3 \
         --decoders eager,graph-flash,graph-split --seconds 70
-    profile sessions 75 sessions --lengths "$LENGTHS" --keep 0.7,0.5 --replans "$REPLANS" --rounds "$SESSION_ROUNDS" --seconds 55
+    profile sessions 75 sessions --lengths "$LENGTHS" --keep 0.7,0.5 --replans "$REPLANS" --rounds "$SESSION_ROUNDS" --seconds 55 \
+        ${TRACE:+--trace "$TRACE"}
     profile trace 60 trace --lengths "$DECODE_LENGTH" --keep 1,0.7
     STEP_VARIABLE=$ALLOCATOR profile memory 90 memory --lengths "$MEMORY_LENGTHS" --keep 1,0.7 --seconds 60
     if [ "$DEVICE" != cpu ]; then
