@@ -17,7 +17,7 @@ from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.sessions import ReplanSession
 from planner import BackendSpec, Generation, History, PlannerBackend, PlanRequest, Prompt, Sampling, build_prompt
-from planner.backend import LineCallback
+from planner.backend import LineCallback, PromptTooLongError
 
 GREEDY = Sampling(max_new_tokens=20)
 WAYS = {
@@ -153,6 +153,15 @@ def test_rewritten_histories_are_answered_as_by_a_fresh_backend(session, baselin
     prompts = [long[3], histories(4, "Open the door.")[3], long[3], rewritten, build_prompt(begin("Find a key.", "Dark.")), long[1]]
     for prompt in prompts:
         assert session.generate(prompt, GREEDY).token_ids == baseline.generate(prompt, GREEDY).token_ids
+
+
+def test_a_history_that_outgrows_the_model_is_refused_when_it_is_asked_for(session):
+    most = session.loaded.model.config.max_position_embeddings
+    long = build_prompt(begin(hall="You see a box. " * most))
+    session.generate(histories(1)[0], GREEDY)
+    session.observe(long)
+    with pytest.raises(PromptTooLongError, match=f"exceed the model's {most} positions"):
+        session.generate(long, GREEDY)
 
 
 def test_a_reset_forgets_all(session):

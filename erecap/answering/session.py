@@ -189,9 +189,10 @@ class SessionBackend(LocalBackend):
         return Cost(made.layer_tokens, self._survivors(made.layer_tokens), made.kv_bytes, chosen, reused, tuple(passes))
 
     def observe(self, prompt: Prompt) -> None:
-        """Take in the history as it is so far (``planner.ObservingBackend``)."""
+        """Take in the history as it is so far (``planner.ObservingBackend``). ``generate`` refuses one that is too long."""
         so_far = self._encode(self._trimmed(prompt)).without_header()
-        if self.sessions.held_of(so_far) < len(so_far):
+        fits = len(so_far) <= self.loaded.model.config.max_position_embeddings
+        if fits and self.sessions.held_of(so_far) < len(so_far):
             with self.out_of_memory(len(so_far)):
                 self.sessions.extend(so_far)
             for device in self.loaded.devices:  # who times this call must not leave its work to the next one
