@@ -122,7 +122,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
-        minutes=16,
+        minutes=14,
     ),
     Round(
         sources=(
@@ -135,7 +135,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
-        minutes=20,
+        minutes=16,
     ),
 )
 
@@ -209,9 +209,9 @@ class Recipe(BaseModel):
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=1, ge=0)
     rehearsal: int = Field(8, ge=1)
-    train_minutes: float = Field(80, gt=0)
+    train_minutes: float = Field(55, gt=0)
     student_minutes: float | None = Field(None, gt=0)
-    play_minutes: float | None = Field(12, gt=0)
+    play_minutes: float | None = Field(8, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
