@@ -109,7 +109,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=2,
         in_place=True,
-        minutes=12,
+        minutes=10,
     ),
     Round(
         sources=(
@@ -122,7 +122,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
-        minutes=14,
+        minutes=13,
     ),
     Round(
         sources=(
@@ -135,7 +135,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
-        minutes=16,
+        minutes=15,
     ),
 )
 
@@ -209,9 +209,9 @@ class Recipe(BaseModel):
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=1, ge=0)
     rehearsal: int = Field(8, ge=1)
-    train_minutes: float = Field(55, gt=0)
+    train_minutes: float = Field(50, gt=0)
     student_minutes: float | None = Field(None, gt=0)
-    play_minutes: float | None = Field(8, gt=0)
+    play_minutes: float | None = Field(7, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
     dagger_learning_rate: float = Field(5e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
