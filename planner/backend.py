@@ -101,7 +101,8 @@ class Generation:
     choices: int = 0
     """Lines that were scored, where one was chosen."""
     choice_score: float | None = None
-    """Mean log-likelihood of the chosen line's tokens, end token included, in nats; ``None`` where none was chosen."""
+    """Log-likelihood in nats of the chosen line with either end (end token, line break), over its number of tokens; ``None`` where
+    none was chosen."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the answer's tokens in the model's vocabulary."""
 

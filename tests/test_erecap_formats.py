@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.backends.registry import BackendFactory
-from erecap.answering.formats import LinesBan, expression_of
+from erecap.answering.formats import LineChoices, LinesBan, expression_of
 from erecap.answering.local import encode_prompt
 from erecap.backend import make_backend
 from erecap.engine import scoring
@@ -161,7 +161,9 @@ def likelihood(model, prompt, answer):
 
 
 def lines_of(backend):
-    return [[*backend.chat.data_tokens(line).tolist(), 2] for line in CHOICES]
+    """Each line with the end token, then each with a line break."""
+    encode = backend.chat.data_tokens
+    return [*([*encode(line).tolist(), 2] for line in CHOICES), *(encode(f"{line}\n").tolist() for line in CHOICES)]
 
 
 @pytest.mark.parametrize("name", ["baseline", "hf-generate", "baseline-session"])
@@ -172,10 +174,14 @@ def test_scores_are_those_of_whole_sequences(make, prompt, name, monkeypatch):
     tokenized, answers = encode_prompt(backend.chat, prompt), lines_of(backend)
     expected = [likelihood(backend.loaded.model, tokenized, answer) for answer in answers]
     assert backend._score(tokenized, answers)[0].tolist() == pytest.approx(expected, abs=1e-3)
-    best = max(range(len(answers)), key=lambda row: expected[row] / len(answers[row]))
+    scores = [
+        np.logaddexp(ended, going_on) / len(answer)
+        for ended, going_on, answer in zip(expected[: len(CHOICES)], expected[len(CHOICES) :], answers, strict=False)
+    ]
+    best = int(np.argmax(scores))
     made = backend.generate(prompt, Sampling(20, grammar=grammar_of(ROOMS, THINGS)))
     assert (made.text, made.format, made.choices, made.truncated) == (CHOICES[best], "choice", len(CHOICES), False)
-    assert made.choice_score == pytest.approx(expected[best] / len(answers[best]), abs=1e-3)
+    assert made.choice_score == pytest.approx(scores[best], abs=1e-3)
     assert made.token_ids == tuple(answers[best])
     assert 0 < made.ttft_s <= made.first_skill_s <= made.total_s
 
@@ -214,6 +220,14 @@ def test_a_session_goes_on_after_a_choice(make, prompt):
     again = backend.generate(prompt, Sampling(20, grammar=grammar_of(ROOMS, THINGS)))
     assert again.reused_tokens > first.reused_tokens == 0
     assert again.choice_score == pytest.approx(first.choice_score, abs=1e-3)
+
+
+def test_a_line_that_is_to_be_followed_by_more_counts_as_one_that_ends():
+    """The planner would write ``explore`` and go on; ``done`` it would end with. Neither end counts more than the other."""
+    lines = LineChoices(ended=[[5, 2], [6, 2]], going_on=[[5, 9], [6, 9]])
+    ended, going_on = [-8.0, -2.0], [-1.0, -9.0]
+    chosen, score = lines.choose(torch.tensor([*ended, *going_on]), DecodeOptions(1))
+    assert (chosen, score) == (0, pytest.approx(np.logaddexp(-8.0, -1.0) / 2, abs=1e-5))
 
 
 def test_what_several_answers_begin_with_is_run_once():

@@ -83,32 +83,53 @@ Encode = Callable[[str], NDArray[np.int64]]
 """Turns the text of an answer into tokens."""
 
 
-def with_end(lines: Sequence[str], encode: Encode, end: int) -> list[list[int]]:
-    """Turn lines into whole answers: their tokens and the one that ends an answer."""
-    return [[*encode(line).tolist(), end] for line in lines]
+@dataclass(frozen=True)
+class LineChoices:
+    """The lines to choose from, as answers of a model that may go on after its line.
 
+    A planner that writes plans of several lines seldom ends after the first. So a line counts with both that may follow it: the
+    end of the answer, and a line break.
 
-def choose_answer(sums: Tensor, answers: Sequence[Sequence[int]], options: DecodeOptions) -> tuple[int, float]:
-    """Choose one of several answers: the one with the best score, or one that is drawn.
-
-    The score is the mean log-likelihood of an answer's tokens, its end token included (length-normalised, as GPT-3's evaluation
-    chose among answers, arXiv 2005.14165). Lines differ in length, and each token costs a model that was not trained on them some
-    likelihood: sums favour ``drop`` over ``put red ball next to blue box in kitchen``.
-
-    Parameters
+    Attributes
     ----------
-    sums
-        Log-likelihood of each answer in nats, float32 ``(answers,)``.
-    answers
-        Their tokens.
-    options
-        ``temperature`` and ``seed`` of the choice.
-
-    Returns
-    -------
-    tuple of int and float
-        Index of the answer, and its score.
+    ended
+        Each line's tokens and the token that ends an answer.
+    going_on
+        Tokens of each line with a line break.
     """
-    scores = sums / torch.tensor([len(answer) for answer in answers])
-    chosen = int(Chooser(options, scores[None])(scores[None]))
-    return chosen, float(scores[chosen])
+
+    ended: list[list[int]]
+    going_on: list[list[int]]
+
+    @classmethod
+    def of(cls, lines: Sequence[str], encode: Encode, end: int) -> "LineChoices":
+        """Turn lines into answers; ``end`` is the token that ends one."""
+        return cls([[*encode(line).tolist(), end] for line in lines], [encode(f"{line}\n").tolist() for line in lines])
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """All answers: those that end, then those that go on."""
+        return [*self.ended, *self.going_on]
+
+    def choose(self, sums: Tensor, options: DecodeOptions) -> tuple[int, float]:
+        """Choose one of the lines: the one with the best score, or one that is drawn.
+
+        The score is the log-likelihood of a line with either end, over the number of its tokens with the end (length-normalised, as
+        GPT-3's evaluation chose among answers, arXiv 2005.14165). Lines differ in length, and each token costs a model that was not
+        trained on them some likelihood: sums favour ``drop`` over ``put red ball next to blue box in kitchen``.
+
+        Parameters
+        ----------
+        sums
+            Log-likelihood of each answer of ``answers`` in nats, float32 ``(2 * lines,)``.
+        options
+            ``temperature`` and ``seed`` of the choice.
+
+        Returns
+        -------
+        tuple of int and float
+            Index of the line, and its score.
+        """
+        scores = torch.logsumexp(sums.view(2, -1), dim=0) / torch.tensor([len(answer) for answer in self.ended])
+        chosen = int(Chooser(options, scores[None])(scores[None]))
+        return chosen, float(scores[chosen])

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from erecap.answering.formats import LinesBan, choose_answer, expression_of, grammar_for, lines_to_choose, with_end
+from erecap.answering.formats import LineChoices, LinesBan, expression_of, grammar_for, lines_to_choose
 from erecap.calibration.chooser import UNPRUNED, ChosenSchedule
 from erecap.engine.decode import DecodeOptions, TokenBan
 from erecap.models.answers import TimedAnswer
@@ -168,12 +168,12 @@ class LocalBackend(ABC):
         grammar = grammar_for(sampling, self._format)
         if grammar is None or self._format != "choice":
             return self._run(asked.tokenized, sampling, asked.answer)
-        answers = with_end(lines_to_choose(grammar, sampling.avoid), self.chat.data_tokens, self._end)
-        sums, cost = self._score(asked.tokenized, answers)
-        chosen, score = choose_answer(sums, answers, self.decode_options(sampling, None))
-        for token in answers[chosen]:
+        lines = LineChoices.of(lines_to_choose(grammar, sampling.avoid), self.chat.data_tokens, self._end)
+        sums, cost = self._score(asked.tokenized, lines.answers)
+        chosen, score = lines.choose(sums, self.decode_options(sampling, None))
+        for token in lines.ended[chosen]:
             asked.answer.put(token)
-        return replace(cost, choices=len(answers), choice_score=score)
+        return replace(cost, choices=len(lines.ended), choice_score=score)
 
     def submit(self, request: PlanRequest) -> "Asked":
         """Start the clock of an answer, tokenize its prompt, and refuse one that is too long."""
