@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from erecap.models.architecture import decoder_parts
 from erecap.models.device import dtype_name
 from erecap.models.masks import attention_mask
+from erecap.models.repeated_attention import heads_repeated
 
 # Scales of the loss for float16, which underflows below 6e-8 and overflows above 65504. They are tried from large to small.
 _LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
@@ -53,8 +55,11 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
     Tensor
         Residual stream that leaves the layer, ``(rows, length, hidden_size)``.
     """
-    bias = None if bias is None else bias.to(hidden.dtype)
-    return layer(hidden, bias, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+    if bias is not None:
+        return layer(hidden, bias.to(hidden.dtype), position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__
+    attention: Any = layer.self_attn
+    with heads_repeated(attention.config, hidden.device):
+        return layer(hidden, None, position_embeddings=rope)  # type: ignore[no-any-return]  # is untyped
 
 
 def stage_hidden(
