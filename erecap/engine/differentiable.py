@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from erecap.models.architecture import decoder_parts
+from erecap.models.causal_attention import attending_causally, attending_fast
 from erecap.models.device import dtype_name
 from erecap.models.masks import attention_mask
-from erecap.models.repeated_attention import heads_repeated
 
 # Scales of the loss for float16, which underflows below 6e-8 and overflows above 65504. They are tried from large to small.
 _LOSS_SCALES = {torch.float16: (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)}
@@ -35,7 +35,7 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """Run one decoder layer.
 
     Parameters
@@ -46,7 +46,7 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
         Residual stream, ``(rows, length, hidden_size)``.
     rope
         Cosine and sine of the positions, each ``(1, length, head_dim)``.
-    bias
+    mask
         Added to the attention logits, ``(rows, 1, length, length)``; -inf must hide later tokens. ``None`` is plain causal
         attention.
 
@@ -55,11 +55,29 @@ def layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor],
     Tensor
         Residual stream that leaves the layer, ``(rows, length, hidden_size)``.
     """
-    if bias is not None:
-        return layer(hidden, bias.to(hidden.dtype), position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__
+    if mask is not None:
+        return _run(layer, hidden, rope, mask.to(hidden.dtype))
+    with attending_fast(_config(layer), hidden.device):
+        return _run(layer, hidden, rope, None)
+
+
+def biased_layer_forward(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    """Run one decoder layer as ``layer_forward`` does, with a bias on the logits of each key, ``(rows, length)``, or with none.
+
+    The model's attention function is replaced by one whose memory grows linearly with the length.
+    """
+    with attending_causally(_config(layer)):
+        return _run(layer, hidden, rope, None if bias is None else bias[:, None, None])
+
+
+def _config(layer: nn.Module) -> PretrainedConfig:
     attention: Any = layer.self_attn
-    with heads_repeated(attention.config, hidden.device):
-        return layer(hidden, None, position_embeddings=rope)  # type: ignore[no-any-return]  # is untyped
+    config: PretrainedConfig = attention.config
+    return config
+
+
+def _run(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    return layer(hidden, mask, position_embeddings=rope)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
 def stage_hidden(

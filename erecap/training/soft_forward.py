@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from erecap.engine.differentiable import layer_forward
+from erecap.engine.differentiable import biased_layer_forward
 from erecap.models.architecture import decoder_parts
-from erecap.models.masks import attention_mask
 from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.training.softmask import MaskConfig, Replans, SoftMask
@@ -56,12 +55,12 @@ def soft_forward(
     """Run a frozen model with a soft mask after each stage. Gradients reach the pruner through the attention bias only.
 
     A stage scores the detached residual stream, so no gradient flows from a stage's scores into earlier scorers. The backward pass
-    recomputes the layers after the first stage, so only one layer's attention weights are in memory at a time.
+    recomputes the layers after the first stage, so only one layer's activations are in memory at a time.
 
     Parameters
     ----------
     model
-        The language model, with sdpa or eager attention.
+        The language model.
     pruner
         Scores the tokens, with one scorer per stage of ``schedule``.
     replans
@@ -70,15 +69,8 @@ def soft_forward(
         Stages and keep ratios.
     config
         Softness of the keep-or-drop decisions.
-
-    Raises
-    ------
-    ValueError
-        For an attention implementation that takes no mask.
     """
     parts, batch = decoder_parts(model), replans.batch
-    if parts.attention not in ("sdpa", "eager"):
-        raise ValueError(f"attention {parts.attention!r} takes no soft mask: load the model with attn_implementation='sdpa'")
     stage_after = {stage.after_layer: index for index, stage in enumerate(schedule.stages)}
     mask, bias, scores = SoftMask(replans, schedule, config), None, []
     shares, alive = [], mask.alive_share()
@@ -87,12 +79,12 @@ def soft_forward(
     for number, layer in enumerate(parts.layers):
         shares.append(alive)
         if bias is None:
-            stream = layer_forward(layer, stream, rope, attention_mask(parts.attention, None, stream))
+            stream = biased_layer_forward(layer, stream, rope, None)
         else:
-            stream = checkpoint(layer_forward, layer, stream, rope, bias, use_reentrant=False)
+            stream = checkpoint(biased_layer_forward, layer, stream, rope, bias, use_reentrant=False)
         if number in stage_after:
             stage = stage_after[number]
             scores.append(pruner(stream.detach().to(pruner_dtype), stage))
             mask.apply(scores[-1], stage)
-            bias, alive = mask.bias(), mask.alive_share()
+            bias, alive = mask.log_keep, mask.alive_share()
     return PrunerForward(parts.norm(stream), tuple(scores), mask, torch.stack(shares))

@@ -19,8 +19,6 @@ from erecap.schedule import PruneSchedule, forced_stages, stage_counts
 from erecap.training.batches import Batch, current_plans, later_plans
 from erecap.training.sequences import ALWAYS_KEPT, NO_REPLAN
 
-_FORBIDDEN = -1e9
-
 
 @dataclass(frozen=True)
 class MaskConfig:
@@ -127,7 +125,7 @@ class SoftMask:
     prunable
         Tokens that some stage may drop, bool ``(rows, length)``.
     log_keep
-        Log of the probability that all stages so far keep the token, float32 ``(rows, length)``.
+        Log of the probability that all stages so far keep the token, float32 ``(rows, length)``: the bias on the logits of its key.
     """
 
     def __init__(self, replans: Replans, schedule: PruneSchedule, config: MaskConfig) -> None:
@@ -157,12 +155,6 @@ class SoftMask:
             verdict = verdict + (hard - verdict).detach()
         self.log_keep = self.log_keep + torch.where(candidates, verdict, 0.0)
         self.alive = self.alive & ~(candidates & (margin.detach() <= 0))
-
-    def bias(self) -> Tensor:
-        """Make the attention bias: each key's log keep probability, causal, float32 ``(rows, 1, length, length)``."""
-        length = self.log_keep.shape[1]
-        future = torch.ones(length, length, dtype=torch.bool, device=self.log_keep.device).triu(1)
-        return self.log_keep[:, None, None, :].masked_fill(future, _FORBIDDEN)
 
     def alive_share(self) -> Tensor:
         """Compute the share of prunable tokens that is alive, float32 ``(rows,)``; NaN where a row has no prunable token."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.models.attention_kernels import PreferredKernels
-from erecap.models.repeated_attention import heads_repeated
+from erecap.models.causal_attention import attending_fast
 from erecap.training.batches import Batch, Batches
 from erecap.training.config import Precision, TrainConfig, compute_dtype
 from erecap.training.loop import Hooks, Metrics, TrainLoop, TrainRecord
@@ -26,7 +26,7 @@ def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "aut
     device = batch.input_ids.device
     dtype = compute_dtype(precision, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with PreferredKernels(device) as kernels, heads_repeated(model.config, device), autocast:
+    with PreferredKernels(device) as kernels, attending_fast(model.config, device), autocast:
         kernels.prefer_for(1)
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         return weighted_loss(hidden, model.get_output_embeddings().weight, batch)  # type: ignore[no-untyped-call]
