@@ -42,7 +42,7 @@ from planner.backend import PlannerBackend
 from planner.spec import BackendSpec
 from planner.trimming import TRIMS
 
-__all__ = ["BACKENDS", "EngineBackend", "EngineBackendMaker", "HFGenerateBackend", "encode_prompt", "make_backend"]
+__all__ = ["BACKENDS", "EngineBackend", "EngineBackendMaker", "HFGenerateBackend", "LocalBackend", "encode_prompt", "make_backend"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.bench_quality import bench_quality
+from benchmarks.commands.bench_replans import bench_replans
 from benchmarks.commands.calibrate import calibrate
 from benchmarks.commands.capacity import capacity
 from benchmarks.commands.compare import compare
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train-pruner": train_pruner_command,
     "stages": stages,
     "bench-quality": bench_quality,
+    "bench-replans": bench_replans,
     "trace-replans": trace_replans,
 }
 

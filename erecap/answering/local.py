@@ -248,6 +248,26 @@ class LocalBackend(ABC):
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.chat.token_texts()[: self.loaded.model.config.vocab_size])
 
+    def answer_loss(self, prompt: TokenizedPrompt, answer: Sequence[int]) -> float:
+        """Compute the cross entropy of an answer to a prompt, mean over its tokens, in nats.
+
+        A backend that keeps keys and values takes the prompt in as it would to answer it.
+
+        Parameters
+        ----------
+        prompt
+            The prompt.
+        answer
+            Token ids of the answer, its end token included; at least one.
+
+        Raises
+        ------
+        ValueError
+            For a backend that scores no answers.
+        """
+        sums, _ = self._score(prompt, [answer])
+        return -float(sums[0]) / len(answer)
+
     @abstractmethod
     def _run(self, tokenized: TokenizedPrompt, sampling: Sampling, answer: TimedAnswer) -> Cost:
         """Prefill and decode; hand each token to ``answer``."""
