@@ -18,7 +18,7 @@ mkdir -p "$OUT"
 # Episodes to train the pruner on: the planner's own, on seeds that no result is measured on.
 # record SUITE HORIZON EPISODES
 record() {
-    "$ERECAP" run --backend baseline --suite "$1" --horizon "$2" --training-seeds --episodes "$3" --workers "$WORKERS" \
+    "$ERECAP" run --backend baseline-session --suite "$1" --horizon "$2" --training-seeds --episodes "$3" --workers "$WORKERS" \
         --envs "$ENVS" --out "$OUT/recorded-$1-$2"
 }
 record household-replan task 16
