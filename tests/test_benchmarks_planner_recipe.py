@@ -6,7 +6,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerBase
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
 from agents.gridworld.world import GridWorld
@@ -372,6 +373,35 @@ def test_the_recipe_for_textworld_names_what_exists() -> None:
     assert {source.env_id for round_ in recipe.rounds for source in round_.sources} <= set(gym.registry)
     assert recipe.name != Recipe().name, "--install must not replace the bundled planner"
     chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())
+
+
+@pytest.mark.slow
+def test_a_recipe_goes_on_from_a_planner_on_other_episodes(tmp_path: Path) -> None:
+    """With a learning rate of next to nothing the weights stay those of the planner that it goes on from."""
+    source = Source(env_id="PutNext", episodes=8)
+    first = Recipe(expert_sources=(source,), student_rounds=(), train_minutes=0.02, lessons=20, locked_lessons=20)
+    planner = Path(run_recipe(first, tmp_path / "first", 1, 0, False, Reports())["planner"])
+    more = first.model_copy(update={"start_from": str(planner), "skip_seeds": 8, "learning_rate": 1e-12})
+    again = Path(run_recipe(more, tmp_path / "more", 1, 0, False, Reports())["planner"])
+    words, words_before = (AutoTokenizer.from_pretrained(path).get_vocab() for path in (again, planner))
+    assert words == words_before
+    weights, before = (load_file(path / "model.safetensors") for path in (again, planner))
+    assert all(np.allclose(weights[name], before[name], atol=1e-3) for name in before)
+    played = [{path.name for path in (tmp_path / run / "round0").glob("*-subgoal-*")} for run in ("first", "more")]
+    assert played[0].isdisjoint(played[1])
+
+
+def test_skipped_seeds_are_not_played(tmp_path: Path) -> None:
+    source, how = Source(env_id=SMALL, episodes=10, chunk=4), RoundPlay(1, 0.0, 1)
+    every, later = chunks([source] * 2, how, tmp_path), chunks([source] * 2, how, tmp_path, skip_seeds=10)
+    assert [chunk.first_seed + 10 for chunk in every] == [chunk.first_seed for chunk in later]
+    with pytest.raises(ValueError, match="skip fewer seeds"):
+        chunks([source] * 2, how, tmp_path, skip_seeds=10**6)
+
+
+def test_a_planner_to_go_on_from_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no planner to go on from"):
+        run_recipe(Recipe(start_from=str(tmp_path / "none"), suites=()), tmp_path / "run", 1, 0, False, Reports())
 
 
 def test_an_unknown_suite_is_refused_before_anything_is_played(tmp_path: Path) -> None:

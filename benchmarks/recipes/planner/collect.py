@@ -108,8 +108,19 @@ class ChunkStats:
     samples: int
 
 
-def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
+def chunks(sources: Sequence[Source], how: RoundPlay, out: Path, skip_seeds: int = 0) -> list[Chunk]:
     """Divide one round into chunks. Every source has its own seeds, below those of recordings and suites.
+
+    Parameters
+    ----------
+    sources
+        The episodes of the round.
+    how
+        Settings for playing them.
+    out
+        Directory of the samples.
+    skip_seeds
+        Seeds of each source that are left out, from its first.
 
     Raises
     ------
@@ -119,9 +130,12 @@ def chunks(sources: Sequence[Source], how: RoundPlay, out: Path) -> list[Chunk]:
     found: list[Chunk] = []
     seeds = SEEDS_PER_ROUND // max(len(sources), 1)
     for number, source in enumerate(sources):
-        if source.episodes > seeds:
-            raise ValueError(f"{source.episodes} episodes of {source.env_id} exceed its {seeds} seeds of a round: ask for fewer")
-        base = how.number * SEEDS_PER_ROUND + number * seeds
+        if skip_seeds + source.episodes > seeds:
+            raise ValueError(
+                f"{source.episodes} episodes of {source.env_id} after {skip_seeds} skipped seeds exceed its {seeds} seeds of a "
+                "round: ask for fewer episodes, or skip fewer seeds"
+            )
+        base = how.number * SEEDS_PER_ROUND + number * seeds + skip_seeds
         for start in range(0, source.episodes, source.chunk):
             name = f"{source.env_id.replace('/', '-')}-{source.verbosity}-{source.horizon}-{base + start}.jsonl"
             count = min(source.chunk, source.episodes - start)

@@ -153,6 +153,11 @@ class Recipe(BaseModel):
         Directory that ``--install`` writes among the bundled models. ``planner`` is the one that backends take by default.
     suites
         Suites that the result is evaluated on.
+    start_from
+        Directory of a planner whose weights and tokenizer round 0 goes on from, or ``bundled`` for the bundled one of this name;
+        ``None`` begins with random weights.
+    skip_seeds
+        Seeds of each source that are left out, from its first: those that the planner to go on from was trained on.
     expert_sources
         Episodes that the expert plays in round 0.
     expert_factor
@@ -199,6 +204,8 @@ class Recipe(BaseModel):
 
     name: str = Field("planner", pattern=r"^planner(-[a-z0-9]+)?$")
     suites: tuple[str, ...] = SUITES
+    start_from: str | None = None
+    skip_seeds: int = Field(0, ge=0)
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)

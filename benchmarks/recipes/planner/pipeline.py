@@ -12,7 +12,7 @@ from benchmarks.output.files import checksum, write_atomically
 from benchmarks.recipes.planner.card import CardFacts, write_card
 from benchmarks.recipes.planner.config import Recipe
 from benchmarks.recipes.planner.evaluation import SuiteScore, evaluate_suite
-from benchmarks.recipes.planner.stages import Reporter, Stages, training_log
+from benchmarks.recipes.planner.stages import Reporter, Stages, start_of, training_log
 from benchmarks.runs.provenance import machine
 from benchmarks.runs.suites import find_suite
 from erecap.models.loading import bundled_planner_dir
@@ -44,10 +44,12 @@ def run_recipe(recipe: Recipe, out: Path, workers: int, episodes: int, install: 
     Raises
     ------
     ValueError
-        For a directory that holds a run of another recipe, or an unknown suite.
+        For a directory that holds a run of another recipe, an unknown suite, or a planner to go on from that is not there.
     """
     for suite in recipe.suites:
         find_suite(suite)
+    if recipe.start_from is not None:
+        start_of(recipe)
     out.mkdir(parents=True, exist_ok=True)
     _claim(recipe, out)
     trained = Stages(recipe, out, workers, reporter).run()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from benchmarks.backends.registry import BackendFactory
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.collect import Chunk, ChunkStats, RoundPlay, chunks, play_chunks
 from benchmarks.recipes.planner.config import Recipe
 from benchmarks.recipes.planner.dataset import Encoding, encode, encode_lessons, make_tokenizer
+from erecap.models.loading import bundled_planner_dir
 from erecap.training.batches import Batches, length_curriculum
 from erecap.training.config import TrainConfig, planner_config
 from erecap.training.initialization import initialize_lookup
@@ -79,7 +80,7 @@ class Stages:
     def _demonstrations(self, round_: int) -> list[Path]:
         """Play the round's episodes and return the files of their samples. The expert plays round 0, the student the others."""
         folder = self.root / f"round{round_}"
-        todo = chunks(self.recipe.rounds[round_].sources, self._how(round_), folder)
+        todo = chunks(self.recipe.rounds[round_].sources, self._how(round_), folder, self.recipe.skip_seeds)
         self.reporter.begin(f"round {round_}: play", sum(chunk.episodes for chunk in todo))
         if not (folder / _PLAYED).exists():
             seconds = 60 * self.recipe.play_minutes if round_ and self.recipe.play_minutes is not None else None
@@ -103,6 +104,8 @@ class Stages:
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer, or train it on the expert's demonstrations."""
+        if self.recipe.start_from is not None and not (self.root / "tokenizer").exists():
+            AutoTokenizer.from_pretrained(start_of(self.recipe)).save_pretrained(self.root / "tokenizer")
         return make_tokenizer(sorted((self.root / "round0").glob("*.jsonl")), self.root / "tokenizer", self.recipe.vocabulary)
 
     def _sequences(self, round_: int, paths: list[Path]) -> ShardedSequences:
@@ -116,7 +119,8 @@ class Stages:
         """Train on the round's demonstrations, ``paths``. A student round continues from the model of the previous round."""
         recipe, tokenizer = self.recipe, self._tokenizer()
         data = ShardedSequences(self._shards(round_, paths, tokenizer))
-        curriculum = None if round_ else length_curriculum(recipe.shortest, recipe.max_tokens, 0.6)
+        fresh = not round_ and recipe.start_from is None
+        curriculum = length_curriculum(recipe.shortest, recipe.max_tokens, 0.6) if fresh else None
         batches, config = Batches(data, recipe.token_budget, recipe.seed + round_, curriculum), self._config(round_)
         self.reporter.begin(f"round {round_}: train", 60 * recipe.rounds[round_].minutes)
         model = self._model(round_, tokenizer)
@@ -152,8 +156,10 @@ class Stages:
         return [folder / name for name in json.loads((folder / _PLAYED).read_text())]
 
     def _model(self, round_: int, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-        if round_:
-            return Qwen2ForCausalLM.from_pretrained(self.model_dir(round_ - 1), dtype=torch.float32)
+        if round_ or self.recipe.start_from is not None:
+            return Qwen2ForCausalLM.from_pretrained(
+                self.model_dir(round_ - 1) if round_ else start_of(self.recipe), dtype=torch.float32
+            )
         torch.manual_seed(self.recipe.seed)
         model = Qwen2ForCausalLM(planner_config(len(tokenizer), tokenizer=tokenizer))
         initialize_lookup(model, seed=self.recipe.seed)
@@ -162,6 +168,14 @@ class Stages:
     def _on_step(self, record: TrainRecord) -> None:
         loss, accuracy, rate = (record[name] for name in ("plan_loss", "plan_accuracy", "tokens_per_s"))
         self.reporter.reach(record["elapsed_s"], f"plan loss {loss:.3f}, accuracy {accuracy:.3f}, {rate:.0f} tokens/s")
+
+
+def start_of(recipe: Recipe) -> Path:
+    """Return the directory of the planner that a recipe goes on from. Raise ``ValueError`` where it holds none."""
+    path = bundled_planner_dir(recipe.name) if recipe.start_from in (None, "bundled") else Path(str(recipe.start_from))
+    if not (path / "config.json").is_file():
+        raise ValueError(f"start_from: {path} holds no planner to go on from: name the directory of one, or leave it out")
+    return path
 
 
 def training_log(root: Path, rounds: int) -> list[dict[str, Any]]:
