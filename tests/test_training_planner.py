@@ -69,6 +69,28 @@ def test_loss_is_the_weighted_mean_of_the_stock_model_s():
     assert parts.plan_correct.item() == (logits.argmax(-1) == batch.input_ids[0, 1:])[plan].sum().item()
 
 
+def test_other_tokens_can_weigh_less_than_the_data_say():
+    batch = collate([copy_task(1)[0], copy_task(1)[0].cut(9)])
+    weighed = batch.weighing_others(0.05)
+    plan, padding = batch.weights == 1, batch.weights == 0
+    assert padding.any()
+    assert torch.equal(weighed.weights == 1, plan)
+    assert torch.equal(weighed.weights == 0, padding)
+    assert weighed.weights[~plan & ~padding].tolist() == pytest.approx([0.05] * int((~plan & ~padding).sum()))
+    for weight in (0.0, 1.0):
+        with pytest.raises(ValueError, match="other_weight"):
+            config(other_weight=weight)
+
+
+def test_a_run_trains_with_its_weight_of_other_tokens(tmp_path: Path):
+    def losses(name: str, weight: float | None) -> list[float]:
+        run = config(steps=5, log_every=1, other_weight=weight)
+        return [record["loss"] for record in train_planner(tiny_model(), Batches(copy_task(20), 64), run, tmp_path / name)]
+
+    as_in_the_data, less = losses("data", None), losses("less", 0.01)
+    assert as_in_the_data[0] != less[0]
+
+
 def test_a_corrected_token_is_learned_in_its_place():
     model, sequence = tiny_model(), copy_task(1)[0]
     wanted = sequence.input_ids.copy()

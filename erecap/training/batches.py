@@ -45,6 +45,11 @@ class Batch:
         """Number of tokens, padding excluded."""
         return int(self.lengths.sum())
 
+    def weighing_others(self, weight: float) -> "Batch":
+        """Copy the batch with another weight of the targets outside plans. Those of plans, and those of weight 0, keep theirs."""
+        others = (self.weights > 0) & (self.weights < PLAN_WEIGHT)
+        return replace(self, weights=torch.where(others, weight, self.weights))
+
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to ``device``."""
         names = ("input_ids", "weights", "turns", "targets", "lengths")

@@ -109,6 +109,8 @@ class TrainConfig:
         Largest norm of the gradient.
     precision
         The dtype of the matrix products.
+    other_weight
+        Weight of the targets outside plans, above 0 and below 1; ``None`` for that of the data.
     log_every, eval_every
         Steps between log records and between evaluations; ``eval_every=None`` for no evaluation.
     checkpoint_every_s
@@ -119,7 +121,7 @@ class TrainConfig:
     Raises
     ------
     ValueError
-        Where neither ``steps`` nor ``budget_s`` is given, and for numbers that are not positive.
+        Where neither ``steps`` nor ``budget_s`` is given, for numbers that are not positive, and for weights out of range.
     """
 
     steps: int | None = None
@@ -133,6 +135,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
     precision: Precision = "auto"
+    other_weight: float | None = None
     log_every: int = 20
     eval_every: int | None = None
     checkpoint_every_s: float = 180.0
@@ -145,6 +148,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be positive")
+        if self.other_weight is not None and not 0 < self.other_weight < 1:
+            raise ValueError(f"other_weight={self.other_weight} must be above 0 and below 1, the weight of plans")
 
     def progress(self, step: int, elapsed_s: float) -> float:
         """Compute the share of the training that is done (0..1) after ``step`` steps in ``elapsed_s`` seconds."""

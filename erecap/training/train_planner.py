@@ -66,7 +66,8 @@ def train_planner(
     """
 
     def step(batch: Batch) -> tuple[Tensor, Metrics]:
-        parts = batch_loss(model, batch, config.precision)
+        weighed = batch if config.other_weight is None else batch.weighing_others(config.other_weight)
+        parts = batch_loss(model, weighed, config.precision)
         return parts.loss, parts.metrics()
 
     records = TrainLoop(model, step, batches, config, Path(out_dir), hooks).run()

@@ -78,6 +78,9 @@ class Round(BaseModel):
     in_place
         Whether the sample of the whole episode also trains the expert's token at the first difference of each plan. Then one
         sequence corrects the first wrong token of all plans; a correction corrects one plan in full.
+    other_weight
+        Weight of the tokens outside plans in the loss, where a plan's have 1. At first all text teaches the model to look things
+        up; later most of it is noise, since nobody can foresee what the agent will see.
     minutes
         Length of the training, in minutes of wall time.
     """
@@ -87,6 +90,7 @@ class Round(BaseModel):
     sources: tuple[Source, ...]
     corrections: int = Field(default=1, ge=0)
     in_place: bool = False
+    other_weight: float = Field(default=0.3, gt=0, lt=1)
     minutes: float = Field(default=9, gt=0)
 
 
@@ -122,6 +126,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
+        other_weight=0.05,
         minutes=13,
     ),
     Round(
@@ -135,6 +140,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=3,
         in_place=True,
+        other_weight=0.05,
         minutes=15,
     ),
 )

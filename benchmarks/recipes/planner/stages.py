@@ -147,6 +147,7 @@ class Stages:
             lr=recipe.dagger_learning_rate if round_ else recipe.learning_rate,
             betas=(0.9, 0.99),  # batches are small, so squared gradients are noisy and need a long average
             decay=1.0 if round_ else 0.3,
+            other_weight=recipe.rounds[round_].other_weight,
             seed=recipe.seed,
         )
 
