@@ -113,6 +113,7 @@ STUDENT_ROUNDS = (
         ),
         corrections=2,
         in_place=True,
+        other_weight=0.05,
         minutes=10,
     ),
     Round(
