@@ -30,7 +30,7 @@ from benchmarks.recipes.planner.collect import (
 from benchmarks.recipes.planner.config import Recipe, Round, Source
 from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
-from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson
+from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson, troubled_lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT, find_suite
 from envs import make_env
@@ -259,7 +259,7 @@ def test_lessons_about_locked_doors_speak_as_observations_do(seed: int) -> None:
 def locked_house(held: str = "") -> LockedHouse:
     place = {"red ball": "attic", "green key": "hall", "grey box": "study", "blue ball": "garage"}
     return LockedHouse(
-        np.random.default_rng(3), place, held, "hall", doors={"green": ("hall", ("attic",)), "blue": ("hall", ("garage",))}
+        np.random.default_rng(3), place, held, "hall", ways={"green door": ("hall", ("attic",)), "blue door": ("hall", ("garage",))}
     )
 
 
@@ -272,7 +272,7 @@ def test_a_locked_door_is_unlocked_before_what_lies_behind_it() -> None:
         ["pickup grey box in study", "put grey box next to red ball in study"],
         ["explore"],
     ]
-    assert set(house.doors) == {"green", "blue"}, "the house itself stays as it is"
+    assert set(house.ways) == {"green door", "blue door"}, "the house itself stays as it is"
 
 
 def test_the_way_to_a_blocked_room_is_opened_when_the_hand_is_full() -> None:
@@ -288,6 +288,53 @@ def test_plans_for_one_subgoal_end_at_the_unlocked_door() -> None:
     house = locked_house()
     house.place["green key"] = "attic"
     assert house._plan("pick up red ball") == ["explore"], "the key lies behind its own door"
+
+
+def test_what_stands_in_the_way_is_taken_away_first() -> None:
+    house = locked_house("grey box")
+    house.ways = {"blue ball": ("garage", ("attic",))}
+    assert house._hindrances("red ball") == ["red ball blocked by blue ball in garage"]
+    assert house._plan("pick up red ball") == ["drop", "pickup blue ball in garage", "drop"]
+    assert house._task_plan(["bring red ball to study"]) == [
+        ["drop", "pickup blue ball in garage", "drop", "pickup red ball in attic", "goto study", "drop"]
+    ]
+    assert house.ways, "the house itself stays as it is"
+
+
+def test_a_thing_that_is_held_to_go_beside_is_put_down_first() -> None:
+    house = Lesson(np.random.default_rng(3), {"red ball": "attic"}, "blue key", "hall")
+    assert house._task_plan(["put red ball next to blue key"]) == [
+        ["drop", "pickup red ball in attic", "put red ball next to blue key in hall"]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_a_troubled_lesson_the_hand_often_holds_something_else(seed: int) -> None:
+    """And each plan begins with what the observation says that it holds."""
+    messages = troubled_lesson(np.random.default_rng(seed))
+    for observation, plan in zip(messages[::2], messages[1::2], strict=True):
+        first = parse_plan(plan["content"]).skills[0].text
+        held = str(observation["content"]).partition(", holding ")[2].partition(". ")[0]
+        if held == "nothing":
+            assert not first.startswith(("put ", "drop", "unlock "))
+        else:
+            assert not first.startswith("pickup "), "the hand is full"
+            assert not first.startswith("put ") or first.startswith(f"put {held} ")
+            assert not first.startswith("unlock ") or first.startswith(f"unlock {held.removesuffix(' key')} door")
+
+
+def test_trouble_comes_in_both_kinds() -> None:
+    fell = swapped = 0
+    for seed in range(40):
+        house = locked_house("grey box")
+        house.rng, house.restless = np.random.default_rng(seed), 1.0
+        del house.place["grey box"]  # it is held
+        house._trouble()
+        assert house.place["grey box"] == "hall"
+        assert house.noted == ["Seen: grey box in hall."]
+        assert house.held in ("", "green key"), "the balls lie behind locked doors"
+        fell, swapped = fell + (house.held == ""), swapped + (house.held != "")
+    assert min(fell, swapped) > 5
 
 
 def test_turns_of_a_whole_task_begin_with_observations() -> None:

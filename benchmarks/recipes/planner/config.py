@@ -174,7 +174,9 @@ class Recipe(BaseModel):
     lessons
         Number of lessons in the training data of round 0.
     locked_lessons
-        Number of lessons about locked doors in that of each round.
+        Number of lessons about locked doors in that of round 0.
+    troubled_lessons
+        Number of lessons in which the hand holds something else than was planned, in that of each student round.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
     stubbornness
@@ -218,6 +220,7 @@ class Recipe(BaseModel):
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
     lessons: int = Field(5000, ge=0)
     locked_lessons: int = Field(4000, ge=0)
+    troubled_lessons: int = Field(3000, ge=0)
     noise: float = Field(0.08, ge=0, le=1)
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)

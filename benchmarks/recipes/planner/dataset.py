@@ -13,7 +13,7 @@ from agents.demonstrations import Sample
 from agents.workers import spawn_pool
 from benchmarks.recipes.planner.collect import read_demonstrations
 from benchmarks.recipes.planner.lessons import lesson
-from benchmarks.recipes.planner.locked_lessons import locked_lesson
+from benchmarks.recipes.planner.locked_lessons import locked_lesson, troubled_lesson
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage, encode_episode
 from erecap.training.sequences import ShardedSequences, TokenSequence, write_shard
@@ -144,12 +144,16 @@ def encode_chunk(chunk: Path, how: Encoding) -> Path:
     return chunk
 
 
-def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path, locked: bool = False) -> Path:
-    """Write ``count`` lessons as one shard in ``out``, about locked doors where asked for; return its path."""
-    shard, write = out / f"{'locked-' if locked else ''}{count}-{seed}.safetensors", locked_lesson if locked else lesson
+LESSONS = {"": lesson, "locked": locked_lesson, "troubled": troubled_lesson}
+"""Functions that write lessons, by their kind; plain ones have no name."""
+
+
+def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path, kind: str = "") -> Path:
+    """Write ``count`` lessons of a kind of ``LESSONS`` as one shard in ``out``; return its path."""
+    shard = out / f"{kind and f'{kind}-'}{count}-{seed}.safetensors"
     if not shard.exists():
         rng = np.random.default_rng((seed, count))
-        write_shard(shard, [encode_episode(tokenizer, write(rng)) for _ in range(count)])
+        write_shard(shard, [encode_episode(tokenizer, LESSONS[kind](rng)) for _ in range(count)])
     return shard
 
 

@@ -7,6 +7,7 @@ per token as an episode (one per hundred), so the planner learns sooner to copy 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
@@ -19,6 +20,8 @@ LESSON_KINDS = ("ball", "key", "box")
 """Types of the things in the imagined house."""
 BRIEF = 0.7
 """Share of the lessons whose observations hold only what the plan needs."""
+ROUNDS = 4
+"""How often a way may have to be cleared for one goal."""
 WHOLE_TASK = 0.5
 """Share of the lessons whose plans cover several goals."""
 Turn = tuple[str, str]
@@ -41,6 +44,11 @@ class Lesson:
         The room that the agent is in.
     brief
         Whether observations hold only what the plan needs.
+    restless
+        Probability that something goes wrong with the hand between two plans, 0..1: what it held falls, or it holds another thing.
+        The next plan must begin with what the hand holds now.
+    noted
+        Lines about this for the next observation.
     """
 
     rng: np.random.Generator
@@ -48,6 +56,8 @@ class Lesson:
     held: str = ""
     here: str = "kitchen"
     brief: bool = False
+    restless: float = 0.0
+    noted: list[str] = field(default_factory=list)
 
     def turns(self, count: int) -> Iterator[Turn]:
         """Write ``count`` observations with their plans."""
@@ -62,6 +72,7 @@ class Lesson:
             yield "\n".join(lines), "\n".join(plan)
             outcomes = [f"{line}: ok." for line in plan]
             goal = self._after(goal, plan)
+            self._trouble()
 
     def task_turns(self, count: int) -> Iterator[Turn]:
         """Write ``count`` observations that name several goals, with plans for all of them; each plan is carried out in part."""
@@ -82,6 +93,7 @@ class Lesson:
             ]
             yield "\n".join(lines), "".join(plan).rstrip("\n")
             reached = self._carry_out_some(parts)
+            self._trouble()
             goals, done = goals[reached:], done + reached
 
     def _with_hindrances(self, goal: str) -> str:
@@ -95,14 +107,51 @@ class Lesson:
 
     def _task_plan(self, goals: list[str]) -> list[list[str]]:
         """Plan for goal after goal as if each plan had been carried out; stop at the first thing that is not known."""
-        ahead, parts = replace(self, place=dict(self.place)), list[list[str]]()
+        ahead, parts = self._copy(), list[list[str]]()
         for goal in goals:
-            parts.append(ahead._plan(goal))
-            if parts[-1][-1] == "explore":
-                break
-            for line in parts[-1]:
-                ahead._do(line)
+            parts.append([])
+            for _ in range(ROUNDS):
+                lines = ahead._plan(goal)
+                parts[-1] += lines
+                if lines[-1] == "explore":
+                    return parts
+                for line in lines:
+                    ahead._do(line)
+                if ahead._reached(goal, lines):
+                    break
+            else:
+                return parts
         return parts
+
+    def _copy(self) -> Self:
+        return replace(self, place=dict(self.place))
+
+    def _reached(self, goal: str, plan: list[str]) -> bool:
+        """Tell whether a plan, which has been carried out, reaches its goal."""
+        verb, _, rest = goal.partition(" ")
+        if verb == "pick":
+            return self.held == rest.removeprefix("up ")
+        if verb == "bring":
+            return plan[-1] == "drop" and self.place.get(rest.partition(" to ")[0]) == rest.partition(" to ")[2]
+        starts = {"go": f"goto {rest.removeprefix('to ')} in", "put": "put ", "unlock": f"unlock {rest}"}
+        return plan[-1].startswith(starts[verb])
+
+    def _trouble(self) -> None:
+        """Sometimes let fall what is held, or put another thing into the hand; what was held lies where the agent is."""
+        if not self.restless or self.rng.random() >= self.restless:
+            return
+        near = [name for name in self.place if self._in_reach(name)]
+        fell, falls_only = self.held, self.rng.random() < 0.5
+        if fell:
+            self.place[fell], self.held = self.here, ""
+            self.noted.append(f"Seen: {fell} in {self.here}.")
+        if near and not (fell and falls_only):
+            self.held = near[int(self.rng.integers(len(near)))]
+            self.here = self.place.pop(self.held)
+
+    def _in_reach(self, name: str) -> bool:
+        """Tell whether the agent could have taken a thing."""
+        return name in self.place
 
     def _carry_out_some(self, parts: list[list[str]]) -> int:
         """Carry out the first lines of a plan; return how many goals that reaches."""
@@ -132,7 +181,8 @@ class Lesson:
         count = most if most > 4 else int(self.rng.integers(0, 2 if self.brief else 5))
         seen = {name: self._room() for name in (self._thing() for _ in range(count)) if name != self.held}
         self.place |= seen
-        lines = ["Seen: " + ", ".join(f"{name} in {room}" for name, room in seen.items()) + "."] if seen else []
+        lines, self.noted = self.noted, []
+        lines += ["Seen: " + ", ".join(f"{name} in {room}" for name, room in seen.items()) + "."] if seen else []
         old = [name for name in self.place if name not in seen]
         if old and self.rng.random() < 0.1:
             lost = old[int(self.rng.integers(len(old)))]

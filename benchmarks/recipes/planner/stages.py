@@ -135,10 +135,10 @@ class Stages:
         shards += self._sequences(round_, paths).paths
         if round_:
             shards += self._sequences(0, self._paths(0)[:: recipe.rehearsal]).paths
-        counts = {False: 0 if round_ else recipe.lessons, True: recipe.locked_lessons}
-        lessons = {locked: count for locked, count in counts.items() if count}
+        counts = {"troubled": recipe.troubled_lessons} if round_ else {"": recipe.lessons, "locked": recipe.locked_lessons}
+        lessons = {kind: count for kind, count in counts.items() if count}
         out = self.root / "lessons"
-        return shards + [encode_lessons(count, recipe.seed, tokenizer, out, locked) for locked, count in lessons.items()]
+        return shards + [encode_lessons(count, recipe.seed, tokenizer, out, kind) for kind, count in lessons.items()]
 
     def _config(self, round_: int) -> TrainConfig:
         recipe = self.recipe
