@@ -176,15 +176,15 @@ class Recipe(BaseModel):
     locked_lessons
         Number of lessons about locked doors in that of round 0.
     troubled_lessons
-        Number of lessons in which the hand holds something else than was planned, in that of each student round.
+        Number of lessons in which the hand holds something else than was planned, in that of each round.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
     student_share
         Share of the replans in which the student's plan is played in its rounds, 0..1.
-    corrections
-        ``Round.corrections`` of round 0.
+    corrections, other_weight
+        ``Round.corrections`` and ``Round.other_weight`` of round 0.
     rehearsal
         One of this many expert chunks is trained on again in each student round.
     train_minutes
@@ -225,6 +225,7 @@ class Recipe(BaseModel):
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=1, ge=0)
+    other_weight: float = Field(default=0.3, gt=0, lt=1)
     rehearsal: int = Field(8, ge=1)
     train_minutes: float = Field(50, gt=0)
     student_minutes: float | None = Field(None, gt=0)
@@ -241,7 +242,12 @@ class Recipe(BaseModel):
     @property
     def rounds(self) -> tuple[Round, ...]:
         """All rounds: the expert's, which is round 0, then the student's."""
-        expert = Round(sources=self._expert_sources(), corrections=self.corrections, minutes=self.train_minutes)
+        expert = Round(
+            sources=self._expert_sources(),
+            corrections=self.corrections,
+            other_weight=self.other_weight,
+            minutes=self.train_minutes,
+        )
         minutes = {} if self.student_minutes is None else {"minutes": self.student_minutes}
         return expert, *(round_.model_copy(update=minutes) for round_ in self.student_rounds)
 

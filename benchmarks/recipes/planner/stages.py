@@ -135,7 +135,8 @@ class Stages:
         shards += self._sequences(round_, paths).paths
         if round_:
             shards += self._sequences(0, self._paths(0)[:: recipe.rehearsal]).paths
-        counts = {"troubled": recipe.troubled_lessons} if round_ else {"": recipe.lessons, "locked": recipe.locked_lessons}
+        counts = {"troubled": recipe.troubled_lessons}
+        counts |= {} if round_ else {"": recipe.lessons, "locked": recipe.locked_lessons}
         lessons = {kind: count for kind, count in counts.items() if count}
         out = self.root / "lessons"
         return shards + [encode_lessons(count, recipe.seed, tokenizer, out, kind) for kind, count in lessons.items()]
