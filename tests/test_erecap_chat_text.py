@@ -177,7 +177,7 @@ def test_prompts_are_prefixes_of_training_sequences_whatever_the_messages_hold(s
         assert sequence.input_ids[: len(prompt)].tolist() == prompt.tolist()
     plans = tokenizer.decode(sequence.input_ids[sequence.weights == 1].tolist())
     assert f"goto kitchen {injection}" in plans
-    assert len(controls(tokenizer, sequence.input_ids[sequence.weights == 1])) == 2  # the two that close the answers
+    assert len(controls(tokenizer, sequence.input_ids[sequence.weights == 1])) == 3  # of two answers and a label
 
 
 @pytest.mark.parametrize("backend", [lambda loaded: EngineBackend(loaded, PruneSchedule.none()), HFGenerateBackend])

@@ -1,6 +1,5 @@
 """Sequences from chat messages, their files, and batches."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,29 +52,30 @@ def test_plans_weigh_one_with_their_closing_token_and_untrained_ones_nothing(tok
     assert set(np.unique(sequence.weights)) == {np.float32(0), np.float32(0.3), np.float32(1)}
 
 
-@pytest.mark.parametrize(
-    ("label", "right", "target"),
-    [("goto kitchen\ndrop", "goto kitchen\n", "drop"), ("goto kitchen", "goto kitchen", "<|im_end|>"), ("explore", "", "explore")],
-)
-def test_a_wrong_plan_is_trained_up_to_where_it_parts_from_its_label(
-    tokenizer: PreTrainedTokenizerFast, label: str, right: str, target: str
-):
-    wrong = [*EPISODE[:3], {**EPISODE[3], "train": False, "label": label}]
-    sequence, plain = encode_episode(tokenizer, wrong), encode_episode(tokenizer, EPISODE[:4])
-    trained = np.flatnonzero(sequence.weights == 1)
-    assert sequence.input_ids.tolist() == plain.input_ids.tolist()
-    assert np.flatnonzero(sequence.targets != sequence.input_ids).tolist() == trained[-1:].tolist()
-    wanted = tokenizer.decode(sequence.targets[trained].tolist())
-    assert wanted.startswith(right)
-    assert target.startswith(wanted[len(right) :])
-    assert len(wanted) > len(right)
+def test_the_label_of_a_wrong_plan_is_a_branch_behind_the_episode(tokenizer: PreTrainedTokenizerFast):
+    wrong = [*EPISODE[:3], {**EPISODE[3], "train": False, "label": "goto kitchen\ndrop"}, *EPISODE[4:]]
+    sequence, plain = encode_episode(tokenizer, wrong), encode_episode(tokenizer, EPISODE)
+    right = encode_episode(tokenizer, [*EPISODE[:3], {**EPISODE[3], "content": "goto kitchen\ndrop"}])
+    length = sequence.episode_length
+    assert sequence.input_ids[:length].tolist() == plain.input_ids.tolist()
+    assert sequence.forks is not None
+    at = int(sequence.forks[length])
+    assert set(sequence.forks[length:]) == {at}
+    assert [*sequence.input_ids[:at], *sequence.input_ids[length:]] == right.input_ids[: len(sequence) - length + at].tolist()
+    assert text_where(tokenizer, sequence, sequence.weights == 1) == "explore<|im_end|>goto kitchen\ndrop<|im_end|>"
+    assert (sequence.turns[length:] == ALWAYS_KEPT).all()
+    short = sequence.cut(at)
+    assert (short.forks, len(short)) == (None, at), "a branch goes with what it forks off from"
+    assert sequence.cut(at + 1).episode_length == at + 1
+    assert len(sequence.cut(at + 1)) == at + 1 + len(sequence) - length
 
 
-def test_a_label_that_was_played_changes_nothing(tokenizer: PreTrainedTokenizerFast):
-    labelled = [*EPISODE[:3], {**EPISODE[3], "label": EPISODE[3]["content"]}]
-    sequence, plain = encode_episode(tokenizer, labelled), encode_episode(tokenizer, EPISODE[:4])
-    assert sequence.targets.tolist() == plain.input_ids.tolist()
-    assert sequence.weights.tolist() == plain.weights.tolist()
+@pytest.mark.parametrize("at", [0, 1, 9, 12])
+def test_a_branch_forks_off_inside_the_episode(at: int):
+    with pytest.raises(ValueError, match=f"a branch at token {at}"):
+        make(9).branch(at, [1, 2])
+    with pytest.raises(ValueError, match="a branch at token 10"):
+        make(9).branch(5, [1, 2, 3]).branch(10, [1])
 
 
 def test_turns_count_replans_and_mark_protected_messages(tokenizer: PreTrainedTokenizerFast):
@@ -89,14 +89,16 @@ def test_turns_count_replans_and_mark_protected_messages(tokenizer: PreTrainedTo
 
 def test_shards_give_back_what_was_written(tmp_path: Path):
     sequences = [make(n, seed=n) for n in (5, 9, 2, 30)]
-    sequences[1] = replace(sequences[1], corrected=sequences[1].input_ids + 1)
+    sequences[1] = sequences[1].branch(4, [7, 8]).branch(6, [9])
     write_shard(tmp_path / "a.safetensors", sequences[:3])
     write_shard(tmp_path / "b.safetensors", sequences[3:])
     stored = ShardedSequences([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
-    assert stored.lengths.tolist() == [5, 9, 2, 30]
+    assert stored.lengths.tolist() == [5, 14, 2, 30]
     for index, wanted in enumerate(sequences):
-        for name in ("input_ids", "weights", "turns", "targets"):
+        for name in ("input_ids", "weights", "turns"):
             assert np.array_equal(getattr(stored[index], name), getattr(wanted, name))
+        assert (stored[index].forks is None) == (wanted.forks is None)
+        assert wanted.forks is None or np.array_equal(stored[index].forks, wanted.forks)
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -91,21 +91,44 @@ def test_a_run_trains_with_its_weight_of_other_tokens(tmp_path: Path):
     assert as_in_the_data[0] != less[0]
 
 
-def test_a_corrected_token_is_learned_in_its_place():
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_branch_is_learned_as_if_the_episode_had_gone_that_way(attention: str):
+    """Its loss is that of a sequence of its own, whatever follows in the episode, and beside rows of other lengths."""
+    model, (first, second) = tiny_model(), copy_task(2)[:2]
+    model.set_attn_implementation(attention)
+    labels = {8: [3, 4, 5], 5: [6, 7]}
+    branched, nothing = first, np.zeros(len(first), np.float32)
+    for at, label in labels.items():
+        branched = branched.branch(at, label)
+    rest = replace(branched, weights=np.concatenate([nothing, branched.weights[len(first) :]]))
+    found = batch_loss(model, collate([second, rest, replace(second, weights=second.weights * 0)]), "float32")
+    alone = batch_loss(model, collate([second]), "float32")
+    expected, count = alone.plan_loss.item(), int(alone.plan_tokens)
+    for at, label in labels.items():
+        ids = np.array([*first.input_ids[:at], *label], np.int32)
+        own = TokenSequence(ids, np.array([0.0] * at + [1.0] * len(label), np.float32), np.zeros(len(ids), np.int32))
+        expected += batch_loss(model, collate([own]), "float32").plan_loss.item()
+        count += len(label)
+    assert found.plan_loss.item() == pytest.approx(expected, rel=1e-4)
+    assert int(found.plan_tokens) == count
+
+
+def test_a_branch_changes_nothing_in_the_episode():
     model, sequence = tiny_model(), copy_task(1)[0]
-    wanted = sequence.input_ids.copy()
-    wanted[-1] = 15 if wanted[-1] != 15 else 14
-    corrected = replace(sequence, corrected=wanted, weights=np.eye(len(sequence), dtype=np.float32)[-1])
-    logits = model(torch.from_numpy(sequence.input_ids[None].astype(np.int64))).logits[0, -2]
-    expected = functional.cross_entropy(logits, torch.tensor(int(wanted[-1])))
-    assert batch_loss(model, collate([corrected]), "float32").loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    branched = sequence.branch(6, [3, 4])
+    branched = replace(branched, weights=np.concatenate([sequence.weights, np.zeros(3, np.float32)]))
+    plain, found = (batch_loss(model, collate([one]), "float32").loss for one in (sequence, branched))
+    assert found.item() == pytest.approx(plain.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (plain, found)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
 
 
 def test_padding_changes_neither_loss_nor_gradient():
     def gradient(pad: int) -> tuple[float, torch.Tensor]:
         model, data = tiny_model(), copy_task(3)
         batch = collate([data[0], data[1]])
-        fill = {"input_ids": 5, "targets": 5, "weights": 0.0, "turns": -1}
+        fill = {"input_ids": 5, "weights": 0.0, "turns": -1}
         wide = {name: functional.pad(getattr(batch, name), (0, pad), value=value) for name, value in fill.items()}
         loss = batch_loss(model, replace(batch, **wide), "float32").loss
         loss.backward()

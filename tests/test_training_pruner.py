@@ -156,7 +156,7 @@ def test_padding_changes_nothing(model: Qwen2ForCausalLM, pruner: TokenPruner, e
     forward, single = (soft_forward(model, pruner, b, schedule(), QUIET) for b in (both, alone))
     torch.testing.assert_close(forward.hidden[:1, : len(short)], single.hidden, atol=1e-5, rtol=1e-4)
     rows = both.batch
-    row = Batch(*(t[:1] for t in (rows.input_ids, rows.weights, rows.turns, rows.targets, rows.lengths)), (0,))
+    row = Batch(*(t[:1] for t in (rows.input_ids, rows.weights, rows.turns, rows.lengths)), (0,))
     padded = soft_forward(model, pruner, Replans(row, both.prompts[:1], both.turns[:1]), schedule(), QUIET)
     target = compute_saliency(model, collate([short]), SETTINGS)[:, 0].numpy()
     torch.testing.assert_close(lm_loss(model, padded, row), lm_loss(model, single, alone.batch), atol=1e-5, rtol=1e-5)

@@ -6,10 +6,12 @@
 - A bias per key with a gradient (``SoftMask``) as a mask of all queries and keys rules out the fused kernels, and takes memory that
   grows with the square of the length. As one more feature of each key, which every query multiplies by 1, it is part of the
   products that a fused kernel makes anyway.
+- Branches behind a sequence (``TokenSequence.forks``) see a part of it. Only their own rows have a mask.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ def causal_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    branches: Sequence["Branches"] = (),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally with the signature of transformers' attention functions.
@@ -47,6 +50,8 @@ def causal_attention(
         Factor of the logits; default ``head_dim ** -0.5``.
     dropout
         Share of the weights to drop, 0..1.
+    branches
+        The branches of the rows that have some.
     kwargs
         What transformers passes besides; not read.
 
@@ -69,7 +74,72 @@ def causal_attention(
         query, key, value = _with_bias(query, key, value, attention_mask / scale)
     keys, values = (_repeat(states, query.shape[1]) for states in (key, value))
     out = functional.scaled_dot_product_attention(query, keys, values, dropout_p=dropout, is_causal=True, scale=scale)
+    if branches:
+        out = _with_branches(out, query, keys, values, branches, scale)
     return out[..., :width].transpose(1, 2).contiguous(), None
+
+
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """The branches of one row: what they see.
+
+    Attributes
+    ----------
+    row
+        Number of the row in the batch.
+    begin, end
+        Indices of the first token of the row's branches, and of the one behind the last.
+    visible
+        Tokens of the row that each of them sees, bool ``(end - begin, length)``.
+    """
+
+    row: int
+    begin: int
+    end: int
+    visible: Tensor
+
+
+def branches_of(forks: Tensor) -> tuple[list[Branches], Tensor]:
+    """Find the branches of a batch, and the position of each token.
+
+    Parameters
+    ----------
+    forks
+        Int64 ``(rows, length)``, as in ``Batch.forks``: 0, or for tokens of a branch the number of tokens that it sees before it.
+
+    Returns
+    -------
+    list of Branches
+        One per row that has branches.
+    Tensor
+        Int64 ``(rows, length)``: the index of a token, in a branch counted from where it forks off.
+    """
+    places = torch.arange(forks.shape[1], device=forks.device)
+    positions, found = places.expand_as(forks).clone(), list[Branches]()
+    for row, own in enumerate(forks):
+        inside = own.nonzero().flatten()
+        if not len(inside):
+            continue
+        begin, end = int(inside[0]), int(inside[-1]) + 1
+        mine = own[begin:end]
+        starts = torch.cat([mine.new_ones(1, dtype=torch.bool), mine[1:] != mine[:-1]])
+        firsts = places[begin:end][starts][starts.cumsum(0) - 1]  # the first token of each token's branch
+        positions[row, begin:end] = mine + places[begin:end] - firsts
+        itself = (places >= firsts[:, None]) & (places <= places[begin:end, None])
+        found.append(Branches(row, begin, end, (places < mine[:, None]) | itself))
+    return found, positions
+
+
+def _with_branches(out: Tensor, query: Tensor, key: Tensor, value: Tensor, branches: Sequence[Branches], scale: float) -> Tensor:
+    """Replace the branches' rows of ``out``, ``(batch, heads, length, width)``, by attention to what they see."""
+    rows = list(out.unbind(0))
+    for one in branches:
+        own = query[one.row, None, :, one.begin : one.end]
+        seen = functional.scaled_dot_product_attention(
+            own, key[one.row, None], value[one.row, None], attn_mask=one.visible[None, None], scale=scale
+        )[0]
+        rows[one.row] = torch.cat([rows[one.row][:, : one.begin], seen, rows[one.row][:, one.end :]], dim=1)
+    return torch.stack(rows)
 
 
 def _with_bias(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

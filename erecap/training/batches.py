@@ -25,20 +25,20 @@ class Batch:
         Weights of the targets, float32 ``(rows, length)``: ``PLAN_WEIGHT`` or 0 on plans, between them on all other tokens.
     turns
         Turn of each token (``TokenSequence.turns``), int64 ``(rows, length)``.
-    targets
-        Token id to predict at each place, int64 ``(rows, length)``.
     lengths
         Tokens of each row without padding, int64 ``(rows,)``.
     indices
         Number of each row in the sequence set.
+    forks
+        Branches (``TokenSequence.forks``), int64 ``(rows, length)``; ``None`` where no row has one.
     """
 
     input_ids: torch.Tensor
     weights: torch.Tensor
     turns: torch.Tensor
-    targets: torch.Tensor
     lengths: torch.Tensor
     indices: tuple[int, ...]
+    forks: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -52,7 +52,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to ``device``."""
-        names = ("input_ids", "weights", "turns", "targets", "lengths")
+        names = ("input_ids", "weights", "turns", "lengths", *(() if self.forks is None else ("forks",)))
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -103,14 +103,16 @@ def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad
     """
     lengths = torch.tensor([len(s) for s in sequences])
     shape = (len(sequences), int(lengths.max()))
-    ids, targets = (torch.full(shape, pad_id, dtype=torch.int64) for _ in range(2))
-    weights, turns = torch.zeros(shape), torch.full(shape, ALWAYS_KEPT, dtype=torch.int64)
+    ids, weights = torch.full(shape, pad_id, dtype=torch.int64), torch.zeros(shape)
+    turns, forks = torch.full(shape, ALWAYS_KEPT, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.from_numpy(sequence.input_ids.astype(np.int64))
-        targets[row, : len(sequence)] = torch.from_numpy(sequence.targets.astype(np.int64))
         weights[row, : len(sequence)] = torch.from_numpy(sequence.weights)
         turns[row, : len(sequence)] = torch.from_numpy(sequence.turns.astype(np.int64))
-    return Batch(ids, weights, turns, targets, lengths, tuple(indices) or tuple(range(len(sequences))))
+        if sequence.forks is not None:
+            forks[row, : len(sequence)] = torch.from_numpy(sequence.forks.astype(np.int64))
+    branched = any(sequence.forks is not None for sequence in sequences)
+    return Batch(ids, weights, turns, lengths, tuple(indices) or tuple(range(len(sequences))), forks if branched else None)
 
 
 def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curriculum:

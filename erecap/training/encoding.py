@@ -11,13 +11,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from erecap.models.chat_text import EncodedText, chat_text_of, mark_chat, unreserved, whole_characters
-from erecap.training.sequences import ALWAYS_KEPT, OTHER_WEIGHT, PLAN_WEIGHT, Float32, Int32, Int64, TokenSequence
+from erecap.training.sequences import ALWAYS_KEPT, OTHER_WEIGHT, PLAN_WEIGHT, Int64, TokenSequence
 
 TrainingMessage = Mapping[str, Any]
 """A chat message, with ``role`` and ``content`` as for a chat template, and optional keys:
 
 - ``train``, of assistant messages: whether to imitate the plan (default true);
-- ``label``, of assistant messages: the correct plan, where ``content`` is a wrong one;
+- ``label``, of assistant messages: the correct plan, where ``content`` is a wrong one. It becomes a branch of the sequence;
 - ``protected``: whether the message is never pruned (by default only system messages are);
 - ``same_turn``: whether the message belongs to the turn of the plan before it, instead of beginning a new turn (default false);
 - ``ends_turn``: whether the next message begins a new turn, as it does after a plan (default false).
@@ -30,8 +30,8 @@ def encode_episode(
     """Encode chat messages as the tokenizer's chat template renders them, with a weight per target token.
 
     The tokens of assistant messages, ``<|im_end|>`` included, have weight ``PLAN_WEIGHT``. With ``train: False`` the message is a
-    wrong plan that stays in the context, with weight 0. All other tokens have weight ``OTHER_WEIGHT``. A wrong plan with a
-    ``label`` is trained up to the first token that differs from the label; the target there is the label's token.
+    wrong plan that stays in the context, with weight 0. All other tokens have weight ``OTHER_WEIGHT``. The ``label`` of a wrong
+    plan is a branch behind the episode (``TokenSequence.branch``).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def encode_episode(
     encoded, heads, spans = _render(tokenizer, messages)
     ids, starts = encoded.ids.astype(np.int32), encoded.starts
     weights = np.full(len(ids), OTHER_WEIGHT, dtype=np.float32)
-    turns, targets = np.zeros(len(ids), dtype=np.int32), ids.copy()
+    turns, labels = np.zeros(len(ids), dtype=np.int32), list[tuple[int, list[int]]]()
     # a message begins at the special token before its role
     begins = [0, *(int(np.searchsorted(starts, head)) - 1 for head in heads[1:])]
     for message, begin, turn, span in zip(messages, begins, _turns(messages, answers_begin_turns), spans, strict=True):
@@ -61,18 +61,11 @@ def encode_episode(
             weights[plan] = PLAN_WEIGHT if message.get("train", True) else 0.0
             if "label" in message:
                 label = chat_text_of(tokenizer).data_tokens(message["label"]).tolist()
-                _correct(targets[plan], weights[plan], [*label, ids[plan][-1]])
-    return TokenSequence(ids, weights, turns, targets)
-
-
-def _correct(targets: Int32, weights: Float32, label: Sequence[int]) -> None:
-    """Set the target to the label's token where plan and label first differ, and the weights up to there to ``PLAN_WEIGHT``.
-
-    Plan and label both end in the closing token, so neither is a prefix of the other.
-    """
-    parts = next((i for i, (played, wanted) in enumerate(zip(targets, label, strict=False)) if played != wanted), None)
-    if parts is not None:
-        targets[parts], weights[: parts + 1] = label[parts], PLAN_WEIGHT
+                labels.append((plan.start, [*label, int(ids[plan][-1])]))
+    sequence = TokenSequence(ids, weights, turns)
+    for at, label in labels:
+        sequence = sequence.branch(at, label)
+    return sequence
 
 
 def _render(

@@ -58,7 +58,7 @@ def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
     output
         The output matrix, ``(vocabulary, width)``.
     batch
-        Targets and weights. Targets of weight ``PLAN_WEIGHT`` count as plan tokens.
+        Tokens and their weights. Targets of weight ``PLAN_WEIGHT`` count as plan tokens.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
         For a batch in which every target has weight 0.
     """
     wanted = batch.weights[:, 1:] > 0
-    targets, weights = batch.targets[:, 1:][wanted], batch.weights[:, 1:][wanted]
+    targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
     if not len(targets):
         raise ValueError(f"sequences {batch.indices} have no target of nonzero weight: leave them out")
     rows = hidden[:, :-1][wanted]

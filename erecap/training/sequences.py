@@ -1,8 +1,12 @@
 """Training sequences and their files: one episode as token ids, with a target and a weight per token.
 
-``weights[i]`` is the weight of predicting ``targets[i]`` from the tokens before index ``i``; ``weights[0]`` is not used.
-The target is the token itself, except where the token was a mistake. Tokens of plans to imitate have weight ``PLAN_WEIGHT``, those
-of other plans 0, and all others a weight between, so the weight also marks the plans.
+``weights[i]`` is the weight of predicting token ``i`` from the tokens before it; ``weights[0]`` is not used.
+Tokens of plans to imitate have weight ``PLAN_WEIGHT``, those of other plans 0, and all others a weight between, so the weight also
+marks the plans.
+
+Behind the episode there may be branches: plans that should have been made instead of others. A branch sees the episode up to where
+it forks off, and itself, and nothing of the episode sees it. So one sequence teaches the right plan at each replan, also where the
+episode went on with a wrong one.
 """
 
 import hashlib
@@ -27,7 +31,7 @@ ALWAYS_KEPT = -1
 """The turn of a token that may never be pruned."""
 NO_REPLAN = -2
 """The turn given for a row of a batch that has no replan."""
-SEQUENCES_FORMAT = "erecap-sequences-2"
+SEQUENCES_FORMAT = "erecap-sequences-3"
 """Name and version of the format, in a shard's metadata."""
 
 CHECKSUM = "checksum"
@@ -51,8 +55,10 @@ class TokenSequence:
     turns
         Turn of each token, int32 ``(n,)``, or ``ALWAYS_KEPT``. A turn is an observation, the plan that answers it, and what came of
         the plan. What the agent is told before its first observation is a turn of its own.
-    corrected
-        Targets, int32 ``(n,)``; ``None`` where they are the tokens themselves.
+    forks
+        Int32 ``(n,)``; ``None`` without branches. 0 for tokens of the episode; for those of a branch, all behind the episode, the
+        number of tokens of the episode that it sees. A branch begins with a copy of the episode's next token, at its position, and
+        its tokens have the turn ``ALWAYS_KEPT``.
 
     Raises
     ------
@@ -63,12 +69,13 @@ class TokenSequence:
     input_ids: Int32
     weights: Float32
     turns: Int32
-    corrected: Int32 | None = None
+    forks: Int32 | None = None
 
     def __post_init__(self) -> None:
-        shapes = {self.input_ids.shape, self.targets.shape, self.weights.shape, self.turns.shape}
+        arrays = (self.input_ids, self.weights, self.turns, *(() if self.forks is None else (self.forks,)))
+        shapes = {array.shape for array in arrays}
         if len(shapes) != 1 or self.input_ids.ndim != 1:
-            raise ValueError(f"input_ids, targets, weights and turns have shapes {shapes}: give vectors of one length")
+            raise ValueError(f"input_ids, weights, turns and forks have shapes {shapes}: give vectors of one length")
         if len(self.input_ids) < 2:
             raise ValueError(f"a sequence of {len(self.input_ids)} tokens predicts nothing: give at least 2 tokens")
 
@@ -76,14 +83,46 @@ class TokenSequence:
         return len(self.input_ids)
 
     @property
-    def targets(self) -> Int32:
-        """Token id to predict at each index, int32 ``(n,)``."""
-        return self.input_ids if self.corrected is None else self.corrected
+    def episode_length(self) -> int:
+        """Number of tokens of the episode, without branches."""
+        return len(self) if self.forks is None else int((self.forks == 0).sum())
 
     def cut(self, length: int) -> "TokenSequence":
-        """Return the first ``length`` tokens."""
-        corrected = None if self.corrected is None else self.corrected[:length]
-        return TokenSequence(self.input_ids[:length], self.weights[:length], self.turns[:length], corrected)
+        """Return the first ``length`` tokens of the episode, and the branches that fork off within them."""
+        if self.forks is None:
+            return TokenSequence(self.input_ids[:length], self.weights[:length], self.turns[:length])
+        forks = self.forks
+        kept = np.where(forks == 0, np.arange(len(self)) < length, forks < length)
+        left = forks[kept]
+        return TokenSequence(self.input_ids[kept], self.weights[kept], self.turns[kept], left if left.any() else None)
+
+    def branch(self, at: int, tokens: Sequence[int]) -> "TokenSequence":
+        """Return the sequence with a branch: a plan to imitate instead of the one that begins at index ``at`` of the episode.
+
+        Parameters
+        ----------
+        at
+            Index of the first token that the branch replaces, at least 2.
+        tokens
+            Token ids of the branch.
+
+        Raises
+        ------
+        ValueError
+            For an index outside the episode.
+        """
+        if not 2 <= at < self.episode_length:
+            raise ValueError(f"a branch at token {at} of an episode of {self.episode_length}: it must follow at least two tokens")
+        ids = np.array([self.input_ids[at - 1], *tokens], np.int32)
+        weights = np.full(len(ids), PLAN_WEIGHT, np.float32)
+        weights[0] = 0.0
+        forks = np.zeros(len(self), np.int32) if self.forks is None else self.forks
+        return TokenSequence(
+            np.concatenate([self.input_ids, ids]),
+            np.concatenate([self.weights, weights]),
+            np.concatenate([self.turns, np.full(len(ids), ALWAYS_KEPT, np.int32)]),
+            np.concatenate([forks, np.full(len(ids), at - 1, np.int32)]),
+        )
 
 
 def cut_after_plan(sequence: TokenSequence, length: int) -> TokenSequence | None:
@@ -129,14 +168,19 @@ class SequenceList:
 
 
 def digest(sequences: SequenceSet) -> str:
-    """Compute a checksum of all tokens, targets, weights and turns: 16 hex digits.
+    """Compute a checksum of all tokens, weights, turns and branches: 16 hex digits.
 
     Results that were computed from a set record it, so that they are not used with another set.
     """
     checksum = hashlib.sha256()
     for index in range(len(sequences)):
         sequence = sequences[index]
-        for values in (sequence.input_ids, sequence.targets, sequence.weights, sequence.turns):
+        for values in (
+            sequence.input_ids,
+            sequence.weights,
+            sequence.turns,
+            *(() if sequence.forks is None else (sequence.forks,)),
+        ):
             checksum.update(np.ascontiguousarray(values).tobytes())
     return checksum.hexdigest()[:16]
 
@@ -144,7 +188,7 @@ def digest(sequences: SequenceSet) -> str:
 def write_shard(path: Path, sequences: Sequence[TokenSequence]) -> None:
     """Write sequences to one safetensors file, atomically.
 
-    It holds the sequences one after another as ``ids``, ``targets``, ``weights`` and ``turns``, and ``offsets``, int64
+    It holds the sequences one after another as ``ids``, ``weights``, ``turns`` and ``forks``, and ``offsets``, int64
     ``(sequences + 1,)``.
 
     Raises
@@ -157,9 +201,9 @@ def write_shard(path: Path, sequences: Sequence[TokenSequence]) -> None:
     offsets = np.cumsum([0, *(len(s) for s in sequences)]).astype(np.int64)
     tensors: dict[str, npt.NDArray[Any]] = {
         "ids": np.concatenate([s.input_ids for s in sequences]).astype(np.int32),
-        "targets": np.concatenate([s.targets for s in sequences]).astype(np.int32),
         "weights": np.concatenate([s.weights for s in sequences]).astype(np.float32),
         "turns": np.concatenate([s.turns for s in sequences]).astype(np.int32),
+        "forks": np.concatenate([np.zeros(len(s), np.int32) if s.forks is None else s.forks for s in sequences]).astype(np.int32),
         "offsets": offsets,
     }
     metadata = {"format": SEQUENCES_FORMAT, CHECKSUM: tensors_checksum(tensors)}
@@ -212,7 +256,8 @@ class ShardedSequences:
         row = index - int(self._starts[shard])
         start, end = (int(x) for x in self._offsets[shard][row : row + 2])
         file = self._files[shard]
-        return TokenSequence(*(file.get_slice(name)[start:end] for name in ("ids", "weights", "turns", "targets")))
+        ids, weights, turns, forks = (file.get_slice(name)[start:end] for name in ("ids", "weights", "turns", "forks"))
+        return TokenSequence(ids, weights, turns, forks if forks.any() else None)
 
 
 def _open_shard(path: Path) -> Any:  # safetensors ships no types for its handle

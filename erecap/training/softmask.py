@@ -90,7 +90,7 @@ def draw_replans(batch: Batch, targets: str = "plan") -> Replans:
     wanted = inside & (column >= starts[:, None]) if targets == "plan" else inside & (numbers[:, None] != NO_REPLAN)
     prunable = inside & ~current_plans(batch, numbers)[:, :longest]
     turns = torch.where(prunable, batch.turns[:, :longest], ALWAYS_KEPT)
-    cut = Batch(batch.input_ids[:, :longest], wanted.float(), turns, batch.targets[:, :longest], ends, batch.indices)
+    cut = Batch(batch.input_ids[:, :longest], wanted.float(), turns, ends, batch.indices)
     return Replans(cut, starts, numbers)
 
 

@@ -3,14 +3,16 @@
 The model is a stock transformers model with float32 weights; matrix products run in bfloat16 where that is faster.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from erecap.models.attention_kernels import PreferredKernels
-from erecap.models.causal_attention import attending_fast
+from erecap.models.causal_attention import attending_causally, attending_fast, branches_of
 from erecap.training.batches import Batch, Batches
 from erecap.training.config import Precision, TrainConfig, compute_dtype
 from erecap.training.loop import Hooks, Metrics, TrainLoop, TrainRecord
@@ -26,10 +28,24 @@ def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "aut
     device = batch.input_ids.device
     dtype = compute_dtype(precision, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with PreferredKernels(device) as kernels, attending_fast(model.config, device), autocast:
+    with PreferredKernels(device) as kernels, _attention(model, batch), autocast:
         kernels.prefer_for(1)
-        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False, **_branches(batch)).last_hidden_state
         return weighted_loss(hidden, model.get_output_embeddings().weight, batch)  # type: ignore[no-untyped-call]
+
+
+def _attention(model: PreTrainedModel, batch: Batch) -> AbstractContextManager[None]:
+    if batch.forks is None:
+        return attending_fast(model.config, batch.input_ids.device)
+    return attending_causally(model.config)
+
+
+def _branches(batch: Batch) -> dict[str, Any]:
+    """Make the arguments of the model that branches need: where they are, and the positions of all tokens."""
+    if batch.forks is None:
+        return {}
+    branches, positions = branches_of(batch.forks)
+    return {"branches": branches, "position_ids": positions}
 
 
 def train_planner(

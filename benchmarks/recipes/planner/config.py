@@ -76,8 +76,8 @@ class Round(BaseModel):
         Largest number of samples made of an episode's corrections. A correction is the episode up to a plan that differs from the
         expert's, with the expert's plan in its place.
     in_place
-        Whether the sample of the whole episode also trains the expert's token at the first difference of each plan. Then one
-        sequence corrects the first wrong token of all plans; a correction corrects one plan in full.
+        Whether the sample of the whole episode also teaches the expert's plan beside each that differs from it, in a branch that
+        sees the episode up to there. Then one sequence corrects all plans; a correction is a sequence for one plan.
     other_weight
         Weight of the tokens outside plans in the loss, where a plan's have 1. At first all text teaches the model to look things
         up; later most of it is noise, since nobody can foresee what the agent will see.
@@ -88,8 +88,8 @@ class Round(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: tuple[Source, ...]
-    corrections: int = Field(default=1, ge=0)
-    in_place: bool = False
+    corrections: int = Field(default=0, ge=0)
+    in_place: bool = True
     other_weight: float = Field(default=0.3, gt=0, lt=1)
     minutes: float = Field(default=9, gt=0)
 
@@ -111,8 +111,6 @@ STUDENT_ROUNDS = (
             *(_level(name, chunk=10) for name in _HARD),
             *(_level(name, 20, "task", 10) for name in _HARD),
         ),
-        corrections=2,
-        in_place=True,
         other_weight=0.05,
         minutes=10,
     ),
@@ -125,8 +123,6 @@ STUDENT_ROUNDS = (
             _house("Household", 40, chunk=8),
             _level("BossLevel", 40, chunk=10),
         ),
-        corrections=3,
-        in_place=True,
         other_weight=0.05,
         minutes=13,
     ),
@@ -139,10 +135,8 @@ STUDENT_ROUNDS = (
             _house("HouseholdTroubled", 40, horizon="task", chunk=8),
             _level("BossLevel", 40, chunk=10),
         ),
-        corrections=3,
-        in_place=True,
         other_weight=0.05,
-        minutes=15,
+        minutes=30,
     ),
 )
 
@@ -224,14 +218,14 @@ class Recipe(BaseModel):
     noise: float = Field(0.08, ge=0, le=1)
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
-    corrections: int = Field(default=1, ge=0)
+    corrections: int = Field(default=0, ge=0)
     other_weight: float = Field(default=0.3, gt=0, lt=1)
     rehearsal: int = Field(8, ge=1)
     train_minutes: float = Field(50, gt=0)
     student_minutes: float | None = Field(None, gt=0)
     play_minutes: float | None = Field(7, gt=0)
     learning_rate: float = Field(2e-3, gt=0)
-    dagger_learning_rate: float = Field(5e-4, gt=0)
+    dagger_learning_rate: float = Field(8e-4, gt=0)
     token_budget: int = Field(2048, ge=256)
     max_tokens: int = Field(8192, ge=512)
     shortest: int = Field(700, ge=128)

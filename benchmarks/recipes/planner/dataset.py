@@ -41,7 +41,7 @@ def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessag
     sample
         An episode, whole or up to a correction.
     in_place
-        Whether plans that differ from the expert's get the expert's plan as their label.
+        Whether plans that differ from the expert's get the expert's plan as their label, which becomes a branch of the sequence.
     """
     found: list[TrainingMessage] = []
     plans = iter(zip(sample.imitate, sample.labels, strict=True))
@@ -93,9 +93,9 @@ class Encoding:
     out
         Directory of the shards.
     max_tokens
-        Longest sequence in tokens. Longer episodes are cut; a correction that would lose its plan is left out.
+        Longest sequence in tokens, without branches. Longer episodes are cut; a correction that would lose its plan is left out.
     in_place
-        Whether whole episodes also train the expert's token where a played plan first differs from the expert's.
+        Whether whole episodes also teach the expert's plan, in a branch, beside each played plan that differs from it.
     """
 
     tokenizer: Path
@@ -159,7 +159,7 @@ def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, ou
 
 def _encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, max_tokens: int, in_place: bool) -> TokenSequence | None:
     sequence = encode_episode(tokenizer, chat_messages(sample, in_place))
-    if len(sequence) <= max_tokens:
+    if sequence.episode_length <= max_tokens:
         return sequence
     if not any(label is not None for label in sample.labels[:-1]):
         return None

@@ -65,5 +65,5 @@ class RemovalCredit:
     def _losses(self, row: int, plan: Tensor, last: Tensor) -> Tensor:
         """Compute the plan's mean cross entropy from each of ``last``, ``(several, tokens, width)``: float32 ``(several,)``."""
         logits = self._parts.head(self._parts.norm(last[:, plan - 1])).float()
-        wanted = self._batch.targets[row, plan].expand(len(last), -1)
+        wanted = self._batch.input_ids[row, plan].expand(len(last), -1)
         return cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(last), -1).mean(1)
