@@ -8,10 +8,11 @@ import typer
 
 from agents.recorded_prompts import by_episode
 from benchmarks.backends.registry import BackendFactory, choose_reference, parse_specs
-from benchmarks.comparison.fidelity import fidelities, measure_replans
+from benchmarks.comparison.fidelity import fidelities
 from benchmarks.output.console import plain_console, result_console
 from benchmarks.output.files import write_atomically
 from benchmarks.output.lock import OutputLock
+from benchmarks.recipes.replans import measure_replans
 from benchmarks.reports.fidelity import markdown, rich_table
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.progress import StageProgress
