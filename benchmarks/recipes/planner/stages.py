@@ -174,7 +174,7 @@ class Stages:
 
 def start_of(recipe: Recipe) -> Path:
     """Return the directory of the planner that a recipe goes on from. Raise ``ValueError`` where it holds none."""
-    path = bundled_planner_dir(recipe.name) if recipe.start_from in (None, "bundled") else Path(str(recipe.start_from))
+    path = bundled_planner_dir(recipe.name) if recipe.start_from == "bundled" else Path(str(recipe.start_from))
     if not (path / "config.json").is_file():
         raise ValueError(f"start_from: {path} holds no planner to go on from: name the directory of one, or leave it out")
     return path
