@@ -95,8 +95,22 @@ class Round(BaseModel):
 
 
 # The first rounds show where the student gets stuck: in long households, at a full box or a locked door, and with plans for the
-# whole task. The later ones play these again. The last one has many such states.
+# whole task. The later ones play these again. The third has many such states. The last ones play what was still lost after it:
+# whole tasks whose houses change.
 _HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
+_WHOLE_TASKS = Round(
+    sources=(
+        _house("HouseholdReplan", 48, "verbose", "task", 2),
+        _house("HouseholdReplan", 48, "terse", "task", 2),
+        _house("HouseholdLong", 8, "verbose", chunk=2),
+        _house("HouseholdLong", 24, "verbose", "task", 2),
+        _house("HouseholdSmall", 40, horizon="task", chunk=8),
+        _house("HouseholdTroubled", 40, horizon="task", chunk=8),
+        _level("BossLevel", 20, chunk=10),
+    ),
+    other_weight=0.05,
+    minutes=20,
+)
 STUDENT_ROUNDS = (
     Round(
         sources=(
@@ -138,6 +152,7 @@ STUDENT_ROUNDS = (
         other_weight=0.05,
         minutes=30,
     ),
+    *(_WHOLE_TASKS,) * 4,
 )
 
 
