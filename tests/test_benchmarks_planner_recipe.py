@@ -27,7 +27,7 @@ from benchmarks.recipes.planner.collect import (
     read_demonstrations,
     read_stats,
 )
-from benchmarks.recipes.planner.config import Recipe, Round, Source
+from benchmarks.recipes.planner.config import Lessons, Recipe, Round, Source
 from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson, troubled_lesson
@@ -205,8 +205,7 @@ def test_the_recipe_runs_from_nothing_and_goes_on_where_it_stopped(tmp_path: Pat
         student_rounds=(Round(sources=(Source(env_id="PutNext", episodes=1),), minutes=0.01),),
         train_minutes=0.02,
         held_out_episodes=0,
-        lessons=20,
-        locked_lessons=20,
+        lessons=Lessons(plain=20, locked=20, misplanned=20),
     )
     first, second = Reports(), Reports()
     result = run_recipe(recipe, tmp_path, 1, 0, False, first)
@@ -423,20 +422,11 @@ def test_the_recipe_for_textworld_names_what_exists() -> None:
     chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())
 
 
-def test_the_recipe_that_goes_on_plays_other_episodes_than_the_one_before() -> None:
-    fresh, more = Recipe(), Recipe(**json.loads((Path(__file__).parent.parent / "tools" / "planner_continued.json").read_text()))
-    assert more.start_from is not None
-    episodes = sorted(source.episodes for source in fresh.expert_sources)
-    assert episodes[-2] <= more.skip_seeds, "only of the largest source some episodes are played again"
-    for number, round_ in enumerate(more.rounds):
-        chunks(round_.sources, RoundPlay(number, 0.0, 0), Path(), more.skip_seeds)
-
-
 @pytest.mark.slow
 def test_a_recipe_goes_on_from_a_planner_on_other_episodes(tmp_path: Path) -> None:
     """With a learning rate of next to nothing the weights stay those of the planner that it goes on from."""
     source = Source(env_id="PutNext", episodes=8)
-    first = Recipe(expert_sources=(source,), student_rounds=(), train_minutes=0.02, lessons=20, locked_lessons=20)
+    first = Recipe(expert_sources=(source,), student_rounds=(), train_minutes=0.02, lessons=Lessons(plain=20, locked=20))
     planner = Path(run_recipe(first, tmp_path / "first", 1, 0, False, Reports())["planner"])
     more = first.model_copy(update={"start_from": str(planner), "skip_seeds": 8, "learning_rate": 1e-12})
     again = Path(run_recipe(more, tmp_path / "more", 1, 0, False, Reports())["planner"])
@@ -474,7 +464,7 @@ def test_the_recipe_trains_a_planner_of_text_worlds(fakes: None, tmp_path: Path)
         suites=(),
         expert_sources=(Source(env_id="my_kitchen:Kitchen-v0", episodes=8),),
         student_rounds=(),
-        lessons=0,
+        lessons=Lessons(),
         train_minutes=0.02,
     )
     planner = Path(run_recipe(recipe, tmp_path, 1, 0, False, Reports())["planner"])

@@ -65,6 +65,29 @@ EXPERT_SOURCES = (
 )
 
 
+class Lessons(BaseModel):
+    """Numbers of lessons, synthetic episodes about one thing each.
+
+    Attributes
+    ----------
+    plain
+        Things are asked for that were seen some turns ago.
+    locked
+        Things lie behind locked doors.
+    troubled
+        The hand holds something else than was planned, and things stand in the way.
+    misplanned
+        Half the plans were wrong, and the right ones stand beside them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plain: int = Field(0, ge=0)
+    locked: int = Field(0, ge=0)
+    troubled: int = Field(0, ge=0)
+    misplanned: int = Field(0, ge=0)
+
+
 class Round(BaseModel):
     """One round of playing and training.
 
@@ -81,6 +104,8 @@ class Round(BaseModel):
     other_weight
         Weight of the tokens outside plans in the loss, where a plan's have 1. At first all text teaches the model to look things
         up; later most of it is noise, since nobody can foresee what the agent will see.
+    lessons
+        Lessons in the training data.
     minutes
         Length of the training, in minutes of wall time.
     """
@@ -91,6 +116,7 @@ class Round(BaseModel):
     corrections: int = Field(default=0, ge=0)
     in_place: bool = True
     other_weight: float = Field(default=0.3, gt=0, lt=1)
+    lessons: Lessons = Lessons(troubled=300, misplanned=700)
     minutes: float = Field(default=9, gt=0)
 
 
@@ -109,7 +135,7 @@ _WHOLE_TASKS = Round(
         _level("BossLevel", 20, chunk=10),
     ),
     other_weight=0.05,
-    minutes=20,
+    minutes=25,
 )
 STUDENT_ROUNDS = (
     Round(
@@ -181,11 +207,7 @@ class Recipe(BaseModel):
     student_rounds
         The later rounds (DAgger), in which the student plays and the expert labels.
     lessons
-        Number of lessons in the training data of round 0.
-    locked_lessons
-        Number of lessons about locked doors in that of round 0.
-    troubled_lessons
-        Number of lessons in which the hand holds something else than was planned, in that of each round.
+        Lessons in the training data of round 0.
     noise
         Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
     stubbornness
@@ -194,8 +216,10 @@ class Recipe(BaseModel):
         Share of the replans in which the student's plan is played in its rounds, 0..1.
     corrections, other_weight
         ``Round.corrections`` and ``Round.other_weight`` of round 0.
+    recent_rounds
+        Student rounds whose episodes a round trains on in full: its own and those just before.
     rehearsal
-        One of this many expert chunks is trained on again in each student round.
+        Of the rounds before them, the expert's among these, one of this many chunks is trained on again.
     train_minutes
         Length of the training in round 0, in minutes of wall time.
     student_minutes
@@ -227,15 +251,14 @@ class Recipe(BaseModel):
     expert_sources: tuple[Source, ...] = EXPERT_SOURCES
     expert_factor: int = Field(1, ge=1)
     student_rounds: tuple[Round, ...] = Field(STUDENT_ROUNDS, max_length=MAX_ROUNDS - 1)
-    lessons: int = Field(5000, ge=0)
-    locked_lessons: int = Field(4000, ge=0)
-    troubled_lessons: int = Field(3000, ge=0)
+    lessons: Lessons = Lessons(plain=5000, locked=4000, troubled=3000, misplanned=2000)
     noise: float = Field(0.08, ge=0, le=1)
     stubbornness: float = Field(0.6, ge=0, le=1)
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=0, ge=0)
     other_weight: float = Field(default=0.3, gt=0, lt=1)
-    rehearsal: int = Field(8, ge=1)
+    recent_rounds: int = Field(2, ge=1)
+    rehearsal: int = Field(4, ge=1)
     train_minutes: float = Field(50, gt=0)
     student_minutes: float | None = Field(None, gt=0)
     play_minutes: float | None = Field(7, gt=0)
@@ -255,6 +278,7 @@ class Recipe(BaseModel):
             sources=self._expert_sources(),
             corrections=self.corrections,
             other_weight=self.other_weight,
+            lessons=self.lessons,
             minutes=self.train_minutes,
         )
         minutes = {} if self.student_minutes is None else {"minutes": self.student_minutes}

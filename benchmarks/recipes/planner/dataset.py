@@ -14,6 +14,7 @@ from agents.workers import spawn_pool
 from benchmarks.recipes.planner.collect import read_demonstrations
 from benchmarks.recipes.planner.lessons import lesson
 from benchmarks.recipes.planner.locked_lessons import locked_lesson, troubled_lesson
+from benchmarks.recipes.planner.misplanned_lessons import misplanned_lesson
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage, encode_episode
 from erecap.training.sequences import ShardedSequences, TokenSequence, write_shard
@@ -144,13 +145,13 @@ def encode_chunk(chunk: Path, how: Encoding) -> Path:
     return chunk
 
 
-LESSONS = {"": lesson, "locked": locked_lesson, "troubled": troubled_lesson}
-"""Functions that write lessons, by their kind; plain ones have no name."""
+LESSONS = {"plain": lesson, "locked": locked_lesson, "troubled": troubled_lesson, "misplanned": misplanned_lesson}
+"""Functions that write lessons, by their kind."""
 
 
-def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path, kind: str = "") -> Path:
+def encode_lessons(count: int, seed: int, tokenizer: PreTrainedTokenizerBase, out: Path, kind: str = "plain") -> Path:
     """Write ``count`` lessons of a kind of ``LESSONS`` as one shard in ``out``; return its path."""
-    shard = out / f"{kind and f'{kind}-'}{count}-{seed}.safetensors"
+    shard = out / f"{kind}-{count}-{seed}.safetensors"
     if not shard.exists():
         rng = np.random.default_rng((seed, count))
         write_shard(shard, [encode_episode(tokenizer, LESSONS[kind](rng)) for _ in range(count)])

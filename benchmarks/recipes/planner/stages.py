@@ -129,17 +129,15 @@ class Stages:
         tokenizer.save_pretrained(self.model_dir(round_))
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
-        """List the shards to train on: the expert's, or all student rounds and a part of the expert's; and lessons."""
+        """List the shards to train on: the latest rounds' and, of those before them, a part; and lessons."""
         recipe = self.recipe
-        shards = [path for r in range(1, round_) for path in self._sequences(r, self._paths(r)).paths]
-        shards += self._sequences(round_, paths).paths
-        if round_:
-            shards += self._sequences(0, self._paths(0)[:: recipe.rehearsal]).paths
-        counts = {"troubled": recipe.troubled_lessons}
-        counts |= {} if round_ else {"": recipe.lessons, "locked": recipe.locked_lessons}
-        lessons = {kind: count for kind, count in counts.items() if count}
+        shards = list(self._sequences(round_, paths).paths)
+        for earlier in range(round_):
+            every = 1 if earlier and earlier > round_ - recipe.recent_rounds else recipe.rehearsal
+            shards += self._sequences(earlier, self._paths(earlier)[::every]).paths
+        lessons = {kind: count for kind, count in recipe.rounds[round_].lessons.model_dump().items() if count}
         out = self.root / "lessons"
-        return shards + [encode_lessons(count, recipe.seed, tokenizer, out, kind) for kind, count in lessons.items()]
+        return shards + [encode_lessons(count, recipe.seed + round_, tokenizer, out, kind) for kind, count in lessons.items()]
 
     def _config(self, round_: int) -> TrainConfig:
         recipe = self.recipe
