@@ -1,6 +1,7 @@
 """The recipe of the bundled planner, too small to learn anything: its stages fit together and go on where they stopped."""
 
 import json
+import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -31,6 +32,7 @@ from benchmarks.recipes.planner.config import Lessons, Recipe, Round, Source
 from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson, troubled_lesson
+from benchmarks.recipes.planner.misplanned_lessons import MisplannedHouse, misplanned_lesson
 from benchmarks.recipes.planner.pipeline import run_recipe
 from benchmarks.runs.suites import HELD_OUT, find_suite
 from envs import make_env
@@ -334,6 +336,32 @@ def test_trouble_comes_in_both_kinds() -> None:
         assert house.held in ("", "green key"), "the balls lie behind locked doors"
         fell, swapped = fell + (house.held == ""), swapped + (house.held != "")
     assert min(fell, swapped) > 5
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_misplanned_lesson_labels_wrong_plans_with_right_ones(seed: int) -> None:
+    """A wrong plan is not imitated; the right one begins with the open goal and is no wrong one."""
+    messages = misplanned_lesson(np.random.default_rng(seed))
+    assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+    for observation, plan in zip(messages[::2], messages[1::2], strict=True):
+        goals = str(observation["content"]).partition("Goals:\n")[2].splitlines()
+        right = str(plan.get("label", plan["content"]))
+        assert right.partition(". ")[0] == goals[0].partition(". ")[0], "a plan begins with the open goal"
+        assert ("label" in plan) != plan.get("train", True)
+        assert plan["content"] != plan.get("label", "")
+
+
+def test_a_failure_to_find_a_thing_changes_no_right_plan() -> None:
+    """What was planned moves nothing: only what is seen does."""
+    failures = 0
+    for seed in range(40):
+        messages = list(MisplannedHouse(np.random.default_rng(seed), brief=True).messages(8))
+        for plan, observation, then in zip(messages[1::2], messages[2::2], messages[3::2], strict=False):
+            told = str(observation["content"])
+            if ": failed, no " in told and not re.search("(?m)^(Seen|Gone)", told):
+                failures += 1
+                assert plan["label"] == then.get("label", then["content"])
+    assert failures > 10
 
 
 def test_turns_of_a_whole_task_begin_with_observations() -> None:

@@ -116,7 +116,7 @@ class Round(BaseModel):
     corrections: int = Field(default=0, ge=0)
     in_place: bool = True
     other_weight: float = Field(default=0.3, gt=0, lt=1)
-    lessons: Lessons = Lessons(troubled=300, misplanned=700)
+    lessons: Lessons = Lessons(troubled=300, misplanned=1000)
     minutes: float = Field(default=9, gt=0)
 
 

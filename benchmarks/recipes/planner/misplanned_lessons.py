@@ -16,8 +16,12 @@ from benchmarks.recipes.planner.lessons import BRIEF
 from benchmarks.recipes.planner.locked_lessons import LockedHouse
 from erecap.training.encoding import TrainingMessage
 
-WRONG = 0.5
-"""Share of the plans that are played with a wrong first line."""
+WRONG = 0.6
+"""Share of the plans that are played wrongly, unless they happen to be right."""
+SPOILED = 0.3
+"""Share of these that have another first line. The others look for things where they are not."""
+STUBBORN = 0.8
+"""Probability that a mistaken place is planned again."""
 SLIPS, CHANGES, GONE = 0.3, 0.3, 0.2
 """Why a plan ends at a line: the grip slipped, a goal changed, the thing is gone. Otherwise no reason is given."""
 KNOWN = 0.97
@@ -41,10 +45,16 @@ class MisplannedHouse(LockedHouse):
         Whether outcomes are told in whole sentences.
     before
         Rooms in which each thing was seen before it was seen elsewhere.
+    mistakes
+        Things that were last planned to be found where they are not, and those rooms.
+    tried
+        A line that failed and changed nothing, with the number of its goal; empty where there is none.
     """
 
     verbose: bool = False
     before: dict[str, list[str]] = field(default_factory=dict)
+    mistakes: dict[str, str] = field(default_factory=dict)
+    tried: str = ""
 
     def messages(self, count: int) -> Iterator[TrainingMessage]:
         """Write ``count`` observations, each with the plan that was played, and with the right plan where that was wrong."""
@@ -59,13 +69,18 @@ class MisplannedHouse(LockedHouse):
                 goals += [goal for goal in (self._goal(),) if goal not in goals]
             lines = [*outcomes, *news, f"{self._progress(done, goals)} Goals:"]
             lines += [f"{at}. {self._with_hindrances(goal)}" for at, goal in enumerate(goals, done + 1)]
-            yield {"role": "user", "content": "\n".join(lines)}
-            parts = self._task_plan(goals)
-            wrong = self._wrong(parts[0]) if self.rng.random() < WRONG else None
-            yield self._plan_message(parts, wrong, done + 1)
-            outcomes, reached = self._play_wrong(wrong[0]) if wrong else self._play(parts, goals, done)
+            yield {"role": "user", "content": "\n".join([*lines, *self._advice()])}
+            right = self._task_plan(goals)
+            played = self._wrong(goals, right) if self.rng.random() < WRONG else right
+            yield _plan_message(_numbered(played, done + 1), _numbered(right, done + 1))
+            outcomes, reached = self._play(played, goals, done)
             goals, done = goals[reached:], done + reached
             self._trouble()
+
+    def _advice(self) -> Lines:
+        """Tell what was tried, where nothing has changed since."""
+        tried, self.tried = self.tried, ""
+        return [f"Nothing has changed since this was tried: {tried} (once)."] if tried and self.rng.random() < 0.5 else []
 
     def _is_open(self, goal: str) -> bool:
         """Tell whether a goal can still be asked for; that of a door ends when it is unlocked."""
@@ -86,27 +101,29 @@ class MisplannedHouse(LockedHouse):
         parts = super()._task_plan(goals)
         return [*parts[:-1], parts[-1] + ["explore"] * (EXPLORES - 1) if parts[-1][-1] == "explore" else parts[-1]]
 
-    def _plan_message(self, parts: list[Lines], wrong: Lines | None, number: int) -> TrainingMessage:
-        label = _numbered(parts, number)
-        if wrong is None:
-            return {"role": "assistant", "content": label}
-        return {"role": "assistant", "content": _numbered([wrong, *parts[1:]], number), "train": False, "label": label}
-
     def _progress(self, done: int, goals: Lines) -> str:
         return f"Progress {done}/{done + len(goals)}. You are in {self.here}, holding {self.held or 'nothing'}."
 
-    def _wrong(self, right: Lines) -> Lines | None:
-        """Spoil the first line of a plan; ``None`` where that gives the right one again."""
-        kinds = (self._elsewhere, self._elsewhere, self._straight, self._another, self._dropping)
-        lines = kinds[int(self.rng.integers(len(kinds)))](right)
-        return lines if lines[0] != right[0] else None
+    def _wrong(self, goals: Lines, right: list[Lines]) -> list[Lines]:
+        """Plan with places that are out of date, or with another first line."""
+        if self.rng.random() < SPOILED:
+            kinds = (self._straight, self._another, self._dropping)
+            return [kinds[int(self.rng.integers(len(kinds)))](right[0]), *right[1:]]
+        imagined = self._copy()
+        imagined.place |= self._mistaken(right)
+        return imagined._task_plan(goals)
 
-    def _elsewhere(self, right: Lines) -> Lines:
-        """Look for the thing in a room where it was before, or in any."""
-        start, _, _ = right[0].rpartition(" in ")
-        name = start.partition(" next to ")[2] or start.partition(" ")[2]
-        rooms = [room for room in self.before.get(name, []) if room != self.place.get(name)] or [self._room()]
-        return [f"{start} in {rooms[int(self.rng.integers(len(rooms)))]}", *right[1:]] if start else self._another(right)
+    def _mistaken(self, right: list[Lines]) -> dict[str, str]:
+        """Draw for which things the wrong room is planned. What was mistaken before mostly is so again."""
+        kept = {name: room for name, room in self.mistakes.items() if self.rng.random() < STUBBORN}
+        named = [name for name in self.place if any(f"{name} in " in line for line in right[0])]
+        moved = [name for name in (*named, *named, *self.place) if self.before.get(name)] or named or list(self.place)
+        if not kept and moved:
+            name = moved[int(self.rng.integers(len(moved)))]
+            rooms = self.before.get(name) or [self._room()]
+            kept[name] = rooms[int(self.rng.integers(len(rooms)))]
+        self.mistakes = {name: room for name, room in kept.items() if name in self.place and name not in self.ways}
+        return self.mistakes
 
     def _straight(self, right: Lines) -> Lines:
         """Take a thing as if nothing stood in the way."""
@@ -125,24 +142,15 @@ class MisplannedHouse(LockedHouse):
     def _dropping(self, right: Lines) -> Lines:
         return ["drop", *right] if self.held else self._another(right)
 
-    def _play_wrong(self, line: str) -> tuple[Lines, int]:
-        """Carry out a wrong line; return what is told about it, and that no goal was reached."""
-        verb, _, rest = line.partition(" ")
-        name, _, room = rest.rpartition(" in ")
-        target = name.partition(" next to ")[2] or name
-        missing = verb != "drop" and not name.endswith(" door") and self.place.get(target) != room
-        if missing:
-            return self._told(line, f"failed, no {target} seen in {room}"), 0
-        way = self._blocked(room)
-        if way:
-            return self._told(line, f"failed, {way} locked" if way.endswith(" door") else f"failed, way blocked by {way}"), 0
-        return self._carry_out(line), 0
-
     def _play(self, parts: list[Lines], goals: Lines, done: int) -> tuple[Lines, int]:
-        """Carry out a part of the right plan; return what is told about it, and how many goals it reached."""
+        """Carry out a plan up to a line that fails or a random one; return what is told, and how many goals were reached."""
         left, told = int(self.rng.integers(0, sum(map(len, parts)) + 1)), Lines()
         for reached, part in enumerate(parts):
-            for line in part:
+            for number, line in enumerate(part):
+                failure = self._failure(line)
+                if failure:
+                    self.tried = "" if told else line if number else f"{done + reached + 1}. {line}"
+                    return [*told, *self._told(line, f"failed, {failure}")], reached
                 if not left:
                     return [*told, *self._end(line, goals[reached:])], reached
                 told += [*self._carry_out(line), self._progress(done + reached, goals[reached:])]
@@ -150,6 +158,20 @@ class MisplannedHouse(LockedHouse):
             if part[-1] == "explore":
                 return told, reached
         return told, len(parts)
+
+    def _failure(self, line: str) -> str:
+        """Tell why a line must fail; empty if it need not."""
+        verb, _, rest = line.partition(" ")
+        name, _, room = rest.rpartition(" in ")
+        target = name.partition(" next to ")[2] or name
+        if verb == "drop":
+            return "" if self.held else "holding nothing"
+        if verb == "put" and not self.held:
+            return f"not holding {name.partition(' next to ')[0]}"
+        if name and not name.endswith(" door") and self.place.get(target) != room:
+            return f"no {target} seen in {room}"
+        way = self._blocked(room or rest)
+        return "" if not way or line == "explore" else f"{way} locked" if way.endswith(" door") else f"way blocked by {way}"
 
     def _end(self, line: str, goals: Lines) -> Lines:
         """Tell why a plan ended before a line: sometimes because it failed, because a goal changed, or because a thing is gone."""
@@ -177,13 +199,9 @@ class MisplannedHouse(LockedHouse):
 
     def _carry_out(self, line: str) -> Lines:
         """Carry out a line, and tell where the thing that was laid down lies now."""
-        held = self.held
-        if line in ("drop", "explore") and not (held and line == "drop"):
-            self._do(line)
-            return self._told(line, "ok" if line == "explore" else "failed, holding nothing")
-        room = self.place.get(line.removeprefix("pickup ").rpartition(" in ")[0])
-        if room and line.startswith("pickup "):
-            self.before.setdefault(line.removeprefix("pickup ").rpartition(" in ")[0], []).append(room)
+        held, name = self.held, line.removeprefix("pickup ").rpartition(" in ")[0]
+        if line.startswith("pickup ") and name in self.place:
+            self.before.setdefault(name, []).append(self.place[name])
         self._do(line)
         return self._told(line, "ok") + ([f"Seen: {held} in {self.place[held]}."] if held and held != self.held else [])
 
@@ -211,7 +229,13 @@ class MisplannedHouse(LockedHouse):
         ]
 
     def _copy(self) -> Self:
-        return replace(self, place=dict(self.place), ways=dict(self.ways), before={})
+        return replace(self, place=dict(self.place), ways=dict(self.ways), before={}, mistakes={})
+
+
+def _plan_message(played: str, right: str) -> TrainingMessage:
+    if played == right:
+        return {"role": "assistant", "content": right}
+    return {"role": "assistant", "content": played, "train": False, "label": right}
 
 
 def _numbered(parts: list[Lines], number: int) -> str:
