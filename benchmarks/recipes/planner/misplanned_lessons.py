@@ -166,8 +166,10 @@ class MisplannedHouse(LockedHouse):
         target = name.partition(" next to ")[2] or name
         if verb == "drop":
             return "" if self.held else "holding nothing"
-        if verb == "put" and not self.held:
+        if verb == "put" and self.held != name.partition(" next to ")[0]:
             return f"not holding {name.partition(' next to ')[0]}"
+        if verb == "pickup" and self.held:
+            return f"already holding {self.held}"
         if name and not name.endswith(" door") and self.place.get(target) != room:
             return f"no {target} seen in {room}"
         way = self._blocked(room or rest)
