@@ -179,6 +179,7 @@ STUDENT_ROUNDS = (
         minutes=30,
     ),
     *(_WHOLE_TASKS,) * 4,
+    _WHOLE_TASKS.model_copy(update={"minutes": 20.0}),
 )
 
 
