@@ -450,6 +450,15 @@ def test_the_recipe_for_textworld_names_what_exists() -> None:
     chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())
 
 
+def test_the_recipe_that_goes_on_plays_other_episodes_than_the_one_before() -> None:
+    fresh, more = Recipe(), Recipe(**json.loads((Path(__file__).parent.parent / "tools" / "planner_continued.json").read_text()))
+    assert more.start_from is not None
+    episodes = sorted(source.episodes for source in fresh.expert_sources)
+    assert episodes[-2] <= more.skip_seeds, "only of the largest source some episodes are played again"
+    for number, round_ in enumerate(more.rounds):
+        chunks(round_.sources, RoundPlay(number, 0.0, 0), Path(), more.skip_seeds)
+
+
 @pytest.mark.slow
 def test_a_recipe_goes_on_from_a_planner_on_other_episodes(tmp_path: Path) -> None:
     """With a learning rate of next to nothing the weights stay those of the planner that it goes on from."""
