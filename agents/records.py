@@ -98,6 +98,11 @@ class PlannerCall(_Upgraded):
     wait_rest_s: float = 0.0
     """Seconds that the agent waited for the rest of the plan after that line had ended."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its answer is a whole plan: one that can be read, is not empty and was not cut."""
+        return self.parse_error is None and not self.generation.truncated and bool(self.generation.text.strip())
+
     @field_serializer("generation", mode="wrap")
     def _without_token_ids(self, generation: Generation, serialize: Any) -> Any:
         """Leave out the token ids: the text says the same."""

@@ -48,16 +48,14 @@ def measure_replans(
     ValueError
         For a malformed file, for one of other backends, and for a backend that scores no answers.
     """
-    readable = {(c.env_id, c.seed, c.replan): c for c in calls if c.parse_error is None and c.generation.text.strip()}
+    whole = {(call.env_id, call.seed, call.replan): call for call in calls if call.is_whole}
     rows = read_rows(path, list(backends))
     known = {(row.env_id, row.seed) for row in rows}
     with AppendOnlyFile(path) as file:
         close_last_line(path, file)
         for episode in by_episode(prompts):
             if (episode[0].env_id, episode[0].seed) not in known:
-                made = [
-                    _measure(p, readable.get((p.env_id, p.seed, p.replan)), backends, max_new_tokens, on_replan) for p in episode
-                ]
+                made = [_measure(p, whole.get((p.env_id, p.seed, p.replan)), backends, max_new_tokens, on_replan) for p in episode]
                 found = [row for row in made if row is not None]
                 file.append("".join(row.model_dump_json() + "\n" for row in found).encode())
                 rows += found

@@ -14,7 +14,7 @@ from agents.recorded_prompts import RecordedPrompt
 from benchmarks.backends.registry import choose_reference
 from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
 from benchmarks.runs.closed_loop import STEPS_FILE
-from benchmarks.runs.records import BackendRecords, RunRecords
+from benchmarks.runs.records import RunRecords
 from envs import HELD_OUT
 from erecap.backend import encode_prompt
 from erecap.first_stage.answers import AnswerCase
@@ -143,20 +143,11 @@ def _recorded(path: Path, chat: ChatTokenizer, eos_ids: frozenset[int]) -> tuple
     records = RunRecords.read(path / STEPS_FILE)
     backend = choose_reference(sorted(records.backends))
     recorded, played = records.prompts(backend), records.backends[backend]
-    readable = _readable(played)
-    cases = [recorded_case(chat, one, eos_ids) for one in recorded if (one.env_id, one.seed, one.replan) in readable]
+    whole = {(call.env_id, call.seed, call.replan) for call in played.calls if call.is_whole}
+    cases = [recorded_case(chat, one, eos_ids) for one in recorded if (one.env_id, one.seed, one.replan) in whole]
     seeds = [case.seed for case in played.episodes]
     kind = "held-out" if min(seeds) >= HELD_OUT else "training" if max(seeds) < HELD_OUT else "held-out and training"
     return cases, f"{path.resolve().name} ({backend}, {len(seeds)} episodes of {kind} seeds, {len(cases)} plans)"
-
-
-def _readable(played: BackendRecords) -> set[tuple[str, int, int]]:
-    """Return the replans whose answer is a whole plan: environment, seed and number."""
-    return {
-        (call.env_id, call.seed, call.replan)
-        for call in played.calls
-        if call.parse_error is None and not call.generation.truncated and call.generation.text.strip()
-    }
 
 
 def recorded_case(chat: ChatTokenizer, recorded: RecordedPrompt, eos_ids: frozenset[int]) -> AnswerCase:
