@@ -29,7 +29,7 @@ from benchmarks.recipes.planner.collect import (
     read_stats,
 )
 from benchmarks.recipes.planner.config import Lessons, Recipe, Round, Source
-from benchmarks.recipes.planner.dataset import Encoding, chat_messages, encode, make_tokenizer
+from benchmarks.recipes.planner.dataset import LESSONS, Encoding, chat_messages, encode, make_tokenizer
 from benchmarks.recipes.planner.lessons import Lesson, lesson
 from benchmarks.recipes.planner.locked_lessons import LockedHouse, locked_lesson, troubled_lesson
 from benchmarks.recipes.planner.misplanned_lessons import MisplannedHouse, misplanned_lesson
@@ -362,6 +362,25 @@ def test_a_failure_to_find_a_thing_changes_no_right_plan() -> None:
                 failures += 1
                 assert plan["label"] == then.get("label", then["content"])
     assert failures > 10
+
+
+@pytest.mark.parametrize("kind", sorted(LESSONS))
+def test_a_lesson_says_where_everything_is_that_its_plans_take(kind: str) -> None:
+    """Also what the agent laid down itself: a place that can only be guessed teaches guessing."""
+    taken = 0
+    for seed in range(60):
+        read = ""
+        for message in LESSONS[kind](np.random.default_rng(seed)):
+            if message["role"] == "user":
+                read += f"{message['content']}\n"
+                continue
+            line = str(message.get("label", message["content"])).splitlines()[0]
+            take = re.search(r"(?:pickup|goto) (\w+ \w+) in (\w+)$", line)
+            if take:
+                taken += 1
+                seen = re.findall(rf"(?:Seen: |, |You notice ){take[1]} in (\w+)", read)
+                assert seen[-1] == take[2], f"{line} after {read}"
+    assert taken > 100
 
 
 def test_turns_of_a_whole_task_begin_with_observations() -> None:

@@ -48,7 +48,7 @@ class Lesson:
         Probability that something goes wrong with the hand between two plans, 0..1: what it held falls, or it holds another thing.
         The next plan must begin with what the hand holds now.
     noted
-        Lines about this for the next observation.
+        Lines for the next observation: where what was laid down, or fell, lies now.
     """
 
     rng: np.random.Generator
@@ -124,7 +124,7 @@ class Lesson:
         return parts
 
     def _copy(self) -> Self:
-        return replace(self, place=dict(self.place))
+        return replace(self, place=dict(self.place), noted=[])
 
     def _reached(self, goal: str, plan: list[str]) -> bool:
         """Tell whether a plan, which has been carried out, reaches its goal."""
@@ -143,11 +143,15 @@ class Lesson:
         near = [name for name in self.place if self._in_reach(name)]
         fell, falls_only = self.held, self.rng.random() < 0.5
         if fell:
-            self.place[fell], self.held = self.here, ""
-            self.noted.append(f"Seen: {fell} in {self.here}.")
+            self._lay_down(self.here)
         if near and not (fell and falls_only):
             self.held = near[int(self.rng.integers(len(near)))]
             self.here = self.place.pop(self.held)
+
+    def _lay_down(self, room: str) -> None:
+        """Leave what is held in a room; the next observation says so, as an outcome would."""
+        self.noted.append(f"Seen: {self.held} in {room}.")
+        self.place[self.held], self.held = room, ""
 
     def _in_reach(self, name: str) -> bool:
         """Tell whether the agent could have taken a thing."""
@@ -232,13 +236,13 @@ class Lesson:
         verb, _, rest = line.partition(" ")
         thing, _, room = rest.rpartition(" in ")
         if verb == "drop" and self.held:
-            self.place[self.held], self.held = self.here, ""
+            self._lay_down(self.here)
         elif verb == "pickup":
             self.here, self.held = room, thing
             self.place.pop(thing, None)
         elif verb == "put":
             self.here = room
-            self.place[self.held], self.held = room, ""
+            self._lay_down(room)
         elif verb == "goto":
             self.here = room or rest
         else:

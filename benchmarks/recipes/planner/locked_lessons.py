@@ -169,7 +169,7 @@ class LockedHouse(Lesson):
         return self._goal() if self._reached(goal, plan) or self.rng.random() < 0.2 else goal
 
     def _copy(self) -> Self:
-        return replace(self, place=dict(self.place), ways=dict(self.ways))
+        return replace(self, place=dict(self.place), ways=dict(self.ways), noted=[])
 
     def _do(self, line: str) -> None:
         if line.startswith("unlock "):

@@ -201,11 +201,12 @@ class MisplannedHouse(LockedHouse):
 
     def _carry_out(self, line: str) -> Lines:
         """Carry out a line, and tell where the thing that was laid down lies now."""
-        held, name = self.held, line.removeprefix("pickup ").rpartition(" in ")[0]
+        name = line.removeprefix("pickup ").rpartition(" in ")[0]
         if line.startswith("pickup ") and name in self.place:
             self.before.setdefault(name, []).append(self.place[name])
         self._do(line)
-        return self._told(line, "ok") + ([f"Seen: {held} in {self.place[held]}."] if held and held != self.held else [])
+        seen, self.noted = self.noted, []
+        return [*self._told(line, "ok"), *(note for line in seen for note in self._noticed(line))]
 
     def _told(self, line: str, outcome: str) -> Lines:
         return [f"You did {line} and the outcome was: {outcome}." if self.verbose else f"{line}: {outcome}."]
@@ -231,7 +232,7 @@ class MisplannedHouse(LockedHouse):
         ]
 
     def _copy(self) -> Self:
-        return replace(self, place=dict(self.place), ways=dict(self.ways), before={}, mistakes={})
+        return replace(self, place=dict(self.place), ways=dict(self.ways), noted=[], before={}, mistakes={})
 
 
 def _plan_message(played: str, right: str) -> TrainingMessage:
