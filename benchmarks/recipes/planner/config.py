@@ -179,7 +179,7 @@ STUDENT_ROUNDS = (
         minutes=30,
     ),
     *(_WHOLE_TASKS,) * 4,
-    _WHOLE_TASKS.model_copy(update={"lessons": Lessons(troubled=1500, misplanned=1000), "minutes": 20.0}),
+    _WHOLE_TASKS.model_copy(update={"lessons": Lessons(plain=1500, locked=1500, troubled=1500, misplanned=1500), "minutes": 40.0}),
 )
 
 
