@@ -82,10 +82,10 @@ class Lessons(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    plain: int = Field(0, ge=0)
-    locked: int = Field(0, ge=0)
-    troubled: int = Field(0, ge=0)
-    misplanned: int = Field(0, ge=0)
+    plain: int = Field(default=0, ge=0)
+    locked: int = Field(default=0, ge=0)
+    troubled: int = Field(default=0, ge=0)
+    misplanned: int = Field(default=0, ge=0)
 
 
 class Round(BaseModel):
