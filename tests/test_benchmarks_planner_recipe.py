@@ -181,7 +181,7 @@ def test_chunks_unfinished_when_the_time_is_up_are_left_out(tmp_path: Path):
 def test_a_factor_multiplies_the_expert_episodes_as_far_as_there_are_seeds():
     usual, more = (Recipe(expert_factor=factor).rounds[0].sources for factor in (1, 3))
     assert all(a.episodes < b.episodes <= 3 * a.episodes for a, b in zip(usual, more, strict=True))
-    assert [r.minutes for r in Recipe(student_minutes=2).rounds[1:]] == [2, 2, 2]
+    assert {r.minutes for r in Recipe(student_minutes=2).rounds[1:]} == {2}
     _chunks(Recipe(expert_factor=3), 0, Path())
 
 
