@@ -41,7 +41,7 @@ def run_study(data: Path, backends: str, episodes: int, max_new_tokens: int, out
         calls = records.backends[recorder].calls
         rows = measure_replans(prompts, calls, made, max_new_tokens, out / ROWS_FILE, progress.advance)
     if not rows:
-        raise ValueError(f"{data} holds no plan that could be read: record other episodes")
+        raise ValueError(f"{data} holds no whole plan: record other episodes")
     found = fidelities(rows, list(made))
     facts = {"data": data.resolve().name, "recorder": recorder, "backends": list(made), "rows": [asdict(one) for one in found]}
     write_atomically(out / RESULT_FILE, json.dumps(facts, indent=2) + "\n")

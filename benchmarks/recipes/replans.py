@@ -26,7 +26,7 @@ def measure_replans(
     path: Path,
     on_replan: Callable[[], None] = lambda: None,
 ) -> list[ReplanRow]:
-    """Measure all replans whose plan could be read. Episodes that the file has are skipped.
+    """Measure all replans whose answer is a whole plan. Episodes that the file has are skipped.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _measure(
     max_new_tokens: int,
     on_replan: Callable[[], None],
 ) -> ReplanRow | None:
-    """Let all backends read one prompt; ``None`` where its plan could not be read."""
+    """Let all backends read one prompt; ``None`` where its answer was no whole plan."""
     answered = {spec: _answer(backend, prompt, max_new_tokens) for spec, backend in backends.items()}
     on_replan()
     if call is None:

@@ -91,7 +91,7 @@ class ChosenCases:
 def choose_cases(choice: CaseChoice, loaded: LoadedModel, max_new_tokens: int) -> ChosenCases:
     """Read and tokenize the chosen prompts and answers.
 
-    Of a run directory it takes the replans of the reference backend, with the answers that could be read as plans.
+    Of a run directory it takes the replans of the reference backend, with the answers that are whole plans.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Lessons(BaseModel):
     troubled
         The hand holds something else than was planned, and things stand in the way.
     misplanned
-        Half the plans were wrong, and the right ones stand beside them.
+        A third of the plans were wrong, and the right ones stand beside them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,7 +116,7 @@ class Round(BaseModel):
     corrections: int = Field(default=0, ge=0)
     in_place: bool = True
     other_weight: float = Field(default=0.3, gt=0, lt=1)
-    lessons: Lessons = Lessons(troubled=300, misplanned=1000)
+    lessons: Lessons = Lessons()
     minutes: float = Field(default=9, gt=0)
 
 
@@ -124,6 +124,7 @@ class Round(BaseModel):
 # whole task. The later ones play these again. The third has many such states. The last ones play what was still lost after it:
 # whole tasks whose houses change.
 _HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
+_SOME_LESSONS = Lessons(troubled=300, misplanned=1000)
 _WHOLE_TASKS = Round(
     sources=(
         _house("HouseholdReplan", 48, "verbose", "task", 2),
@@ -135,6 +136,7 @@ _WHOLE_TASKS = Round(
         _level("BossLevel", 20, chunk=10),
     ),
     other_weight=0.05,
+    lessons=_SOME_LESSONS,
     minutes=25,
 )
 STUDENT_ROUNDS = (
@@ -152,6 +154,7 @@ STUDENT_ROUNDS = (
             *(_level(name, 20, "task", 10) for name in _HARD),
         ),
         other_weight=0.05,
+        lessons=_SOME_LESSONS,
         minutes=10,
     ),
     Round(
@@ -164,6 +167,7 @@ STUDENT_ROUNDS = (
             _level("BossLevel", 40, chunk=10),
         ),
         other_weight=0.05,
+        lessons=_SOME_LESSONS,
         minutes=13,
     ),
     Round(
@@ -176,6 +180,7 @@ STUDENT_ROUNDS = (
             _level("BossLevel", 40, chunk=10),
         ),
         other_weight=0.05,
+        lessons=_SOME_LESSONS,
         minutes=30,
     ),
     *(_WHOLE_TASKS,) * 4,

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from agents.demonstrations import Sample
 from agents.workers import spawn_pool
 from benchmarks.recipes.planner.collect import read_demonstrations
-from benchmarks.recipes.planner.lessons import lesson
+from benchmarks.recipes.planner.lessons import MOST_GOALS, lesson
 from benchmarks.recipes.planner.locked_lessons import locked_lesson, troubled_lesson
 from benchmarks.recipes.planner.misplanned_lessons import misplanned_lesson
 from envs.observation.names import ROOM_NAMES
@@ -30,8 +30,6 @@ _PLACE: dict[str, dict[str, object]] = {
 its turn, the plan before it, system text and task."""
 TOKENIZER_CHUNKS = 3
 """Number of chunks of each source that the tokenizer is trained on."""
-MOST_GOALS = 16
-"""Largest number of a subgoal that is one token."""
 
 
 def chat_messages(sample: Sample, in_place: bool = False) -> list[TrainingMessage]:

@@ -5,9 +5,9 @@ asks for something that was seen some turns ago. The sentences are those of ``en
 per token as an episode (one per hundred), so the planner learns sooner to copy and to look up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES
@@ -16,6 +16,7 @@ from agents.gridworld.goal_text import things_named
 from envs.observation.names import ROOM_NAMES
 from erecap.training.encoding import TrainingMessage
 
+T = TypeVar("T")
 LESSON_KINDS = ("ball", "key", "box")
 """Types of the things in the imagined house."""
 BRIEF = 0.7
@@ -24,6 +25,8 @@ ROUNDS = 4
 """How often a way may have to be cleared for one goal."""
 WHOLE_TASK = 0.5
 """Share of the lessons whose plans cover several goals."""
+MOST_GOALS = 16
+"""Largest number of a subgoal that is one token."""
 Turn = tuple[str, str]
 """An observation and the plan that answers it."""
 
@@ -66,7 +69,7 @@ class Lesson:
         goal = self._goal()
         for number in range(count):
             lines = self._news(12 if number == 0 and self.brief else 4)
-            here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goal: {goal}."
+            here = f"{self._situation()} Goal: {goal}."
             lines = [*lines, here] if self.brief else [*outcomes, *lines, f"Progress {number}/{count}. {here}"]
             plan = self._plan(goal)
             yield "\n".join(lines), "\n".join(plan)
@@ -82,19 +85,22 @@ class Lesson:
         for number in range(count):
             lines = self._news(12 if number == 0 and self.brief else 4)
             goals += [self._goal() for _ in range(int(self.rng.integers(2, 7)) - len(goals))]
-            here = f"You are in {self.here}, holding {self.held or 'nothing'}. Goals:"
-            numbers = range(done + 1, done + len(goals) + 1)
-            listed = [f"{number}. {self._with_hindrances(goal)}" for number, goal in zip(numbers, goals, strict=True)]
-            lines = [*lines, here if self.brief else f"Progress {done}/{done + len(goals)}. {here}", *listed]
+            here = self._situation() if self.brief else self._progress(done, goals)
             parts = self._task_plan(goals)
-            plan = [
-                f"{number}. {part[0]}\n" + "".join(f"{line}\n" for line in part[1:])
-                for number, part in zip(numbers, parts, strict=False)
-            ]
-            yield "\n".join(lines), "".join(plan).rstrip("\n")
+            yield "\n".join([*lines, *self._listed(here, done, goals)]), numbered(parts, done + 1)
             reached = self._carry_out_some(parts)
             self._trouble()
             goals, done = goals[reached:], done + reached
+
+    def _situation(self) -> str:
+        return f"You are in {self.here}, holding {self.held or 'nothing'}."
+
+    def _progress(self, done: int, goals: list[str]) -> str:
+        return f"Progress {done}/{done + len(goals)}. {self._situation()}"
+
+    def _listed(self, here: str, done: int, goals: list[str]) -> list[str]:
+        """List the open goals with their numbers, behind the line that says where the agent is."""
+        return [f"{here} Goals:", *(f"{at}. {self._with_hindrances(goal)}" for at, goal in enumerate(goals, done + 1))]
 
     def _with_hindrances(self, goal: str) -> str:
         """Write a goal, and in brackets what keeps the agent from it, as an observation does."""
@@ -145,7 +151,7 @@ class Lesson:
         if fell:
             self._lay_down(self.here)
         if near and not (fell and falls_only):
-            self.held = near[int(self.rng.integers(len(near)))]
+            self.held = self._pick(near)
             self.here = self.place.pop(self.held)
 
     def _lay_down(self, room: str) -> None:
@@ -168,17 +174,20 @@ class Lesson:
                 return number
         return len(parts)
 
+    def _pick(self, options: Sequence[T]) -> T:
+        return options[int(self.rng.integers(len(options)))]
+
     def _room(self) -> str:
-        return ROOM_NAMES[int(self.rng.integers(len(ROOM_NAMES)))]
+        return self._pick(ROOM_NAMES)
 
     def _thing(self) -> str:
-        color = COLOR_NAMES[int(self.rng.integers(len(COLOR_NAMES)))]
-        return f"{color} {LESSON_KINDS[int(self.rng.integers(len(LESSON_KINDS)))]}"
+        color = self._pick(COLOR_NAMES)
+        return f"{color} {self._pick(LESSON_KINDS)}"
 
     def _some(self) -> str:
         """Draw a thing, mostly one that was seen before."""
         names = list(self.place)
-        return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < 0.85 else self._thing()
+        return self._pick(names) if names and self.rng.random() < 0.85 else self._thing()
 
     def _news(self, most: int) -> list[str]:
         """Draw things that are seen now, some in another room than before, and one that is gone."""
@@ -189,7 +198,7 @@ class Lesson:
         lines += ["Seen: " + ", ".join(f"{name} in {room}" for name, room in seen.items()) + "."] if seen else []
         old = [name for name in self.place if name not in seen]
         if old and self.rng.random() < 0.1:
-            lost = old[int(self.rng.integers(len(old)))]
+            lost = self._pick(old)
             del self.place[lost]
             lines.append(f"Gone: {lost}.")
         return lines
@@ -198,7 +207,7 @@ class Lesson:
         thing, other = self._some(), self._some()
         kinds = [f"bring {thing} to {self._room()}", f"pick up {thing}", f"go to {thing}"]
         kinds += [f"put {thing} next to {other}"] if thing != other else []
-        return kinds[int(self.rng.integers(len(kinds)))]
+        return self._pick(kinds)
 
     def _plan(self, goal: str) -> list[str]:
         if goal.startswith("go to "):
@@ -247,6 +256,11 @@ class Lesson:
             self.here = room or rest
         else:
             self.here = self._room()
+
+
+def numbered(parts: Sequence[Sequence[str]], number: int) -> str:
+    """Write a plan: the lines for goal after goal, the first line for each with its number, from ``number`` on."""
+    return "\n".join(f"{at}. " + "\n".join(part) for at, part in enumerate(parts, number))
 
 
 def lesson(rng: np.random.Generator) -> list[TrainingMessage]:

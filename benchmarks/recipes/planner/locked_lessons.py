@@ -46,7 +46,7 @@ class LockedHouse(Lesson):
 
     def _free_room(self) -> str:
         rooms = self._free_rooms()
-        return rooms[int(self.rng.integers(len(rooms)))]
+        return self._pick(rooms)
 
     def _doors(self) -> list[str]:
         return [name for name in self.ways if name.endswith(" door")]

@@ -1,18 +1,18 @@
 """Lessons of wrong plans: what a conversation looks like after plans that looked in the wrong place, and what to plan then.
 
 In an expert's episodes the plan before always names the right places, so a planner learns to copy them from there. A student that
-once was wrong then copies its own mistake. In these lessons half the plans that were played are wrong, and the right one stands
-beside them as a label: places must be taken from what was seen, whatever was planned. Their sentences are those of
+once was wrong then copies its own mistake. In these lessons a third of the plans that were played are wrong, and the right one
+stands beside each as a label: places must be taken from what was seen, whatever was planned. Their sentences are those of
 ``envs.observation``, their plans those of the expert.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.recipes.planner.lessons import BRIEF
+from benchmarks.recipes.planner.lessons import BRIEF, MOST_GOALS, numbered
 from benchmarks.recipes.planner.locked_lessons import LockedHouse
 from erecap.training.encoding import TrainingMessage
 
@@ -30,8 +30,6 @@ RESTLESS = 0.15
 """How often something goes wrong with the hand between two plans."""
 EXPLORES = 4
 """Times that a plan explores at its end, where it does."""
-MOST_GOALS = 16
-"""Largest number of a goal; a lesson ends before it."""
 Lines = list[str]
 
 
@@ -52,7 +50,7 @@ class MisplannedHouse(LockedHouse):
     """
 
     verbose: bool = False
-    before: dict[str, list[str]] = field(default_factory=dict)
+    before: defaultdict[str, Lines] = field(default_factory=lambda: defaultdict(Lines))
     mistakes: dict[str, str] = field(default_factory=dict)
     tried: str = ""
 
@@ -67,12 +65,11 @@ class MisplannedHouse(LockedHouse):
             goals = [goal if self._is_open(goal) else self._goal() for goal in goals]
             while len(goals) < most:
                 goals += [goal for goal in (self._goal(),) if goal not in goals]
-            lines = [*outcomes, *news, f"{self._progress(done, goals)} Goals:"]
-            lines += [f"{at}. {self._with_hindrances(goal)}" for at, goal in enumerate(goals, done + 1)]
-            yield {"role": "user", "content": "\n".join([*lines, *self._advice()])}
+            lines = [*outcomes, *news, *self._listed(self._progress(done, goals), done, goals), *self._advice()]
+            yield {"role": "user", "content": "\n".join(lines)}
             right = self._task_plan(goals)
             played = self._wrong(goals, right) if self.rng.random() < WRONG else right
-            yield _plan_message(_numbered(played, done + 1), _numbered(right, done + 1))
+            yield _plan_message(numbered(played, done + 1), numbered(right, done + 1))
             outcomes, reached = self._play(played, goals, done)
             goals, done = goals[reached:], done + reached
             self._trouble()
@@ -94,21 +91,18 @@ class MisplannedHouse(LockedHouse):
     def _some(self) -> str:
         """Draw a thing, nearly always one that was seen before."""
         names = [name for name in self.place if name not in self.ways]
-        return names[int(self.rng.integers(len(names)))] if names and self.rng.random() < KNOWN else self._thing()
+        return self._pick(names) if names and self.rng.random() < KNOWN else self._thing()
 
     def _task_plan(self, goals: Lines) -> list[Lines]:
         """Plan for goal after goal; where something is not known, explore as often as the expert does."""
         parts = super()._task_plan(goals)
         return [*parts[:-1], parts[-1] + ["explore"] * (EXPLORES - 1) if parts[-1][-1] == "explore" else parts[-1]]
 
-    def _progress(self, done: int, goals: Lines) -> str:
-        return f"Progress {done}/{done + len(goals)}. You are in {self.here}, holding {self.held or 'nothing'}."
-
     def _wrong(self, goals: Lines, right: list[Lines]) -> list[Lines]:
         """Plan with places that are out of date, or with another first line."""
         if self.rng.random() < SPOILED:
             kinds = (self._straight, self._another, self._dropping)
-            return [kinds[int(self.rng.integers(len(kinds)))](right[0]), *right[1:]]
+            return [self._pick(kinds)(right[0]), *right[1:]]
         imagined = self._copy()
         imagined.place |= self._mistaken(right)
         return imagined._task_plan(goals)
@@ -119,16 +113,16 @@ class MisplannedHouse(LockedHouse):
         named = [name for name in self.place if any(f"{name} in " in line for line in right[0])]
         moved = [name for name in (*named, *named, *self.place) if self.before.get(name)] or named or list(self.place)
         if not kept and moved:
-            name = moved[int(self.rng.integers(len(moved)))]
+            name = self._pick(moved)
             rooms = self.before.get(name) or [self._room()]
-            kept[name] = rooms[int(self.rng.integers(len(rooms)))]
+            kept[name] = self._pick(rooms)
         self.mistakes = {name: room for name, room in kept.items() if name in self.place and name not in self.ways}
         return self.mistakes
 
     def _straight(self, right: Lines) -> Lines:
         """Take a thing as if nothing stood in the way."""
         closed = [name for name, room in self.place.items() if self._blocked(room)]
-        name = closed[int(self.rng.integers(len(closed)))] if closed and not self.held else ""
+        name = self._pick(closed) if closed and not self.held else ""
         return [f"pickup {name} in {self.place[name]}", *right[1:]] if name else self._another(right)
 
     def _another(self, right: Lines) -> Lines:
@@ -136,7 +130,7 @@ class MisplannedHouse(LockedHouse):
         near = [name for name in self.place if self._in_reach(name)]
         if not near:
             return right
-        name = near[int(self.rng.integers(len(near)))]
+        name = self._pick(near)
         return [*(["drop"] if self.held else []), f"pickup {name} in {self.place[name]}", *right[1:]]
 
     def _dropping(self, right: Lines) -> Lines:
@@ -193,7 +187,7 @@ class MisplannedHouse(LockedHouse):
         """Find a thing gone; sometimes it is seen elsewhere."""
         del self.place[name]
         self.here = room
-        self.before.setdefault(name, []).append(room)
+        self.before[name].append(room)
         if self.rng.random() < 0.6:
             self.place[name] = self._free_room()
             return [*self._told(line, f"failed, {name} is gone"), f"Seen: {name} in {self.place[name]}."]
@@ -203,7 +197,7 @@ class MisplannedHouse(LockedHouse):
         """Carry out a line, and tell where the thing that was laid down lies now."""
         name = line.removeprefix("pickup ").rpartition(" in ")[0]
         if line.startswith("pickup ") and name in self.place:
-            self.before.setdefault(name, []).append(self.place[name])
+            self.before[name].append(self.place[name])
         self._do(line)
         seen, self.noted = self.noted, []
         return [*self._told(line, "ok"), *(note for line in seen for note in self._noticed(line))]
@@ -217,7 +211,7 @@ class MisplannedHouse(LockedHouse):
         lines = [note for line in super()._news(most) for note in self._noticed(line)]
         for name, room in places.items():
             if self.place.get(name, room) != room:
-                self.before.setdefault(name, []).append(room)
+                self.before[name].append(room)
         return lines
 
     def _noticed(self, line: str) -> Lines:
@@ -231,9 +225,6 @@ class MisplannedHouse(LockedHouse):
             for name in line.removeprefix("Seen: ").removesuffix(".").split(", ")
         ]
 
-    def _copy(self) -> Self:
-        return replace(self, place=dict(self.place), ways=dict(self.ways), noted=[], before={}, mistakes={})
-
 
 def _plan_message(played: str, right: str) -> TrainingMessage:
     if played == right:
@@ -241,12 +232,7 @@ def _plan_message(played: str, right: str) -> TrainingMessage:
     return {"role": "assistant", "content": played, "train": False, "label": right}
 
 
-def _numbered(parts: list[Lines], number: int) -> str:
-    """Write a plan: the first line for each goal with the goal's number."""
-    return "\n".join(f"{at}. " + "\n".join(part) for at, part in enumerate(parts, number))
-
-
 def misplanned_lesson(rng: np.random.Generator) -> list[TrainingMessage]:
-    """Write one lesson in which half the plans that were played are wrong."""
+    """Write one lesson in which plans that were played are wrong, about one in three."""
     house = MisplannedHouse(rng, brief=bool(rng.random() < BRIEF), restless=RESTLESS, obstacles=2, verbose=bool(rng.random() < 0.5))
     return list(house.messages(int(rng.integers(6, 12))))
