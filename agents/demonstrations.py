@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.expert_backend import ExpertBackend
-from agents.gridworld.noise import disturbed_plan
+from agents.gridworld.belief import Belief
+from agents.gridworld.noise import MistakenPlaces, disturbed_plan
 from agents.gridworld.task_plan import is_forbidden
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
@@ -25,6 +26,8 @@ from planner import Entry, Generation, LineCallback, PlannerBackend, Prompt, Sam
 MOST_TRIES = 2
 """How often a student plans in one state of the world, such as before a locked door. Then the expert gets it out of there, so
 that it sees the rest of the episode too."""
+MISPLACED = 0.5
+"""Share of the mistaken plans that look for something in the wrong room."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,36 @@ class Labeller:
     """The expert's plan of every replan so far."""
     mistake: tuple[Hashable, str] = (None, "")
     """The last mistaken plan, after the state of the world in which it was made."""
+    places: MistakenPlaces = field(init=False)
+    """The rooms in which mistaken plans look for things."""
     tries: Counter[Hashable] = field(default_factory=Counter)
     """How often the student has planned in each state of the world. After ``MOST_TRIES`` the expert's plan is played."""
+
+    def __post_init__(self) -> None:
+        self.places = MistakenPlaces(self.rng, self.stubbornness)
 
     def plan(self, world: World, prompt: Prompt, sampling: Sampling, on_line: LineCallback | None = None) -> Generation:
         """Note the expert's plan; return it, the student's plan, or the expert's with a mistake in it."""
         label = ExpertBackend().plan(world, prompt, sampling)
         self.labels.append(label.text)
+        if self.noise and isinstance(world, GridWorld):
+            self.places.note(world.belief, label.text)
         draw, (mistaken_in, mistake) = self.rng.random(), self.mistake
         state = state_of(world, prompt.segments[-1].text)
         if mistake and state == mistaken_in and not is_forbidden(mistake, sampling.avoid) and self.rng.random() < self.stubbornness:
             return Generation(text=mistake)
         if draw < self.noise and isinstance(world, GridWorld):
-            self.mistake = (state, disturbed_plan(self.rng, world.belief, label.text))
+            self.mistake = (state, self._mistaken(world.belief, label.text))
             return Generation(text=self.mistake[1])
         if self.student is not None and draw < self.noise + self.share and self.tries[state] < MOST_TRIES:
             self.tries[state] += 1
             return self.student.generate(prompt, sampling, on_line)
         return label
+
+    def _mistaken(self, belief: Belief, plan: str) -> str:
+        """Make a mistake in the expert's plan."""
+        misplaced = self.places.spoil(belief, plan) if self.rng.random() < MISPLACED else plan
+        return misplaced if misplaced != plan else disturbed_plan(self.rng, belief, plan)
 
 
 def demonstrate(job: EpisodeJob, labeller: Labeller, config: AgentConfig) -> Demonstration:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from agents.demonstrations import Labeller, Sample, demonstrate, disturbed_plan
+from agents.demonstrations import Labeller, Sample, demonstrate
+from agents.gridworld.noise import MistakenPlaces, disturbed_plan
 from agents.gridworld.world import GridWorld
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig, run_episode
@@ -66,7 +67,7 @@ class Stubborn:
         return Generation(text="explore")
 
 
-def demonstration(seed: int = 0, noise: float = 0.5) -> list[Sample]:
+def demonstration(seed: int = 1, noise: float = 0.5) -> list[Sample]:
     job = EpisodeJob("expert", SMALL, seed)
     return list(demonstrate(job, Labeller(np.random.default_rng(seed), noise=noise), AgentConfig(max_replans=40)).samples)
 
@@ -116,6 +117,30 @@ def test_a_disturbed_plan_keeps_its_first_number():
     world.describe([])
     plans = [disturbed_plan(np.random.default_rng(i), world.belief, "3. goto kitchen\ndrop") for i in range(40)]
     assert all(plan.startswith("3. ") or plan == "drop" for plan in plans), "only the first line may be left out"
+
+
+def test_a_mistaken_place_is_where_a_plan_has_looked_before_and_is_kept() -> None:
+    world = GridWorld(make_env(SMALL), "terse", "task")
+    world.reset(0)
+    world.describe([])
+    here = world.belief.room_names[world.belief.known_rooms()[0]]
+    places = MistakenPlaces(np.random.default_rng(0), stubbornness=1.0)
+    places.sought["red ball"] = ["cellar"]
+    places.wrong = {"blue box": "cellar"}
+    right = f"3. pickup red ball in {here}\nput red ball next to grey key in {here}\n4. pickup red ball in {here}\ndrop"
+    wrong = right.replace(f"red ball in {here}", "red ball in cellar")
+    assert [places.spoil(world.belief, right) for _ in range(3)] == [wrong] * 3
+    places.note(world.belief, right)
+    assert places.sought == {"red ball": ["cellar", here], "grey key": [here]}
+    assert places.spoil(world.belief, "explore") == "explore"
+
+
+def test_a_source_has_its_own_share_of_mistakes(tmp_path: Path) -> None:
+    how = RoundPlay(0, noise=0.0, corrections=0)
+    for noise, some in ((None, False), (1.0, True)):
+        todo = chunks([Source(env_id=SMALL, episodes=1, horizon="task", noise=noise)], how, tmp_path / str(noise))
+        stats = play_chunk(todo[0], BackendFactory(1))
+        assert (stats.agreed < stats.plans) == some
 
 
 def test_a_number_in_front_of_a_line_is_one_token(tmp_path: Path):
@@ -467,15 +492,6 @@ def test_the_recipe_for_textworld_names_what_exists() -> None:
     assert {source.env_id for round_ in recipe.rounds for source in round_.sources} <= set(gym.registry)
     assert recipe.name != Recipe().name, "--install must not replace the bundled planner"
     chunks(recipe.rounds[0].sources, RoundPlay(0, recipe.noise, recipe.corrections), Path())
-
-
-def test_the_recipe_that_goes_on_plays_other_episodes_than_the_one_before() -> None:
-    fresh, more = Recipe(), Recipe(**json.loads((Path(__file__).parent.parent / "tools" / "planner_continued.json").read_text()))
-    assert more.start_from is not None
-    episodes = sorted(source.episodes for source in fresh.expert_sources)
-    assert episodes[-2] <= more.skip_seeds, "only of the largest source some episodes are played again"
-    for number, round_ in enumerate(more.rounds):
-        chunks(round_.sources, RoundPlay(number, 0.0, 0), Path(), more.skip_seeds)
 
 
 @pytest.mark.slow

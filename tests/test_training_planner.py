@@ -2,20 +2,23 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
-from erecap.training.batches import Batches, collate, length_curriculum
+from erecap.training.batches import Batch, Batches, collate, length_curriculum
 from erecap.training.config import PlannerShape, TrainConfig, planner_config
+from erecap.training.graph_steps import fit
 from erecap.training.loop import Hooks, MetricSums, training_mode
+from erecap.training.loss import LossParts
 from erecap.training.sequences import SequenceList, TokenSequence
-from erecap.training.train_planner import batch_loss, train_planner
+from erecap.training.train_planner import batch_loss, fixed_loss, train_planner
 
 
 def tiny_model(seed: int = 0) -> Qwen2ForCausalLM:
@@ -111,6 +114,47 @@ def test_a_branch_is_learned_as_if_the_episode_had_gone_that_way(attention: str)
         count += len(label)
     assert found.plan_loss.item() == pytest.approx(expected, rel=1e-4)
     assert int(found.plan_tokens) == count
+
+
+def branched_batch(sizes: tuple[int, ...] = ()) -> Batch:
+    """Three rows, two of them with branches."""
+    first, second, third = copy_task(3)[:3]
+    rows = [first.branch(8, [3, 4, 5]).branch(5, [6, 7]), second, third.branch(4, [9])]
+    return next(Batches(SequenceList(rows), 256, sizes=sizes).once())
+
+
+@pytest.mark.parametrize("branched", [True, False])
+def test_the_loss_in_fixed_shapes_is_that_of_the_batch(branched: bool):
+    batch = branched_batch() if branched else collate(copy_task(3)[:3])
+    fitted, begin = fit(branched_batch((64,)) if branched else collate(copy_task(3)[:3], length=64), 256)
+    assert fitted.input_ids.shape == (4, 64)
+    model, other = tiny_model(), tiny_model()
+    one, same = batch_loss(model, batch, "float32"), fixed_loss(other, fitted, begin, "float32")
+    for field in fields(LossParts):
+        assert getattr(same, field.name).item() == pytest.approx(getattr(one, field.name).item(), rel=1e-5)
+    one.loss.backward()
+    same.loss.backward()
+    for mine, its in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(its.grad, mine.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_in_fixed_shapes_reads_no_number_back():
+    """Else no CUDA graph can hold it. Fake tensors have shapes, and no numbers."""
+    fitted, begin = fit(branched_batch((64,)), 256)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        model = tiny_model()
+        batch = replace(fitted, **{name: fake.from_tensor(getattr(fitted, name)) for name in ("input_ids", "weights", "forks")})
+        fixed_loss(model, batch, begin, "float32").loss.backward()
+        with pytest.raises(DynamicOutputShapeException):
+            batch_loss(model, batch, "float32")
+
+
+def test_batches_are_padded_to_few_lengths():
+    batches = Batches(copy_task(40), 64, sizes=(12, 20))
+    shapes = {tuple(batch.input_ids.shape) for batch in batches.once()}
+    assert {length for _, length in shapes} <= {12, 20, 40}
+    assert all(rows * length <= 64 for rows, length in shapes)
+    assert {fit(batch, 64)[0].input_ids.shape[0] for batch in batches.once() if batch.input_ids.shape[1] == 12} <= {64 // 12}
 
 
 def test_a_branch_changes_nothing_in_the_episode():

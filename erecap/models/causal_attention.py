@@ -81,19 +81,19 @@ def causal_attention(
 
 @dataclass(frozen=True, eq=False)
 class Branches:
-    """The branches of one row: what they see.
+    """The branches of rows that stand beside each other: what they see.
 
     Attributes
     ----------
-    row
-        Number of the row in the batch.
+    rows
+        The rows in the batch, from the first to the one behind the last.
     begin, end
-        Indices of the first token of the row's branches, and of the one behind the last.
+        Indices of the first token of the rows' branches, and of the one behind the last.
     visible
-        Tokens of the row that each of them sees, bool ``(end - begin, length)``.
+        Tokens of the row that each of them sees, bool ``(rows, end - begin, length)``.
     """
 
-    row: int
+    rows: slice
     begin: int
     end: int
     visible: Tensor
@@ -114,32 +114,49 @@ def branches_of(forks: Tensor) -> tuple[list[Branches], Tensor]:
     Tensor
         Int64 ``(rows, length)``: the index of a token, in a branch counted from where it forks off.
     """
-    places = torch.arange(forks.shape[1], device=forks.device)
-    positions, found = places.expand_as(forks).clone(), list[Branches]()
+    positions, found = torch.arange(forks.shape[1], device=forks.device).expand_as(forks).clone(), list[Branches]()
     for row, own in enumerate(forks):
         inside = own.nonzero().flatten()
-        if not len(inside):
-            continue
-        begin, end = int(inside[0]), int(inside[-1]) + 1
-        mine = own[begin:end]
-        starts = torch.cat([mine.new_ones(1, dtype=torch.bool), mine[1:] != mine[:-1]])
-        firsts = places[begin:end][starts][starts.cumsum(0) - 1]  # the first token of each token's branch
-        positions[row, begin:end] = mine + places[begin:end] - firsts
-        itself = (places >= firsts[:, None]) & (places <= places[begin:end, None])
-        found.append(Branches(row, begin, end, (places < mine[:, None]) | itself))
+        if len(inside):
+            rows, begin, end = slice(row, row + 1), int(inside[0]), int(inside[-1]) + 1
+            visible, positions[rows, begin:end] = _seen(forks[rows], begin, end)
+            found.append(Branches(rows, begin, end, visible))
     return found, positions
+
+
+def branches_from(forks: Tensor, begin: int) -> tuple[list[Branches], Tensor]:
+    """Do as ``branches_of`` for rows whose branches all lie behind ``begin``, in operations that depend on shapes alone.
+
+    All tokens from there on have a mask, and nothing is read back from the device: a CUDA graph can hold it.
+    """
+    length = forks.shape[1]
+    visible, behind = _seen(forks, begin, length)
+    before = torch.arange(begin, device=forks.device).expand(len(forks), begin)
+    return [Branches(slice(0, len(forks)), begin, length, visible)], torch.cat([before, behind], dim=1)
+
+
+def _seen(forks: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    """Find what the tokens from ``begin`` to ``end`` see, bool ``(rows, end - begin, length)``, and their positions."""
+    places = torch.arange(forks.shape[1], device=forks.device)
+    mine, here = forks[:, begin:end], places[begin:end].expand(len(forks), -1)
+    starts = torch.cat([torch.ones_like(mine[:, :1], dtype=torch.bool), mine[:, 1:] != mine[:, :-1]], dim=1)
+    firsts = torch.where(starts, here, 0).cummax(1).values  # the first token of each token's branch
+    seen, first = torch.where(mine > 0, mine, here), torch.where(mine > 0, firsts, here)  # outside branches all before it
+    itself = (places >= first[..., None]) & (places <= here[..., None])
+    return (places < seen[..., None]) | itself, seen + here - first
 
 
 def _with_branches(out: Tensor, query: Tensor, key: Tensor, value: Tensor, branches: Sequence[Branches], scale: float) -> Tensor:
     """Replace the branches' rows of ``out``, ``(batch, heads, length, width)``, by attention to what they see."""
-    rows = list(out.unbind(0))
+    parts, done = list[Tensor](), 0
     for one in branches:
-        own = query[one.row, None, :, one.begin : one.end]
+        before, own = out[done : one.rows.start], out[one.rows]
         seen = functional.scaled_dot_product_attention(
-            own, key[one.row, None], value[one.row, None], attn_mask=one.visible[None, None], scale=scale
-        )[0]
-        rows[one.row] = torch.cat([rows[one.row][:, : one.begin], seen, rows[one.row][:, one.end :]], dim=1)
-    return torch.stack(rows)
+            query[one.rows, :, one.begin : one.end], key[one.rows], value[one.rows], attn_mask=one.visible[:, None], scale=scale
+        )
+        parts += [before, torch.cat([own[:, :, : one.begin], seen, own[:, :, one.end :]], dim=2)]
+        done = one.rows.stop
+    return torch.cat([*parts, out[done:]])
 
 
 def _with_bias(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

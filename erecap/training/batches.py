@@ -31,6 +31,8 @@ class Batch:
         Number of each row in the sequence set.
     forks
         Branches (``TokenSequence.forks``), int64 ``(rows, length)``; ``None`` where no row has one.
+    branches_begin
+        Index of the first token of a branch in any row; ``None`` where no row has one.
     """
 
     input_ids: torch.Tensor
@@ -39,6 +41,7 @@ class Batch:
     lengths: torch.Tensor
     indices: tuple[int, ...]
     forks: torch.Tensor | None = None
+    branches_begin: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -53,7 +56,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to ``device``."""
         names = ("input_ids", "weights", "turns", "lengths", *(() if self.forks is None else ("forks",)))
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        if device.type == "cpu":
+            return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names})
 
 
 def later_plans(batch: Batch) -> torch.Tensor:
@@ -89,8 +94,8 @@ def later_plan_count(sequence: TokenSequence) -> int:
     return len(np.unique(sequence.turns[(sequence.weights >= PLAN_WEIGHT) & (sequence.turns >= 1)]))
 
 
-def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0) -> Batch:
-    """Pad sequences on the right to the longest one. Attention is causal, so padding changes no real token.
+def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad_id: int = 0, length: int | None = None) -> Batch:
+    """Pad sequences on the right, to the longest one or to ``length``. Attention is causal, so padding changes no real token.
 
     Parameters
     ----------
@@ -100,9 +105,11 @@ def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad
         Number of each row in its set; 0, 1, ... by default.
     pad_id
         The token id of the padding.
+    length
+        Tokens of a padded row.
     """
     lengths = torch.tensor([len(s) for s in sequences])
-    shape = (len(sequences), int(lengths.max()))
+    shape = (len(sequences), int(lengths.max()) if length is None else length)
     ids, weights = torch.full(shape, pad_id, dtype=torch.int64), torch.zeros(shape)
     turns, forks = torch.full(shape, ALWAYS_KEPT, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
@@ -111,8 +118,9 @@ def collate(sequences: Sequence[TokenSequence], indices: Sequence[int] = (), pad
         turns[row, : len(sequence)] = torch.from_numpy(sequence.turns.astype(np.int64))
         if sequence.forks is not None:
             forks[row, : len(sequence)] = torch.from_numpy(sequence.forks.astype(np.int64))
-    branched = any(sequence.forks is not None for sequence in sequences)
-    return Batch(ids, weights, turns, lengths, tuple(indices) or tuple(range(len(sequences))), forks if branched else None)
+    begin = min((sequence.episode_length for sequence in sequences if sequence.forks is not None), default=None)
+    numbers = tuple(indices) or tuple(range(len(sequences)))
+    return Batch(ids, weights, turns, lengths, numbers, None if begin is None else forks, begin)
 
 
 def length_curriculum(shortest: int, longest: int, full_at: float = 0.4) -> Curriculum:
@@ -158,6 +166,9 @@ class Batches:
         Longest sequence allowed at a training progress; batches with longer ones are skipped until then. ``None`` allows all.
     only
         Numbers of the sequences to use; all by default.
+    sizes
+        Lengths that rows are padded to, in ascending order; a longer one to a multiple of the last. By default a row is padded to
+        the longest of its batch. Few lengths make few shapes.
 
     Raises
     ------
@@ -172,12 +183,14 @@ class Batches:
         seed: int = 0,
         curriculum: Curriculum | None = None,
         only: Sequence[int] | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         self._rows = np.arange(len(sequences)) if only is None else np.asarray(only, dtype=np.int64)
         if not len(self._rows) or token_budget < 1:
             raise ValueError(f"{len(self._rows)} sequences in batches of {token_budget} tokens: give at least one of each")
         self.sequences, self.token_budget, self.seed = sequences, token_budget, seed
-        self.curriculum = curriculum
+        self.curriculum, self.sizes = curriculum, tuple(sizes)
+        self._padded = _rounded(sequences.lengths, self.sizes)
         self._longest = int(sequences.lengths[self._rows].max())
         self.epoch = self.position = 0
         self._batches = self._grouped(0)
@@ -189,7 +202,7 @@ class Batches:
 
     def only(self, numbers: Sequence[int]) -> "Batches":
         """Return a stream of other sequences of the same set, with the same settings, at its beginning."""
-        return Batches(self.sequences, self.token_budget, self.seed, self.curriculum, numbers)
+        return Batches(self.sequences, self.token_budget, self.seed, self.curriculum, numbers, self.sizes)
 
     def next(self, progress: float = 0.0) -> Batch:
         """Return the next batch that the curriculum allows at ``progress`` (0..1)."""
@@ -208,7 +221,7 @@ class Batches:
         return (self._batch(rows) for rows in self._grouped(0))
 
     def _batch(self, rows: Int64) -> Batch:
-        return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows])
+        return collate([self.sequences[int(i)] for i in rows], [int(i) for i in rows], length=int(self._padded[rows].max()))
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the stream, and the facts that identify the stream."""
@@ -232,9 +245,18 @@ class Batches:
         lengths = self.sequences.lengths
         # jitter gives a sequence other neighbours in each epoch
         order = self._rows[np.argsort(lengths[self._rows] * rng.uniform(0.95, 1.05, len(self._rows)), kind="stable")]
-        groups = _group(order, lengths, self.token_budget)
+        groups = _group(order, self._padded, self.token_budget)
         self._shortest = min(int(lengths[rows].max()) for rows in groups)
         return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _rounded(lengths: Int64, sizes: Sequence[int]) -> Int64:
+    """Round lengths up to ``sizes``, longer ones to multiples of the last."""
+    if not sizes:
+        return lengths
+    known = np.asarray(sizes, dtype=np.int64)
+    multiples = -(-lengths // known[-1]) * known[-1]
+    return np.where(lengths <= known[-1], known[np.minimum(np.searchsorted(known, lengths), len(known) - 1)], multiples)
 
 
 def _group(order: Int64, lengths: Int64, budget: int) -> list[Int64]:

@@ -5,7 +5,7 @@ A step function turns a batch into a loss and metrics, so the loop serves any mo
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ Metrics = Mapping[str, tuple[Tensor | float, Tensor | float]]
 """Name -> (sum, count) of a batch. The log holds sum / count over all batches since the previous record."""
 
 StepFunction = Callable[[Batch], tuple[Tensor, Metrics]]
-"""A function from a batch to the loss that is differentiated, and the metrics to log."""
+"""A function from a batch to the loss that is differentiated, and the metrics to log. One that has set the gradients itself
+returns a detached loss."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,30 @@ class MetricSums:
     Parameters
     ----------
     sums
-        Name -> [sum, count] to start from, such as the attribute ``sums`` of another instance.
+        Name -> [sum, count] to start from, such as ``sums`` of another instance.
     """
 
-    def __init__(self, sums: Mapping[str, list[float]] | None = None) -> None:
-        self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (sums or {}).items()}
+    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None) -> None:
+        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {name: (a, b) for name, (a, b) in (sums or {}).items()}
+
+    @property
+    def sums(self) -> dict[str, list[float]]:
+        """Name -> [sum, count]. Waits for a GPU to be done."""
+        return {name: [float(total), float(count)] for name, (total, count) in self._sums.items()}
 
     def add(self, metrics: Metrics) -> None:
-        """Add the metrics of one batch."""
+        """Add the metrics of one batch. Nobody waits for a GPU."""
         for name, (total, count) in metrics.items():
-            pair = self.sums.setdefault(name, [0.0, 0.0])
-            pair[0] += float(total)
-            pair[1] += float(count)
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = before[0] + _exact(total), before[1] + _exact(count)
 
     def means(self) -> dict[str, float]:
         """Compute the mean of each metric whose count is not 0."""
         return {name: total / count for name, (total, count) in self.sums.items() if count > 0}
+
+
+def _exact(figure: Tensor | float) -> Tensor | float:
+    return figure.double() if isinstance(figure, Tensor) else figure
 
 
 @dataclass
@@ -170,7 +179,8 @@ class TrainLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(progress)
         loss, metrics = self.step_function(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -69,21 +69,24 @@ def weighted_loss(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
     targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
     if not len(targets):
         raise ValueError(f"sequences {batch.indices} have no target of nonzero weight: leave them out")
-    rows = hidden[:, :-1][wanted]
-    logits = functional.linear(rows, output.to(rows.dtype)).float()
+    return _parts(hidden[:, :-1][wanted], output, targets, weights)
+
+
+def weighted_loss_everywhere(hidden: Tensor, output: Tensor, batch: Batch) -> LossParts:
+    """Compute the same for all positions, also those of weight 0, in operations that depend on shapes alone."""
+    return _parts(hidden[:, :-1].flatten(0, 1), output, batch.input_ids[:, 1:].flatten(), batch.weights[:, 1:].flatten())
+
+
+def _parts(hidden: Tensor, output: Tensor, targets: Tensor, weights: Tensor) -> LossParts:
+    logits = functional.linear(hidden, output.to(hidden.dtype)).float()
     losses = functional.cross_entropy(logits, targets, reduction="none")
-    return _parts(losses, logits.detach(), targets, weights)
-
-
-def _parts(losses: Tensor, logits: Tensor, targets: Tensor, weights: Tensor) -> LossParts:
-    plan = weights >= PLAN_WEIGHT
-    correct = (logits[plan].argmax(-1) == targets[plan]).sum()
-    detached = losses.detach()
+    plan, other = weights >= PLAN_WEIGHT, (weights > 0) & (weights < PLAN_WEIGHT)
+    correct, detached = (logits.detach().argmax(-1) == targets) & plan, losses.detach()
     return LossParts(
         (losses * weights).sum() / weights.sum(),
-        detached[plan].sum(),
-        correct.float(),
+        (detached * plan).sum(),
+        correct.sum().float(),
         plan.sum().float(),
-        detached[~plan].sum(),
-        (~plan).sum().float(),
+        (detached * other).sum(),
+        other.sum().float(),
     )

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from agents.demonstrations import Demonstration, Labeller, Sample, demonstrate
 from agents.job import EpisodeJob
 from agents.loop import AgentConfig
 from agents.runner import MakeBackend
-from agents.together import play_together
 from agents.workers import spawn_pool
 from benchmarks.output.files import write_atomically
 from benchmarks.recipes.planner.config import Source
 from benchmarks.recipes.seeds import SEEDS_PER_ROUND
-from planner import BatchBackend, Entry, PlannerBackend, Sampling
+from planner import Entry, PlannerBackend, Sampling
 
 STUDENT_REPLANS = 20
 """Number of replans after which the episode of a student with plans for the whole task ends. If it needs more of them it is stuck,
@@ -46,8 +44,6 @@ class RoundPlay:
         Share of the replans in which the student's plan is played, 0..1.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
-    together
-        Whether a student that can plans all episodes of a chunk in one batch. It pays on a GPU.
     """
 
     number: int
@@ -56,7 +52,6 @@ class RoundPlay:
     student: str = ""
     share: float = 0.0
     stubbornness: float = 0.0
-    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,11 +204,7 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
     """Play a chunk and write its samples: one JSON line each, the statistics last."""
     seeds = range(chunk.first_seed, chunk.first_seed + chunk.episodes)
     student = make_backend(chunk.how.student) if chunk.how.student else None
-    if chunk.how.together and isinstance(student, BatchBackend):
-        finished = dict(play_together([partial(_play_seed, chunk, seed) for seed in seeds], student))
-        played = [finished[number] for number in range(len(seeds))]
-    else:
-        played = [_play_seed(chunk, seed, student) for seed in seeds]
+    played = [_play_seed(chunk, seed, student) for seed in seeds]
     lines = [line for _, samples in played for line in samples]
     made = [demonstration for demonstration, _ in played]
     successes, plans, agreed = sum(m.episode.success for m in made), sum(m.plans for m in made), sum(m.agreed for m in made)
@@ -225,7 +216,8 @@ def play_chunk(chunk: Chunk, make_backend: MakeBackend) -> ChunkStats:
 def _play_seed(chunk: Chunk, seed: int, student: PlannerBackend | None) -> tuple[Demonstration, list[str]]:
     """Play one episode; return it, and the samples to keep of it as JSON lines."""
     how, rng = chunk.how, np.random.default_rng((seed, 1))
-    labeller = Labeller(rng, student, how.share, how.noise, how.stubbornness)
+    noise = how.noise if chunk.source.noise is None else chunk.source.noise
+    labeller = Labeller(rng, student, how.share, noise, how.stubbornness)
     job = EpisodeJob(how.student or "expert", chunk.source.env_id, seed, chunk.source.verbosity, horizon=chunk.source.horizon)
     most = STUDENT_REPLANS if how.student and chunk.source.horizon == "task" else chunk.source.max_replans
     made = demonstrate(job, labeller, AgentConfig(max_replans=most, sampling=Sampling(MAX_NEW_TOKENS)))

@@ -24,6 +24,9 @@ class Source(BaseModel):
         Number of episodes that a worker plays in a row.
     max_replans
         Number of replans after which an episode ends.
+    noise
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1; ``None`` for the round's. Student rounds
+        have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +37,7 @@ class Source(BaseModel):
     horizon: Horizon = "subgoal"
     chunk: int = Field(default=40, ge=1)
     max_replans: int = Field(default=40, ge=1)
+    noise: float | None = Field(default=None, ge=0, le=1)
 
 
 def _house(name: str, episodes: int, verbosity: Verbosity = "terse", horizon: Horizon = "subgoal", chunk: int = 40) -> Source:
@@ -44,6 +48,16 @@ def _level(name: str, episodes: int = 40, horizon: Horizon = "subgoal", chunk: i
     return Source(env_id=LEVELS[name], episodes=episodes, horizon=horizon, chunk=chunk)
 
 
+# In most episodes the expert is nearly always right, so its plan before names the right places. In these a learner's mistakes stand
+# in the context, as they will in the student's own episodes.
+_OFTEN_WRONG = (
+    _house("HouseholdSmall", 120, horizon="task"),
+    _house("Household", 80),
+    _house("HouseholdTroubled", 80, horizon="task"),
+    _house("HouseholdLong", 80, "verbose", "task", 20),
+    _house("HouseholdReplan", 160, "terse", "task", 20),
+    _house("HouseholdReplan", 240, "verbose", "task", 20),
+)
 EXPERT_SOURCES = (
     _house("HouseholdSmall", 1000),
     _house("HouseholdSmall", 120, "verbose"),
@@ -62,6 +76,7 @@ EXPERT_SOURCES = (
     _house("HouseholdReplan", 280, "verbose", "task", 20),
     *(_level(name, 200) for name in LEVELS),
     *(_level(name, 120, "task") for name in LEVELS),
+    *(source.model_copy(update={"noise": 0.4}) for source in _OFTEN_WRONG),
 )
 
 
@@ -106,6 +121,10 @@ class Round(BaseModel):
         up; later most of it is noise, since nobody can foresee what the agent will see.
     lessons
         Lessons in the training data.
+    recent_rounds
+        Student rounds whose episodes are trained on in full: this one and those just before.
+    rehearsal
+        Of the rounds before them, the expert's among these, one of this many chunks is trained on again.
     minutes
         Length of the training, in minutes of wall time.
     """
@@ -117,6 +136,8 @@ class Round(BaseModel):
     in_place: bool = True
     other_weight: float = Field(default=0.3, gt=0, lt=1)
     lessons: Lessons = Lessons()
+    recent_rounds: int = Field(default=2, ge=1)
+    rehearsal: int = Field(default=4, ge=1)
     minutes: float = Field(default=9, gt=0)
 
 
@@ -215,17 +236,14 @@ class Recipe(BaseModel):
     lessons
         Lessons in the training data of round 0.
     noise
-        Share of the expert's replans in which a disturbed plan is played instead, 0..1. Only gridworlds have such plans.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1, where a source does not say. Only
+        gridworlds have such plans.
     stubbornness
         Probability that a disturbed plan that changed nothing is played again, 0..1.
     student_share
         Share of the replans in which the student's plan is played in its rounds, 0..1.
     corrections, other_weight
         ``Round.corrections`` and ``Round.other_weight`` of round 0.
-    recent_rounds
-        Student rounds whose episodes a round trains on in full: its own and those just before.
-    rehearsal
-        Of the rounds before them, the expert's among these, one of this many chunks is trained on again.
     train_minutes
         Length of the training in round 0, in minutes of wall time.
     student_minutes
@@ -263,8 +281,6 @@ class Recipe(BaseModel):
     student_share: float = Field(0.9, ge=0, le=1)
     corrections: int = Field(default=0, ge=0)
     other_weight: float = Field(default=0.3, gt=0, lt=1)
-    recent_rounds: int = Field(2, ge=1)
-    rehearsal: int = Field(4, ge=1)
     train_minutes: float = Field(50, gt=0)
     student_minutes: float | None = Field(None, gt=0)
     play_minutes: float | None = Field(7, gt=0)

@@ -19,6 +19,7 @@ from benchmarks.recipes.planner.dataset import Encoding, encode, encode_lessons,
 from erecap.models.loading import bundled_planner_dir
 from erecap.training.batches import Batches, length_curriculum
 from erecap.training.config import TrainConfig, planner_config
+from erecap.training.graph_steps import SIZES
 from erecap.training.initialization import initialize_lookup
 from erecap.training.loop import Hooks, TrainRecord
 from erecap.training.sequences import ShardedSequences
@@ -94,9 +95,8 @@ class Stages:
         corrections = self.recipe.rounds[round_].corrections
         if not round_:
             return RoundPlay(0, self.recipe.noise, corrections, stubbornness=self.recipe.stubbornness)
-        batches = torch.cuda.is_available()  # there a batch of prompts takes hardly longer than one; elsewhere sessions save most
-        student = f"{'baseline' if batches else 'baseline-session'}?model={self.model_dir(round_ - 1)}"
-        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share, together=batches)
+        student = f"baseline-session?model={self.model_dir(round_ - 1)}&device=cpu"  # processes that share a GPU wait for each other
+        return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share)
 
     def _on_chunk(self, chunk: Chunk, stats: ChunkStats) -> None:
         note = f"{stats.env_id}: {stats.successes}/{stats.episodes} succeed, {stats.agreed}/{stats.plans} plans as the expert's"
@@ -121,7 +121,8 @@ class Stages:
         data = ShardedSequences(self._shards(round_, paths, tokenizer))
         fresh = not round_ and recipe.start_from is None
         curriculum = length_curriculum(recipe.shortest, recipe.max_tokens, 0.6) if fresh else None
-        batches, config = Batches(data, recipe.token_budget, recipe.seed + round_, curriculum), self._config(round_)
+        sizes = SIZES if torch.cuda.is_available() else ()
+        batches, config = Batches(data, recipe.token_budget, recipe.seed + round_, curriculum, sizes=sizes), self._config(round_)
         self.reporter.begin(f"round {round_}: train", 60 * recipe.rounds[round_].minutes)
         model = self._model(round_, tokenizer)
         model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
@@ -130,12 +131,12 @@ class Stages:
 
     def _shards(self, round_: int, paths: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Path]:
         """List the shards to train on: the latest rounds' and, of those before them, a part; and lessons."""
-        recipe = self.recipe
+        recipe, own = self.recipe, self.recipe.rounds[round_]
         shards = list(self._sequences(round_, paths).paths)
         for earlier in range(round_):
-            every = 1 if earlier and earlier > round_ - recipe.recent_rounds else recipe.rehearsal
+            every = 1 if earlier and earlier > round_ - own.recent_rounds else own.rehearsal
             shards += self._sequences(earlier, self._paths(earlier)[::every]).paths
-        lessons = {kind: count for kind, count in recipe.rounds[round_].lessons.model_dump().items() if count}
+        lessons = {kind: count for kind, count in own.lessons.model_dump().items() if count}
         out = self.root / "lessons"
         return shards + [encode_lessons(count, recipe.seed + round_, tokenizer, out, kind) for kind, count in lessons.items()]
 
@@ -147,6 +148,7 @@ class Stages:
             betas=(0.9, 0.99),  # batches are small, so squared gradients are noisy and need a long average
             decay=1.0 if round_ else 0.3,
             other_weight=recipe.rounds[round_].other_weight,
+            log_every=200 if torch.cuda.is_available() else 20,
             seed=recipe.seed,
         )
 
