@@ -39,12 +39,12 @@ profile() {
 steps() {
     printf 'tests 110 pytest %s\n' "-c /dev/null --rootdir=. --confcutdir=tests/gpu -p no:cacheprovider --import-mode=importlib \
         -q -ra --tb=short $TESTS tests/gpu"
+    profile sessions 75 sessions --lengths "$LENGTHS" --keep 0.7,0.5 --replans "$REPLANS" --rounds "$SESSION_ROUNDS" --seconds 55 \
+        ${TRACE:+--trace "$TRACE"}
     profile rates 60 rates --lengths "$ATTENTION_LENGTHS"
     profile prefill 170 prefill --lengths "$LENGTHS" --rounds "$ROUNDS" --new-lengths "$NEW_ROUNDS" --no-stock --seconds 120
     profile generate 100 generate --lengths "$DECODE_LENGTH" --keep 1,0.7 --new-tokens "$NEW_TOKENS" --rounds 3 \
         --decoders eager,graph-flash,graph-split --seconds 70
-    profile sessions 75 sessions --lengths "$LENGTHS" --keep 0.7,0.5 --replans "$REPLANS" --rounds "$SESSION_ROUNDS" --seconds 55 \
-        ${TRACE:+--trace "$TRACE"}
     profile trace 60 trace --lengths "$DECODE_LENGTH" --keep 1,0.7
     STEP_VARIABLE=$ALLOCATOR profile memory 90 memory --lengths "$MEMORY_LENGTHS" --keep 1,0.7 --seconds 60
     if [ "$DEVICE" != cpu ]; then

@@ -95,7 +95,7 @@ class Stages:
         corrections = self.recipe.rounds[round_].corrections
         if not round_:
             return RoundPlay(0, self.recipe.noise, corrections, stubbornness=self.recipe.stubbornness)
-        student = f"baseline-session?model={self.model_dir(round_ - 1)}&device=cpu"  # processes that share a GPU wait for each other
+        student = f"baseline-session?model={self.model_dir(round_ - 1)}&device=cpu"  # many processes would wait for a GPU
         return RoundPlay(round_, 0.0, corrections, student, self.recipe.student_share)
 
     def _on_chunk(self, chunk: Chunk, stats: ChunkStats) -> None:
