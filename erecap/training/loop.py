@@ -190,12 +190,18 @@ class TrainLoop:
         self.hooks.about(self.step)(f"step {self.step}, {seconds:.1f} s")
 
     def _count(self, tokens: int, seconds: float) -> None:
-        self.step, self.tokens, self.elapsed_s = self.step + 1, self.tokens + tokens, self.elapsed_s + seconds
-        self.window.tokens, self.window.seconds = self.window.tokens + tokens, self.window.seconds + seconds
+        self.step, self.tokens, self.window.tokens = self.step + 1, self.tokens + tokens, self.window.tokens + tokens
+        self._spend(seconds)
+
+    def _spend(self, seconds: float) -> None:
+        self.elapsed_s, self.window.seconds = self.elapsed_s + seconds, self.window.seconds + seconds
 
     def _record(self) -> None:
+        asked = time.perf_counter()
+        means = self.window.metrics.means()
+        self._spend(time.perf_counter() - asked)  # a GPU is behind the host by many steps
         record: TrainRecord = {"step": self.step, "tokens": self.tokens, "progress": self.progress, "elapsed_s": self.elapsed_s}
-        record |= self.window.metrics.means()
+        record |= means
         record |= {"lr": self.optimizer.param_groups[0]["lr"], "tokens_per_s": self.window.tokens / self.window.seconds}
         if self.hooks.on_eval is not None and self._due(self.config.eval_every):
             with training_mode(self.module, False):
