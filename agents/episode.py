@@ -112,8 +112,8 @@ class Episode:
         """Observe, ask the backend, read its plan. Where the plan cannot be read, ask once more."""
         self.since_replan = 0
         self.started, self.goal_interrupted, self.plan.unread = True, False, False
-        rest = self.plan.rest
-        request = Request(reason, time.perf_counter(), tuple(call.text for call, _ in rest), "\n".join(line for _, line in rest))
+        rest = tuple(call.text for call, _ in self.plan.rest)
+        request = Request(reason, time.perf_counter(), rest, self.plan.draft)
         self._observe()
         try:
             self.plan.follow(self._ask(request))

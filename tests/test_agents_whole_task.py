@@ -225,6 +225,13 @@ def test_the_draft_of_a_plan_keeps_the_numbers_of_the_subgoals(players):
     assert backend.prompts[1].draft == run.calls[1].draft == "1. drop\n2. explore\nexplore"
 
 
+def test_a_draft_begins_with_the_number_of_its_subgoal(players):
+    """The line with the number was carried out; a plan for the rest of the subgoal begins with the number again."""
+    run = players.play(QUIET, players.Script("4. explore\ndrop\n5. explore", "explore"), max_replans=2, horizon="task")
+    assert run.calls[1].rest == ("drop", "explore")
+    assert run.calls[1].draft == "4. drop\n5. explore"
+
+
 def test_the_draft_of_a_plan_in_one_line_is_what_was_read(players):
     run = players.play(QUIET, players.Script("drop, explore", "explore"), max_replans=2, horizon="task")
     assert run.calls[1].draft == "\n".join(run.calls[1].rest)

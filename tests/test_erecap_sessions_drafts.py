@@ -30,27 +30,36 @@ def words(size: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(7, 320, size).tolist()
 
 
+LINES = [40, 1, 2, 3, 0, 1, 4, 5, 0, 6, 2, 3, 0, 7, 99]
+"""Four lines, the first with a number (40) and the last with an end (99); 0 ends a line."""
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ([], [1, 2, 3]),
-        ([1, 2], [3, 4, 5]),
-        ([7, 3, 4], [5, 3, 4]),
-        ([7, 7, 7, 7, 3, 4], [9]),
-        ([7, 2, 3, 4], [5, 3, 4]),
-        ([7, 4], []),
-        ([7, 5], [3, 4, 9]),
-        ([*TEXT], []),
+        ([], LINES),
+        (LINES[:2], LINES[2:]),
+        (LINES, []),
+        ([40, 1, 2, 8], [0, 1, 4, 5, 0, 6, 2, 8, 0, 7, 99]),  # 8 stands for 3 behind 2, here and further on
+        ([40, 9], []),
+        ([40, 9, 0], [1, 2, 3, 0, 1, 4, 5, 0, 6, 2, 3, 0, 7, 99]),  # another line: the text waits, and its number was written
+        ([40, 9, 5], [0, 1, 2, 3, 0, 1, 4, 5, 0, 6, 2, 3, 0, 7, 99]),  # 5 ends a line in the text
+        ([40, 9, 0, 1, 4, 5], [0, 6, 2, 3, 0, 7, 99]),  # two tokens of a line further on
+        ([40, 9, 0, 9, 0], [1, 2, 3, 0, 1, 4, 5, 0, 6, 2, 3, 0, 7, 99]),
+        ([40, 9, 0, 9, 0, 9, 0], []),  # the line that waits was refused too often
+        ([40, 9, 0, 9, 0, 9, 0, 6, 2], [3, 0, 7, 99]),
     ],
 )
-def test_a_text_is_copied_and_found_again(answer: list[int], expected: list[int]) -> None:
-    """5 ends a line: behind it the text goes on, whatever the line was."""
-    assert CopyDraft(TEXT, frozenset({5})).propose(answer, 3) == expected
+def test_a_text_is_followed_through_changes(answer: list[int], expected: list[int]) -> None:
+    source = CopyDraft(np.array(LINES, np.int64), frozenset({0}))
+    assert source.propose(answer, 99) == expected
+    assert source.propose(answer, 2) == expected[:2]
 
 
 def test_the_context_says_how_it_went_on_before() -> None:
     context = SuffixDraft(np.array([8, 1, 2, 3, 7, 7, 1, 2, 3, 5, 1], np.int64))
     assert context.propose([2, 3], 2) == [5, 1], "the last of two places with three tokens alike"
+    assert context.propose([2, 3], 9) == [5, 1, 2, 3], "at most twice as many as the match has, as far as they go"
     assert context.propose([9], 2) == []
     assert SuffixDraft(np.zeros(0, np.int64)).propose([], 4) == []
     assert FirstDraft((SuffixDraft(TEXT), CopyDraft(TEXT))).propose([1], 1) == [2]
@@ -72,12 +81,12 @@ def test_what_is_forced_comes_first_and_another_source_goes_on_behind_it() -> No
 
 @settings(max_examples=200, deadline=None)
 @given(text=tokens, answer=tokens, most=st.integers(0, 5))
-def test_a_draft_is_a_piece_of_its_text(text: list[int], answer: list[int], most: int) -> None:
-    for source in (CopyDraft(np.array(text, np.int64)), SuffixDraft(np.array(text, np.int64))):
+def test_a_draft_has_the_tokens_of_its_text(text: list[int], answer: list[int], most: int) -> None:
+    for source in (CopyDraft(np.array(text, np.int64), frozenset({1})), SuffixDraft(np.array(text, np.int64))):
         found = source.propose(answer, most)
-        whole = [*text, *answer]
         assert len(found) <= most
-        assert not found or any(whole[i : i + len(found)] == found for i in range(len(whole)))
+        assert {*found} <= {*text, *answer}
+    assert CopyDraft(np.array(text, np.int64)).propose(text[:most], len(text)) == text[most:]
 
 
 class Scripted:

@@ -2,7 +2,7 @@
 # Trains everything that ships with the package: the bundled planner, its pruner, the thresholds, the cost model of this machine.
 #
 # Usage: tools/train_bundled.sh [DIR]     (runs/bundled by default; `make bundled` calls it)
-# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. The planner alone takes about five hours on 2 cores.
+# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. The planner alone takes about three hours on 2 cores.
 # On a machine with a GPU: RECIPE=tools/planner_one_gpu.json WORKERS=15 ENVS=16 tools/train_bundled.sh
 set -euo pipefail
 

@@ -7,15 +7,18 @@ grammar forces.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+REFUSALS = 2
+"""Lines that may come instead of one of the text before the draft stops going on with it."""
 LONGEST_MATCH = 32
 """Most tokens of the context that are compared to find where it was written before."""
-_ENOUGH_OF_A_PLAN, _ENOUGH_OF_A_CONTEXT = 2, 3  # tokens that must match
+DRAFTED_BY_MATCH = 2
+"""Tokens drafted from the context for each token that matches."""
 
 
 class Drafter(Protocol):
@@ -43,15 +46,16 @@ class Drafter(Protocol):
 class CopyDraft:
     """A draft from a text that the answer may repeat with changes, such as the rest of the plan before.
 
-    Where the answer leaves the text, the draft goes on behind the place of the text that ends most like the answer; of several, the
-    one that is nearest to as many tokens from the beginning.
+    The answer is followed along the text. Where it has another token in the middle of a line, that one is taken to replace the
+    text's, there and wherever the text has the same two tokens again. Where it has another line, the text waits: the draft goes on
+    with it at the next line, or as soon as the answer comes back to it.
 
     Attributes
     ----------
     text
         Tokens of the text, int64 ``(n,)``.
     line_breaks
-        Tokens that end a line. One of them alone is enough of a match, so a line that was written otherwise is left behind.
+        Tokens that end a line.
     """
 
     text: NDArray[np.int64]
@@ -59,18 +63,86 @@ class CopyDraft:
 
     def propose(self, answer: Sequence[int], most: int) -> list[int]:
         """Propose the tokens that come next in the text (``Drafter``)."""
-        written = np.asarray(answer, np.int64)
-        if len(written) <= len(self.text) and np.array_equal(self.text[: len(written)], written):
-            return _from(self.text, len(written), most)
-        ends, size = longest_match(self.text, written)
-        if size < _ENOUGH_OF_A_PLAN and (not size or answer[-1] not in self.line_breaks):
+        place = _Place(self.text.tolist(), self.line_breaks)
+        for token in answer:
+            place.follow(token)
+        return place.ahead(most)
+
+
+@dataclass
+class _Place:
+    """The place in a text that an answer has reached."""
+
+    text: list[int]
+    breaks: frozenset[int]
+    at: int | None = 0
+    """The token that comes next; ``None`` in a line that the text does not have."""
+    waiting: int = 0
+    """Where the text goes on behind such a line."""
+    last: int | None = None
+    """The last token of the answer."""
+    refused: int = 0
+    """How many lines in a row came instead of the one that waits."""
+    changes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """What the answer has in place of the second of two tokens."""
+
+    def ahead(self, most: int) -> list[int]:
+        """Return at most so many tokens that come next, with the changes so far."""
+        if self.refused >= REFUSALS or most < 1:
             return []
-        return _from(self.text, int(ends[np.abs(ends + 1 - len(written)).argmin()]) + 1, most)
+        if self.at is not None:
+            return self._piece(self.at, most)
+        pairs = zip(self.text, self.text[1:], strict=False)
+        ends = (second for first, second in pairs if first == self.last and second in self.breaks)
+        return next(([end, *self._piece(self.waiting, most - 1)] for end in ends), [])
+
+    def _piece(self, at: int, most: int) -> list[int]:
+        return [self._changed(place) for place in range(at, min(at + most, len(self.text)))]
+
+    def follow(self, token: int) -> None:
+        """Go on by one token of the answer."""
+        if self.at is None:
+            self.at = self._found_again(token)
+        elif self.at < len(self.text) and self._changed(self.at) == token:
+            self.at, self.refused = self.at + 1, 0
+        elif self._is_replaced(self.at, token):
+            self.changes[self.text[self.at - 1], self.text[self.at]] = token
+            self.at += 1
+        else:
+            self.refused += self.at == self.waiting
+            self.waiting = self._line_of(self.at)
+            for at in range(self.waiting, self.at):  # it was another line, and no change of this one
+                self.changes.pop((self.text[at - 1], self.text[at]), None)
+            self.at = self._found_again(token)
+        self.last = token
+
+    def _changed(self, at: int) -> int:
+        return self.changes.get((self.text[at - 1], self.text[at]), self.text[at]) if at else self.text[at]
+
+    def _is_replaced(self, at: int, token: int) -> bool:
+        """Tell whether a token stands for the one of the text, in the middle of a line."""
+        if not 0 < at < len(self.text) or self.breaks & {token, self.text[at], self.text[at - 1]} or self.text[at - 1] != self.last:
+            return False
+        return at > self._line_of(at)
+
+    def _found_again(self, token: int) -> int | None:
+        """Return where the text goes on at the next line, or if it has the last two tokens of the answer further on."""
+        if token in self.breaks:
+            return self.waiting
+        places = range(self.waiting + 1, len(self.text))
+        return next((at + 1 for at in places if self.text[at] == token and self.text[at - 1] == self.last), None)
+
+    def _line_of(self, at: int) -> int:
+        """Return the beginning of the line at ``at``; behind its first token where the answer has that one and will not again."""
+        begin = next((place + 1 for place in range(at - 1, -1, -1) if self.text[place] in self.breaks), 0)
+        return begin + (at > begin and self.text.count(self.text[begin]) == 1)
 
 
 @dataclass(frozen=True)
 class SuffixDraft:
     """A draft from the context itself: how it went on where its last tokens stood before, the last time.
+
+    It is twice as long as the match, since a longer match foretells more.
 
     Attributes
     ----------
@@ -84,7 +156,7 @@ class SuffixDraft:
         """Propose what followed the longest match in the context (``Drafter``)."""
         whole = np.concatenate([self.context, np.asarray(answer, np.int64)])
         ends, size = longest_match(whole[:-1], whole)
-        return _from(whole, int(ends[-1]) + 1, most) if size >= _ENOUGH_OF_A_CONTEXT else []
+        return _from(whole, int(ends[-1]) + 1, min(most, DRAFTED_BY_MATCH * size)) if size else []
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,8 @@ from erecap.sessions.saved import read_session, session_identity, write_session
 from erecap.sessions.start import AnswerStart, followed_by
 from erecap.sessions.verification import Verified, accepted, write_along
 
-LEAST_DRAFTED, MOST_DRAFTED = 4, 48
-"""Least and most tokens that are drafted in the middle of an answer, where a source has them. The longer the last draft held, the
-longer the next one."""
+MOST_DRAFTED = 64
+"""Most tokens that are drafted, where a source has them."""
 
 
 @dataclass(frozen=True)
@@ -322,8 +321,7 @@ class ReplanSession:
             if (made[-1] in options.eos_ids and not options.ignore_eos) or len(answer) == options.max_new_tokens:
                 return
             self._check_turn(turn)
-            room = min(MOST_DRAFTED, 2 * len(made) + LEAST_DRAFTED, options.max_new_tokens - len(answer) - 1)
-            draft = drafter.propose(answer, room)
+            draft = drafter.propose(answer, min(MOST_DRAFTED, options.max_new_tokens - len(answer) - 1))
             logits = self._run(followed_by(start.prompt, [*answer, *draft]), 1 + len(draft))
 
     @torch.inference_mode()

@@ -142,10 +142,10 @@ class Round(BaseModel):
 
 
 # The first rounds show where the student gets stuck: in long households, at a full box or a locked door, and with plans for the
-# whole task. The later ones play these again. The third has many such states. The last ones play what was still lost after it:
-# whole tasks whose houses change.
+# whole task. The later ones play these again. The third has many such states. The last plays what was still lost after it: whole
+# tasks whose houses change.
 _HARD = ("Open", "PutNext", "GoToSeq", "BossLevel", "KeyCorridor")
-_SOME_LESSONS = Lessons(troubled=300, misplanned=1000)
+_SOME_LESSONS = Lessons(plain=300, locked=300, troubled=600, misplanned=1000)
 _WHOLE_TASKS = Round(
     sources=(
         _house("HouseholdReplan", 48, "verbose", "task", 2),
@@ -204,8 +204,7 @@ STUDENT_ROUNDS = (
         lessons=_SOME_LESSONS,
         minutes=30,
     ),
-    *(_WHOLE_TASKS,) * 4,
-    _WHOLE_TASKS.model_copy(update={"lessons": Lessons(plain=1500, locked=1500, troubled=1500, misplanned=1500), "minutes": 40.0}),
+    _WHOLE_TASKS,
 )
 
 
