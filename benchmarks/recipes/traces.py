@@ -9,6 +9,7 @@ from agents.recorded_prompts import RecordedPrompt, by_episode
 from benchmarks.backends.registry import choose_reference
 from benchmarks.runs.closed_loop import STEPS_FILE
 from benchmarks.runs.records import RunRecords
+from benchmarks.runs.suites import Case
 from erecap.backend import encode_prompt
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import ChatTokenizer, TokenizedPrompt
@@ -17,7 +18,7 @@ from planner.prompt import before_observation
 
 
 def episode_to_trace(run: Path, seed: int | None) -> tuple[str, list[RecordedPrompt]]:
-    """Choose one recorded episode: the one with this seed, else the one whose last prompt is longest.
+    """Choose one recorded episode: the one with this seed, else of those that succeeded the one whose last prompt is longest.
 
     Returns
     -------
@@ -36,7 +37,16 @@ def episode_to_trace(run: Path, seed: int | None) -> tuple[str, list[RecordedPro
     if not chosen:
         seeds = sorted({prompts[0].seed for prompts in episodes})
         raise ValueError(f"{run} has no finished episode{'' if seed is None else f' of seed {seed}'}: its seeds are {seeds}")
-    return name, max(chosen, key=lambda prompts: sum(len(segment.text) for segment in prompts[-1].prompt.segments))
+    succeeded = {case for case, episode in records.backends[name].episodes.items() if episode.success}
+    return name, max(chosen, key=lambda prompts: (_case(prompts[0]) in succeeded, _length(prompts[-1])))
+
+
+def _case(recorded: RecordedPrompt) -> Case:
+    return Case(recorded.env_id, recorded.seed)
+
+
+def _length(recorded: RecordedPrompt) -> int:
+    return sum(len(segment.text) for segment in recorded.prompt.segments)
 
 
 def trace_of(backend: str, prompts: Sequence[RecordedPrompt], loaded: LoadedModel) -> ReplanTrace:
