@@ -3,12 +3,12 @@
 The model is a stock transformers model with float32 weights; matrix products run in bfloat16 where that is faster.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,8 +23,6 @@ from erecap.training.loss import LossParts, weighted_loss, weighted_loss_everywh
 
 LossFunction = Callable[[Tensor, Tensor, Batch], LossParts]
 """A function from hidden states, output matrix and batch to the loss."""
-
-log = structlog.get_logger()
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch, precision: Precision = "auto") -> LossParts:
@@ -117,7 +115,7 @@ class _Losses:
             try:
                 return self._graphs(batch)
             except RuntimeError as error:
-                log.warning("no CUDA graph of a training step: going on without", error=str(error))
+                warnings.warn(f"no CUDA graph of a training step, going on without ({error})", stacklevel=2)
                 self._graphs = None
                 self._model.zero_grad(set_to_none=True)
         return batch_loss(self._model, batch, self._precision)
