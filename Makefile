@@ -5,6 +5,7 @@ READY := .venv/.ready
 PACKAGES := planner envs erecap agents benchmarks
 PYTEST := $(BIN)/pytest -n auto
 DEMO_BACKENDS := hf-generate,baseline,erecap?keep=0.7
+DEMO_SESSIONS := baseline,erecap?keep=0.7,baseline-session?draft=none,erecap-session?keep=0.5&stages=0-5
 
 .PHONY: setup test lint types imports format test-slow test-real-model test-gpu demo clean
 
@@ -46,7 +47,7 @@ format: $(READY)
 # Pruned against unpruned on the bundled planner, under 10 minutes on 2 cores; `make demo` again goes on where it was stopped.
 demo: $(READY)
 	$(BIN)/erecap compare --suite household-small --backends '$(DEMO_BACKENDS)' --episodes 20 --out runs/demo-small
-	$(BIN)/erecap compare --suite household-long --backends '$(DEMO_BACKENDS)' --episodes 4 --replay-prompts 24 --out runs/demo-long
+	$(BIN)/erecap compare --suite household-replan --backends '$(DEMO_SESSIONS)' --episodes 4 --replay-prompts 20 --workers 2 --out runs/demo-replan
 
 clean:
 	rm -rf .venv build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
