@@ -18,6 +18,7 @@ from benchmarks.reports.clock import clock_plot
 from benchmarks.runs.clock_sources import MeasuredSeconds, PricedSeconds, make_clock, stretched
 from erecap.calibration.bundled_costs import DEFAULT_COST, bundled_costs, find_cost
 from erecap.calibration.cost_model import CostModel, Setting
+from erecap.capacity.prices import SessionPrices, recorded
 from erecap.models.identity import ModelIdentity
 from planner import Generation
 
@@ -50,6 +51,16 @@ def test_the_answer_is_charged_for_the_tokens_that_it_has():
     assert long == pytest.approx(COST.prefill_s(layers) + COST.decode_s(layers, 40))
     assert long - short == pytest.approx(COST.decode_s(layers, 40) - COST.decode_s(layers, 2))
     assert seconds(Generation("x", 100, COST.answer_tokens, layer_tokens=layers), 0.0) == pytest.approx(COST.replan_s(layers))
+
+
+def test_a_session_is_charged_for_what_is_new_and_for_its_passes():
+    prices, held = SessionPrices(COST, 1, recorded), (100, 100, 60, 60)
+    words = {"layer_tokens": held, "reused_tokens": 80}
+    drafted = PricedSeconds(COST)(Generation("x", 100, 9, drafts=((6, 4), (3, 3)), **words), 99.0)
+    assert drafted == pytest.approx(prices.extend_s(20, held, 6) + prices.pass_s(held, 5, 3))
+    alone = PricedSeconds(COST)(Generation("x", 100, 3, **words), 99.0)
+    assert alone == pytest.approx(prices.extend_s(20, held) + prices.pass_s(held, 1) + prices.pass_s(held, 2))
+    assert alone < PricedSeconds(COST)(Generation("x", 100, 3, layer_tokens=held), 99.0)
 
 
 def test_an_answer_without_layers_is_charged_as_unpruned():

@@ -7,11 +7,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from agents.clock import Clock
 from erecap.calibration.bundled_costs import DEFAULT_COST, find_cost
 from erecap.calibration.cost_model import MEASURED as MEASURED_PRICES
 from erecap.calibration.cost_model import CostModel
+from erecap.capacity.prices import SessionPrices, recorded
 from planner import Generation
 
 MODEL, MEASURED = "model", "measured"
@@ -37,7 +39,9 @@ class PricedSeconds:
     depth than the priced model, each of its layers stands for an equal share of that model's layers, so the kept share stays about
     the same and a pruned planner keeps its number of stages. A planner that tells no tokens by layer, such as a remote one, is
     charged as unpruned. One cost model prices all backends: an unpruned one has no stages to pay for, and every selector pays the
-    price of the one that was measured. The agent's own part of a replan (text, tokenizing, parsing) is not charged.
+    price of the one that was measured. In a session only what was not held before is charged as prefill, and each forward pass of
+    the answer with its draft (``erecap.capacity.prices``). The agent's own part of a replan (text, tokenizing, parsing) is not
+    charged.
 
     Attributes
     ----------
@@ -61,7 +65,20 @@ class PricedSeconds:
                 "use --clock-source measured"
             )
         counts = generation.layer_tokens or (generation.prompt_tokens,)
-        return self.cost.replan_s(stretched(counts, self.cost.setting.model.num_layers), max(1, generation.new_tokens))
+        layers = stretched(counts, self.cost.setting.model.num_layers)
+        if generation.reused_tokens or generation.drafts:
+            return self._in_session(generation, layers)
+        return self.cost.replan_s(layers, max(1, generation.new_tokens))
+
+    def _in_session(self, generation: Generation, held: tuple[int, ...]) -> float:
+        """Predict the seconds of an answer in a session, of whose prompt ``held[l]`` tokens are in layer ``l``."""
+        passes = generation.drafts or ((0, 0),) * max(1, generation.new_tokens)
+        prices = SessionPrices(self.cost, 1, recorded)
+        seconds, written = prices.extend_s(generation.prompt_tokens - generation.reused_tokens, held, passes[0][0]), 0
+        for (_, accepted), (drafted, _) in pairwise(passes):
+            written += accepted + 1
+            seconds += prices.pass_s(held, written, drafted)
+        return seconds
 
     def __str__(self) -> str:
         prices = hashlib.sha256(json.dumps(asdict(self.cost), sort_keys=True).encode()).hexdigest()[:8]

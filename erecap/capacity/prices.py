@@ -115,6 +115,21 @@ class SessionPrices:
         tokens = sum(entered) + drafted * len(held)
         return c.overhead_s + c.per_token_s * tokens + c.per_pair_s * pairs + stages * (c.per_stage_s + c.per_scored_s * new_tokens)
 
+    def pass_s(self, held: tuple[int, ...], written: int, drafted: float = 0.0) -> float:
+        """Compute the seconds of a further forward pass of an answer, alone in its batch.
+
+        Parameters
+        ----------
+        held
+            Tokens of the prompt that each layer holds.
+        written
+            Tokens of the answer so far.
+        drafted
+            Tokens of the draft that it verifies.
+        """
+        cached = sum(held) + len(held) * written
+        return self.cost.step_s + self.cost.per_token_s * len(held) * drafted + self.cost.per_cached_s * cached
+
     def _replan(self, replan: Replan, held: tuple[int, ...], earlier_s: float, starts: bool) -> PricedReplan:
         layers, drafted = len(held), replan.tokens_a_pass - 1
         extend_s = self.extend_s(replan.new_tokens, held, drafted)
