@@ -56,6 +56,12 @@ def test_a_text_is_followed_through_changes(answer: list[int], expected: list[in
     assert source.propose(answer, 2) == expected[:2]
 
 
+def test_a_line_of_a_text_without_numbers_waits_as_long() -> None:
+    source = CopyDraft(np.array(LINES[1:], np.int64), frozenset({0}))
+    assert source.propose([9, 0, 9, 0], 2) == [1, 2]
+    assert source.propose([9, 0, 9, 0, 9, 0], 2) == []
+
+
 def test_the_context_says_how_it_went_on_before() -> None:
     context = SuffixDraft(np.array([8, 1, 2, 3, 7, 7, 1, 2, 3, 5, 1], np.int64))
     assert context.propose([2, 3], 2) == [5, 1], "the last of two places with three tokens alike"

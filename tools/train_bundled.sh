@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Trains everything that ships with the package: the bundled planner, its pruner, the thresholds, the cost model of this machine.
+# Trains what ships with the package anew, and replaces it: a planner, its pruner, the thresholds, a cost model of this machine.
 #
-# Usage: tools/train_bundled.sh [DIR]     (runs/bundled by default; `make bundled` calls it)
-# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. The planner alone takes about three hours on 2 cores.
+# Usage: tools/train_bundled.sh [DIR]     (runs/bundled by default)
+# Each step is skipped or continued where DIR holds its results, so a stopped run goes on. The planner alone takes about three hours on 2 cores,
+# and is weaker than the one that ships, most of whose training ran on a GPU (erecap/bundled/planner/README.md).
 # On a machine with a GPU: RECIPE=tools/planner_one_gpu.json WORKERS=15 ENVS=16 tools/train_bundled.sh
 set -euo pipefail
 
@@ -38,4 +39,4 @@ done
 "$ERECAP" trace-replans --data "$OUT/recorded-household-replan-task" --out erecap/bundled/replans.json
 "$ERECAP" train-pruner "${DATA[@]}" --stages 0-6 --keep 0.3-0.9 --inputs raw --num-samples 320 --max-length 5200 --steps 250 --eval-every 50 --out "$OUT/pruner" --install
 "$ERECAP" calibrate "${DATA[@]}" --num-prompts 80 --keeps 0.9,0.7,0.5 --max-length 8192
-"$ERECAP" calibrate --cost --dtype float32 --lengths 256,512,1024,2048,4096,8192 --rounds 3 --out "$OUT/cost.json"
+OMP_NUM_THREADS=1 "$ERECAP" calibrate --cost --dtype float32 --lengths 256,512,1024,2048,4096,8192 --rounds 3 --out "$OUT/cost.json"

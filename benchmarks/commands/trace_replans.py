@@ -14,7 +14,8 @@ def trace_replans(
         str | None, typer.Option(help="Model whose tokenizer to use: the one that planned; by default the bundled planner.")
     ] = None,
     episode: Annotated[
-        int | None, typer.Option(help="Seed of the episode; by default the one whose last prompt is longest.")
+        int | None,
+        typer.Option(help="Seed of the episode; by default that of the longest last prompt; successes come first."),
     ] = None,
 ) -> None:
     """Write the prompts and answers of one recorded episode as tokens.

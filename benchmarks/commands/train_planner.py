@@ -29,8 +29,8 @@ def train_planner_command(
 ) -> None:
     """Train a planner from scratch: expert episodes, tokenizer, behaviour cloning, DAgger, evaluation, model card.
 
-    The default recipe takes about three hours on 2 cores. `tools/planner_one_gpu.json` trains on ten times as many tokens in a
-    quarter of an hour of one GPU, `tools/planner_textworld.json` makes one for the games of TextWorld-Express. The last line
+    The default recipe takes about three hours on 2 cores. `tools/planner_one_gpu.json` trains on ten times as many tokens in ten
+    minutes of one GPU, besides playing, `tools/planner_textworld.json` makes one for the games of TextWorld-Express. The last line
     of stdout is one JSON object.
     """
     from benchmarks.recipes.planner.pipeline import run_recipe

@@ -1,1 +1,1 @@
-"""Recipes that make the bundled planner, its pruner and its thresholds."""
+"""Recipes that make a planner, its pruner and its thresholds."""

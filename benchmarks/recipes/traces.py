@@ -18,7 +18,7 @@ from planner.prompt import before_observation
 
 
 def episode_to_trace(run: Path, seed: int | None) -> tuple[str, list[RecordedPrompt]]:
-    """Choose one recorded episode: the one with this seed, else of those that succeeded the one whose last prompt is longest.
+    """Choose one recorded episode: the one with this seed, else the one whose last prompt is longest. Successes come first.
 
     Returns
     -------

@@ -6,7 +6,7 @@ from erecap.calibration.cost_model import CostModel
 
 _COSTS = Path(__file__).parents[1] / "bundled" / "costs"
 DEFAULT_COST = "planner-cpu"
-"""Name of the cost model of the bundled planner, measured on two CPU cores."""
+"""Name of the cost model of the bundled planner, measured on one CPU core."""
 
 
 def bundled_costs() -> dict[str, Path]:

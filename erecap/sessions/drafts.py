@@ -77,8 +77,8 @@ class _Place:
     breaks: frozenset[int]
     at: int | None = 0
     """The token that comes next; ``None`` in a line that the text does not have."""
-    waiting: int = 0
-    """Where the text goes on behind such a line."""
+    waiting: int = -1
+    """Where the text goes on after such a line; -1 before the first."""
     last: int | None = None
     """The last token of the answer."""
     refused: int = 0
@@ -111,7 +111,7 @@ class _Place:
         else:
             self.refused += self.at == self.waiting
             self.waiting = self._line_of(self.at)
-            for at in range(self.waiting, self.at):  # it was another line, and no change of this one
+            for at in range(max(1, self.waiting), self.at):  # it was another line, and no change of this one
                 self.changes.pop((self.text[at - 1], self.text[at]), None)
             self.at = self._found_again(token)
         self.last = token

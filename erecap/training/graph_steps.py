@@ -17,7 +17,7 @@ from erecap.training.batches import Batch
 from erecap.training.loss import LossParts
 
 SIZES = (192, 256, 320, 448, 576, 768, 1024, 1344, 1792, 2368, 3136, 4160, 5504, 7296, 9664, 12800)
-"""Lengths of rows: each a third longer than the one before."""
+"""Lengths of rows: each about a third longer than the one before."""
 PARTS = 4
 """Branches are looked for from the beginning of one of this many parts of a row."""
 WARM_UP = 3

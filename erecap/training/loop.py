@@ -78,7 +78,7 @@ class MetricSums:
         return {name: [float(total), float(count)] for name, (total, count) in self._sums.items()}
 
     def add(self, metrics: Metrics) -> None:
-        """Add the metrics of one batch. Nobody waits for a GPU."""
+        """Add the metrics of one batch. Does not wait for a GPU."""
         for name, (total, count) in metrics.items():
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = before[0] + _exact(total), before[1] + _exact(count)

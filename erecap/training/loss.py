@@ -1,6 +1,7 @@
 """The language-model loss of a batch, weighted per target token, and its figures for the log.
 
-Only hidden states whose target has a nonzero weight are multiplied with the output matrix, so padding costs nothing there.
+``weighted_loss`` multiplies only hidden states whose target has a nonzero weight with the output matrix, so padding costs nothing
+there.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def _parts(hidden: Tensor, output: Tensor, targets: Tensor, weights: Tensor) -> 
     plan, other = weights >= PLAN_WEIGHT, (weights > 0) & (weights < PLAN_WEIGHT)
     correct, detached = (logits.detach().argmax(-1) == targets) & plan, losses.detach()
     return LossParts(
-        (losses * weights).sum() / weights.sum(),
+        (losses * weights).sum() / weights.sum().clamp_min(1e-9),  # without targets there is nothing to learn
         (detached * plan).sum(),
         correct.sum().float(),
         plan.sum().float(),

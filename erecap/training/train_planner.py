@@ -114,6 +114,8 @@ class _Losses:
         if self._graphs is not None:
             try:
                 return self._graphs(batch)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 warnings.warn(f"no CUDA graph of a training step, going on without ({error})", stacklevel=2)
                 self._graphs = None

@@ -1,1 +1,1 @@
-"""The recipe of the bundled planner: demonstrations, tokenizer, training, DAgger, evaluation, model card."""
+"""The recipe of a planner: demonstrations, tokenizer, training, DAgger, evaluation, model card."""

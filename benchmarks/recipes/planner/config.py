@@ -25,8 +25,8 @@ class Source(BaseModel):
     max_replans
         Number of replans after which an episode ends.
     noise
-        Share of the expert's replans in which a disturbed plan is played instead, 0..1; ``None`` for the round's. Student rounds
-        have none.
+        Share of the expert's replans in which a disturbed plan is played instead, 0..1; ``None`` for the round's: the
+        recipe's in round 0, none in student rounds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -213,7 +213,7 @@ SUITES = ("household-small", "babyai", "household-recall", "household-long", "ho
 
 
 class Recipe(BaseModel):
-    """A planner's recipe; by default the bundled planner's.
+    """A planner's recipe; by default one for two cores.
 
     Attributes
     ----------
