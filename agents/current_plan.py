@@ -1,13 +1,12 @@
 """The plan that the agent carries out: what is left of it, and what became of its lines."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agents.early import Done
 from agents.world import Call, Outcome
+from planner.lines import subgoal_number
 
-_NUMBER = re.compile(r"\d+\. ")
 Step = tuple[Call, str]
 """One line of a plan: as it was read, and as the planner wrote it."""
 
@@ -44,11 +43,9 @@ class CurrentPlan:
     def draft(self) -> str:
         """The same as the planner wrote it, one line each, the first with the number of its subgoal: the draft of a new plan."""
         lines = [line for _, line in self.rest]
-        if not lines or _NUMBER.match(lines[0]):
-            return "\n".join(lines)
-        numbers = (found for line in reversed(self.carried) if (found := _NUMBER.match(line)))
-        number = next(numbers, None)
-        return "\n".join([f"{number[0] if number else ''}{lines[0]}", *lines[1:]])
+        if lines and not subgoal_number(lines[0]):
+            lines[0] = next(filter(None, map(subgoal_number, reversed(self.carried))), "") + lines[0]
+        return "\n".join(lines)
 
     def follow(self, steps: Sequence[Step]) -> None:
         """Take up a plan."""

@@ -73,6 +73,12 @@ def spelled_line(line: str) -> str:
     return line[1:-1].strip() if quoted else line
 
 
+def subgoal_number(line: str) -> str:
+    """Return the number of the subgoal in front of a line, with its full stop and space; empty for a line without one."""
+    number, stop, _ = line.partition(". ")
+    return f"{number}. " if stop and number.isdigit() else ""
+
+
 def without_articles(text: str) -> str:
     """Leave out the words "the", "a" and "an"."""
     return " ".join(_ARTICLE.sub("", text).split())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.gridworld.belief import Belief
+from planner.lines import subgoal_number
 
 
 def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
@@ -16,8 +17,8 @@ def disturbed_plan(rng: np.random.Generator, belief: Belief, plan: str) -> str:
     room, thing = rooms[int(rng.integers(len(rooms)))], things[int(rng.integers(len(things)))]
     cut = int(rng.integers(1, len(lines) + 1))
     at = int(rng.integers(len(lines)))
-    elsewhere = f"{lines[at].rpartition(' in ')[0]} in {room}" if " in " in lines[at] else f"{_number(lines[at])}goto {room}"
-    number = _number(lines[0])
+    elsewhere = f"{lines[at].rpartition(' in ')[0]} in {room}" if " in " in lines[at] else f"{subgoal_number(lines[at])}goto {room}"
+    number = subgoal_number(lines[0])
     ways = (
         lines[:cut],
         lines[:cut],
@@ -57,7 +58,8 @@ class MistakenPlaces:
 
     def spoil(self, belief: Belief, plan: str) -> str:
         """Look for a thing of ``plan`` in a wrong room: where a plan has looked for it before, else in any room."""
-        places, rooms = _places(plan, _rooms(belief)), _rooms(belief)
+        rooms = _rooms(belief)
+        places = _places(plan, rooms)
         names = [name for name, _ in places]
         self.wrong = {n: room for n, room in self.wrong.items() if n in names and self.rng.random() < self.stubbornness}
         if names and not self.wrong:
@@ -82,9 +84,3 @@ def _places(plan: str, rooms: list[str]) -> list[tuple[str, str]]:
     """List the things of a plan that it looks for in a room, with these rooms, in the order of its lines."""
     split = (line.rpartition(" in ") for line in plan.splitlines())
     return [(" ".join(head.split()[-2:]), room) for head, _, room in split if room in rooms]
-
-
-def _number(line: str) -> str:
-    """Return the number of the subgoal in front of a line, with its full stop and space; empty for a line without one."""
-    number, stop, _ = line.partition(". ")
-    return f"{number}. " if stop and number.isdigit() else ""

@@ -56,9 +56,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to ``device``."""
         names = ("input_ids", "weights", "turns", "lengths", *(() if self.forks is None else ("forks",)))
-        if device.type == "cpu":
-            return replace(self, **{name: getattr(self, name).to(device) for name in names})
-        return replace(self, **{name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names})
+        pinned = device.type != "cpu"  # then the host goes on while the copy is made
+        tensors = ((name, getattr(self, name)) for name in names)
+        moved = {name: (one.pin_memory() if pinned else one).to(device, non_blocking=pinned) for name, one in tensors}
+        return replace(self, **moved)
 
 
 def later_plans(batch: Batch) -> torch.Tensor:
