@@ -132,6 +132,33 @@ def test_as_many_are_kept_as_the_engine_would_keep(episode: EpisodeMaker, rules:
         assert mask.alive.sum(-1).tolist() == [row[stage].kept for row in counts]
 
 
+def test_verdicts_do_not_depend_on_the_scale_of_scores_and_large_scores_still_learn(episode: EpisodeMaker):
+    """Scorers that once scored in thousands would otherwise be certain of every token, noise or not, and never learn again."""
+    replans = last_replans(collate([episode(0)]))
+    scores, kept = torch.randn(replans.batch.turns.shape), []
+    for factor in (1.0, 1e4):
+        torch.manual_seed(0)
+        scaled = (scores * factor + factor).requires_grad_()
+        mask = SoftMask(replans, schedule(), MaskConfig())
+        mask.apply(scaled, 0)
+        kept.append(mask.log_keep.detach())
+        mask.log_keep.sum().backward()
+        assert scaled.grad is not None
+        assert (scaled.grad[mask.prunable] * factor).abs().mean() > 0.1
+    assert torch.allclose(*kept, atol=1e-2)
+
+
+def test_a_lower_temperature_hides_dropped_tokens_better(episode: EpisodeMaker):
+    replans, hidden = last_replans(collate([episode(0)])), []
+    scores = torch.randn(replans.batch.turns.shape)
+    for temperature in (1.0, 0.5, 0.25):
+        mask = SoftMask(replans, schedule(), MaskConfig(temperature=temperature, noise=False))
+        mask.apply(scores, 0)
+        hidden.append(float(mask.log_keep[mask.prunable & ~mask.alive].mean()))
+    assert hidden == sorted(hidden, reverse=True)
+    assert hidden[-1] < 2 * hidden[0]
+
+
 def test_keeping_everything_is_the_unpruned_model(model: Qwen2ForCausalLM, pruner: TokenPruner, episode: EpisodeMaker):
     replans = last_replans(collate([episode(0), episode(1, turns=2)]))
     hidden = soft_forward(model, pruner, replans, schedule(1.0), MaskConfig()).hidden

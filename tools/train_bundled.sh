@@ -37,6 +37,6 @@ for directory in "$OUT"/recorded-*; do
 done
 # One recorded episode as tokens, which `erecap profile sessions` replays on any model.
 "$ERECAP" trace-replans --data "$OUT/recorded-household-replan-task" --out erecap/bundled/replans.json
-"$ERECAP" train-pruner "${DATA[@]}" --stages 0-6 --keep 0.3-0.9 --inputs raw --num-samples 320 --max-length 5200 --steps 250 --eval-every 50 --out "$OUT/pruner" --install
+"$ERECAP" train-pruner "${DATA[@]}" --stages 0-6 --keep 0.3-0.9 --num-samples 320 --max-length 5200 --steps 300 --eval-every 50 --out "$OUT/pruner" --install
 "$ERECAP" calibrate "${DATA[@]}" --num-prompts 80 --keeps 0.9,0.7,0.5 --max-length 8192
 OMP_NUM_THREADS=1 "$ERECAP" calibrate --cost --dtype float32 --lengths 256,512,1024,2048,4096,8192 --rounds 3 --out "$OUT/cost.json"

@@ -49,6 +49,12 @@ def train_pruner_command(
     lm: Annotated[float, typer.Option(help="Weight of the language model's loss under soft masks.")] = 1.0,
     mse: Annotated[float, typer.Option(help="Weight of the squared error to the saliency.")] = 0.0,
     rank: Annotated[float, typer.Option(help="Weight of the ranking loss against the saliency.")] = 0.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            help="Softness of the masks. Lower it where the loss under them stays near 0: the model still reads dropped tokens."
+        ),
+    ] = 0.5,
     targets: Annotated[
         str,
         typer.Option(
@@ -92,6 +98,7 @@ def train_pruner_command(
         from erecap.training.config import TrainConfig
         from erecap.training.pruner_loss import PrunerLoss
         from erecap.training.ratios import Ratios
+        from erecap.training.softmask import MaskConfig
 
         recipe = PrunerRecipe(
             SequenceChoice(tuple(data), num_samples, max_length, seed, skip_bad),
@@ -104,6 +111,7 @@ def train_pruner_command(
             patience=patience,
             inputs=inputs,
             batch_tokens=batch_tokens,
+            mask=MaskConfig(temperature=temperature),
         )
         check_config(read_config(model))
         events = tensorboard_hook(out / "tensorboard") if tensorboard else None

@@ -21,6 +21,7 @@ from erecap.training.loop import Hooks, TrainRecord
 from erecap.training.pruner_loss import PrunerLoss
 from erecap.training.ratios import Ratios
 from erecap.training.saliency_file import SaliencySet
+from erecap.training.softmask import MaskConfig
 from erecap.training.train_pruner import PrunerData, PrunerTraining, train_pruner
 
 log = structlog.get_logger()
@@ -64,6 +65,8 @@ class PrunerRecipe:
         What the scorers read (``erecap.models.pruner.INPUTS``).
     batch_tokens
         Largest size of a batch in tokens, padding included; ``None`` for the longest sequence allowed.
+    mask
+        Softness of the keep-or-drop decisions.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class PrunerRecipe:
     patience: int | None = None
     inputs: str = "rms"
     batch_tokens: int | None = None
+    mask: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -135,6 +139,7 @@ def make_pruner(
         PruneSchedule.after(stages, recipe.keeps.at(0.5, len(stages))),
         recipe.config,
         recipe.loss,
+        recipe.mask,
         keeps=recipe.keeps,
         patience=recipe.patience,
     )

@@ -3,6 +3,10 @@
 Hard pruning removes dropped tokens from the keys of later layers. Soft pruning keeps a token with probability m: in the layers
 after the stage it adds log(m) to the attention logits of the token's key, 0 for m = 1 and -inf for m = 0.
 
+How small m must be to hide a token depends on the model. A planner that is sure of what it looks up has attention logits that
+outweigh a bias of a few units: it reads "dropped" tokens, its loss stays near 0, and the scorers learn nothing. So verdicts are
+divided by a temperature below 1. Scores are standardised first. Otherwise they grow, every verdict saturates, and gradients vanish.
+
 A mask belongs to one replan per row, as the engine would prefill it: the same prompt, the same forced tokens, and the same number
 of kept tokens at each stage. A dropped token is hidden from all queries of later layers, also from those of earlier turns. The
 verdict compares a token's noisy score with a threshold. The threshold is set so that as many scores exceed it as the stage keeps.
@@ -19,6 +23,9 @@ from erecap.schedule import PruneSchedule, forced_stages, stage_counts
 from erecap.training.batches import Batch, current_plans, later_plans
 from erecap.training.sequences import ALWAYS_KEPT, NO_REPLAN
 
+_SMALLEST_VARIANCE = 1e-6
+"""Added to the variance of scores, so that equal scores have a gradient."""
+
 
 @dataclass(frozen=True)
 class MaskConfig:
@@ -29,8 +36,7 @@ class MaskConfig:
     temperature
         Divisor of the sum of logits and noise.
     sharpness
-        Factor from scores to logits. Scores trained on normalised saliency have unit variance, and noise would hide them
-        without this factor.
+        Factor from standardised scores to logits: their standard deviation. That of the noise is 1.8.
     noise
         Whether to add Gumbel noise.
     straight_through
@@ -42,7 +48,7 @@ class MaskConfig:
         For a temperature or sharpness that is not positive.
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.5
     sharpness: float = 4.0
     noise: bool = True
     straight_through: bool = False
@@ -146,7 +152,7 @@ class SoftMask:
         """Judge the tokens at the ``stage``-th stage by their scores, float ``(rows, length)``."""
         candidates = self.alive & (self.forced <= stage)
         quota = self.kept[:, stage] - (self.alive & ~candidates).sum(-1)
-        logits = self._noisy(scores * self.config.sharpness)
+        logits = self._noisy(_standardised(scores, candidates) * self.config.sharpness)
         margin = (logits - _threshold(logits.detach(), candidates, quota)) / self.config.temperature
         # a key below this has no effect; clamped to keep gradients finite
         verdict = functional.logsigmoid(margin).clamp_min(-30.0)
@@ -166,6 +172,14 @@ class SoftMask:
             return logits
         uniform = torch.rand(logits.shape).clamp(1e-6, 1 - 1e-6)
         return logits + torch.logit(uniform).to(logits.device)
+
+
+def _standardised(scores: Tensor, candidates: Tensor) -> Tensor:
+    """Shift and scale the scores of each row to zero mean and unit variance over its candidates."""
+    count = candidates.sum(-1, keepdim=True).clamp_min(1)
+    centred = scores - scores.where(candidates, 0.0).sum(-1, keepdim=True) / count
+    variance = (centred.where(candidates, 0.0) ** 2).sum(-1, keepdim=True) / count
+    return centred / (variance + _SMALLEST_VARIANCE).sqrt()
 
 
 def _threshold(logits: Tensor, candidates: Tensor, quota: Tensor) -> Tensor:
