@@ -471,6 +471,16 @@ def test_the_pruner_of_the_lowest_held_out_loss_is_saved_and_held_out_episodes_a
     assert set(batches.next().indices) <= {0, 1, 2, 3}
 
 
+def test_evaluation_tells_the_loss_of_each_ratio(
+    model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker
+):
+    data = PrunerData(Batches(SequenceList([episode(0), episode(1)]), token_budget=200, only=[0]), held_out=(1,))
+    settings = PrunerTraining(schedule(0.5), TrainConfig(steps=1, log_every=1, eval_every=1), keeps=Ratios(0.2, 0.8, "keep"))
+    found = train_pruner(model, pruner, data, settings, tmp_path)[-1]["eval"]
+    assert found["lm"] == pytest.approx((found["lm at keep 0.2"] + found["lm at keep 0.5"]) / 2)
+    assert found["lm at keep 0.2"] != found["lm at keep 0.5"]
+
+
 def test_evaluation_is_the_same_at_each_call(model: Qwen2ForCausalLM, pruner: TokenPruner, tmp_path: Path, episode: EpisodeMaker):
     data = SequenceList([episode(n) for n in range(4)])
     collected = collect_saliency(model, data, SETTINGS, tmp_path / "saliency")

@@ -167,7 +167,7 @@ def train_pruner(
         order of their saliency; kept_share and final_share, of the prunable tokens that enter a layer (mean over layers) and the
         last layer. mse, rank and order need saliency. ``eval`` holds the same figures of the held-out sequences with tokens fully
         kept or dropped: ``EVAL_DRAWS`` replans of each (one of a sequence that has no more), at the schedule's keep ratio and at
-        the lowest of ``keeps``.
+        the lowest of ``keeps``. lm is also given by ratio, as "lm at keep 0.3": at a low one it may be as high for any pruner.
 
     Raises
     ------
@@ -233,9 +233,14 @@ class _Play:
             torch.manual_seed(0)
             for number, (schedule, batch) in enumerate(product(schedules, batches), 1):
                 total, metrics = hard.step(batch.to(self.model.device), schedule)
-                sums.add({**metrics, "loss": (total, 1)})
+                sums.add({**metrics, "loss": (total, 1), _lm_name(schedule): metrics["lm"]})
                 about(f"validation: batch {number} of {len(schedules) * len(batches)}")
         return sums.means()
+
+
+def _lm_name(schedule: PruneSchedule) -> str:
+    keep = schedule.stages[0].keep if schedule.stages else 1.0
+    return f"lm at keep {keep:.3g}"
 
 
 def _check(model: PreTrainedModel, pruner: TokenPruner, schedule: PruneSchedule) -> None:
