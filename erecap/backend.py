@@ -18,6 +18,7 @@ from erecap.backend_options import (
     SESSION_OPTIONS,
     SESSION_PRUNE_OPTIONS,
     STOCK_SESSION_OPTIONS,
+    DraftOptions,
     ModelOptions,
     PruneOptions,
     check_known,
@@ -34,7 +35,8 @@ from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.thresholds import read_calibration
 from erecap.engine.selector_protocol import Selector
 from erecap.models.architecture import check_config
-from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_model, load_pruner, read_config
+from erecap.models.draft_head import DraftHead
+from erecap.models.loading import LoadedModel, bundled_pruner_dir, load_draft_head, load_model, load_pruner, read_config
 from erecap.models.pruner import TokenPruner
 from erecap.schedule import PruneSchedule
 from erecap.selectors import USE_PRUNER, SelectorContext, make_selector
@@ -115,16 +117,29 @@ def _hf_session(options: Mapping[str, str]) -> LocalBackend:
 
 def _baseline_session(options: Mapping[str, str]) -> LocalBackend:
     model = read_model_options(options)
-    budget, drafts = read_kv_budget(options), read_drafts(options, tuple(DRAFTS))
-    return SessionBackend(_load_supported(model), PruneSchedule.none(), None, model.trim, budget, drafts)
+    budget, drafts, loaded = read_kv_budget(options), read_drafts(options, DRAFTS), _load_supported(model)
+    return SessionBackend(loaded, PruneSchedule.none(), None, model.trim, budget, *_drafts(drafts, loaded))
 
 
 def _erecap_session(options: Mapping[str, str]) -> LocalBackend:
     """Make pruned sessions. Their rule is one whose verdicts do not change with a longer prompt, so not the default ``top_k``."""
     model, prune = read_model_options(options), read_prune_options({"rule": "chunk_top_k", **options})
-    budget, drafts, loaded = read_kv_budget(options), read_drafts(options, tuple(DRAFTS)), _load_supported(model)
+    budget, drafts, loaded = read_kv_budget(options), read_drafts(options, DRAFTS), _load_supported(model)
     schedule, selector = _schedule(prune, _context(model, prune, loaded))
-    return SessionBackend(loaded, schedule, selector, model.trim, budget, drafts)
+    return SessionBackend(loaded, schedule, selector, model.trim, budget, *_drafts(drafts, loaded))
+
+
+def _drafts(options: DraftOptions, loaded: LoadedModel) -> tuple[tuple[str, ...], DraftHead | None]:
+    """Load the draft head, where there is one. Without, its source is left out, unless it was asked for."""
+    if "head" not in options.sources:
+        return options.sources, None
+    head = load_draft_head(options.head, loaded)
+    if head is None and options.insists:
+        raise ValueError(
+            "draft=...head needs a draft head of this model: name its directory with draft_head=DIR (made by `erecap "
+            "train-draft-head`), or leave head out of draft"
+        )
+    return tuple(name for name in options.sources if name != "head" or head is not None), head
 
 
 def _erecap(options: Mapping[str, str]) -> LocalBackend:

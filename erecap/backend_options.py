@@ -23,7 +23,7 @@ _MEMORY = re.compile(r"(\d+|cpu):(\d+(?:\.\d+)?(?:[KMGT]i?B))")
 
 MODEL_OPTIONS = ("model", "dtype", "device", "device_map", "offload_folder", "max_memory", "reasoning", "format")
 PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "seed", "rule", "budget_ms", "cost")
-SESSION_OPTIONS = ("kv_budget_mb", "draft")
+SESSION_OPTIONS = ("kv_budget_mb", "draft", "draft_head")
 STOCK_SESSION_OPTIONS = ("kv_budget_mb", "lookup")
 SESSION_PRUNE_OPTIONS = ("keep", "share", "stages", "selector", "pruner", "rule")
 KV_BUDGET_MB = 2048
@@ -175,14 +175,41 @@ def read_lookup(options: Mapping[str, str]) -> int:
     return lookup
 
 
-def read_drafts(options: Mapping[str, str], known: Sequence[str]) -> tuple[str, ...]:
-    """Read the sources of drafts, such as ``plan+context``, all by default; raise ``ValueError`` for one that is not ``known``."""
-    text = options.get("draft", "+".join(known))
+@dataclass(frozen=True)
+class DraftOptions:
+    """The options of drafts.
+
+    Attributes
+    ----------
+    sources
+        Names of the sources.
+    head
+        Directory of the draft head; ``None`` for the bundled one.
+    insists
+        Whether the source ``head`` was asked for, so that it must not be left out where there is none.
+    """
+
+    sources: tuple[str, ...]
+    head: str | None
+    insists: bool
+
+
+def read_drafts(options: Mapping[str, str], known: Sequence[str]) -> DraftOptions:
+    """Read the sources of drafts, such as ``plan+context``, all by default.
+
+    Raises
+    ------
+    ValueError
+        For a source that is not ``known``, and a draft head that no source uses.
+    """
+    text, head = options.get("draft", "+".join(known)), options.get("draft_head")
     asked = [] if text == "none" else text.split("+")
     unknown = [name for name in asked if name not in known]
     if unknown:
-        raise ValueError(f"draft={text!r} names {', '.join(map(repr, unknown))}: write {' or '.join(known)}, both with +, or none")
-    return tuple(name for name in known if name in asked)
+        raise ValueError(f"draft={text!r} names {', '.join(map(repr, unknown))}: write {', '.join(known)}, several with +, or none")
+    if head is not None and "head" not in asked:
+        raise ValueError(f"draft_head={head} has no effect with draft={text}: add +head to draft, or leave one out")
+    return DraftOptions(tuple(name for name in known if name in asked), head, head is not None or "draft" in options)
 
 
 def _placement(options: Mapping[str, str]) -> PlacementOptions:

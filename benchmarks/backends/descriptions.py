@@ -53,7 +53,8 @@ PRUNE_OPTIONS = {
 """Options of the pruned engine."""
 SESSION_OPTIONS = {
     "kv_budget_mb": "most megabytes of keys and values of all sessions; 2048 by default",
-    "draft": "what answers are drafted from, to verify several tokens at once: plan+context (default), plan, context, none",
+    "draft": "what answers are drafted from, to verify several tokens at once: plan+context+head (default), fewer, or none",
+    "draft_head": "directory of a draft head (`erecap train-draft-head`); by default the bundled planner's",
 }
 """Options of the backends that keep sessions."""
 STOCK_SESSION_OPTIONS = {

@@ -22,6 +22,7 @@ from benchmarks.commands.run import run
 from benchmarks.commands.saliency import saliency
 from benchmarks.commands.stages import stages
 from benchmarks.commands.trace_replans import trace_replans
+from benchmarks.commands.train_draft_head import train_draft_head_command
 from benchmarks.commands.train_planner import train_planner_command
 from benchmarks.commands.train_pruner import train_pruner_command
 
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train-planner": train_planner_command,
     "saliency": saliency,
     "train-pruner": train_pruner_command,
+    "train-draft-head": train_draft_head_command,
     "stages": stages,
     "bench-quality": bench_quality,
     "bench-replans": bench_replans,

@@ -133,7 +133,7 @@ def make_pruner(
     torch.manual_seed(recipe.config.seed)
     pruner = TokenPruner(identity, stages, recipe.inputs).to(loaded.device)
     sequences = choose_sequences(choice, loaded.tokenizer)
-    trained, held_out = _split(len(sequences), recipe.held_out, choice.seed)
+    trained, held_out = split_at_random(len(sequences), recipe.held_out, choice.seed)
     batches = Batches(sequences, recipe.batch_tokens or choice.max_length, choice.seed, only=trained)
     training = PrunerTraining(
         PruneSchedule.after(stages, recipe.keeps.at(0.5, len(stages))),
@@ -151,7 +151,7 @@ def make_pruner(
     return records
 
 
-def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+def split_at_random(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Split the sequences at random: return the numbers of those to train on, and of those held out."""
     order = np.random.default_rng([seed, 1]).permutation(count)
     held_out = min(count - 1, round(share * count))

@@ -1,6 +1,6 @@
 """Sessions as a backend: the keys and values of a prompt stay for the next one, so that a replan costs what is new."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -11,13 +11,16 @@ from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
+from erecap.models.architecture import decoder_parts
 from erecap.models.device import reset_peak_memory, synchronize
+from erecap.models.draft_head import DraftHead
 from erecap.models.grammar_masks import GrammarMask
 from erecap.models.loading import LoadedModel
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
 from erecap.sessions import Extension, ReplanSession
 from erecap.sessions.drafts import CopyDraft, Drafter, FirstDraft, ForcedDraft, SuffixDraft
+from erecap.sessions.head_draft import HeadDraft
 from erecap.sessions.scoring import score_in_session
 from erecap.sessions.session import opening_draft
 from erecap.sessions.store import SessionStore
@@ -25,11 +28,10 @@ from erecap.sessions.together import plan_together
 from planner.backend import Generation, PlanRequest, Sampling
 from planner.prompt import Prompt, before_observation
 
-DRAFTS: dict[str, Callable[[TokenizedPrompt, frozenset[int]], Drafter]] = {
-    "plan": lambda prompt, line_breaks: CopyDraft(np.array(prompt.draft, np.int64), line_breaks),
-    "context": lambda prompt, line_breaks: SuffixDraft(prompt.input_ids),
-}
-"""Sources of drafts by name, the most reliable first. Each takes a prompt and the tokens that end a line."""
+DRAFTS = ("plan", "context", "head")
+"""Names of the sources of drafts."""
+SURE_MATCH = 4
+"""Tokens that must match in the context for it to come before the draft head."""
 
 
 TOGETHER_FROM = {"cuda": 4}
@@ -73,11 +75,14 @@ class SessionBackend(LocalBackend):
         Most bytes of keys and values of all sessions together.
     drafts
         Sources of drafts, names of ``DRAFTS``. They save time and change no answer. A sampled answer is not drafted.
+    head
+        The draft head; needed by the source ``head``.
 
     Raises
     ------
     ValueError
-        For a schedule or a selector that a session cannot follow, and for a budget that is not positive.
+        For a schedule or a selector that a session cannot follow, for a budget that is not positive, and for the source ``head``
+        without a head.
     """
 
     def __init__(
@@ -87,10 +92,13 @@ class SessionBackend(LocalBackend):
         selector: Selector | None = None,
         trim: Callable[[Prompt], Prompt] | None = None,
         budget_bytes: int = 2**31,
-        drafts: Sequence[str] = tuple(DRAFTS),
+        drafts: Sequence[str] = ("plan", "context"),
+        head: DraftHead | None = None,
     ) -> None:
         super().__init__(loaded, trim)
-        self.schedule, self.selector, self._drafts = schedule, selector, tuple(drafts)
+        if "head" in drafts and head is None:
+            raise ValueError("drafts of the source 'head' need a draft head: give one, or leave the source out")
+        self.schedule, self.selector, self._drafts, self._head = schedule, selector, tuple(drafts), head
         make = partial(ReplanSession, loaded.model, schedule, selector)
         make()  # refuses a schedule or selector that sessions cannot follow now, not at the first prompt
         self.sessions = SessionStore(make, budget_bytes, by_turns=bool(schedule.stages))
@@ -200,8 +208,19 @@ class SessionBackend(LocalBackend):
 
     def _drafter(self, tokenized: TokenizedPrompt, mask: GrammarMask | None) -> Drafter:
         """Make the drafter of an answer: what a grammar forces, then the sources."""
-        sources = FirstDraft(tuple(DRAFTS[name](tokenized, self._line_breaks) for name in self._drafts), self.loaded.eos_ids)
+        sources = FirstDraft(tuple(self._sources(tokenized)), self.loaded.eos_ids)
         return sources if mask is None else ForcedDraft(mask.forced, sources, self.loaded.eos_ids)
+
+    def _sources(self, tokenized: TokenizedPrompt) -> Iterator[Drafter]:
+        """Make the sources of a draft, the most reliable first: a long match in the context is surer than the head."""
+        if "plan" in self._drafts:
+            yield CopyDraft(np.array(tokenized.draft, np.int64), self._line_breaks)
+        if "head" in self._drafts and self._head is not None:
+            if "context" in self._drafts:
+                yield SuffixDraft(tokenized.input_ids, SURE_MATCH)
+            yield HeadDraft(self._head, decoder_parts(self.loaded.model))
+        if "context" in self._drafts:
+            yield SuffixDraft(tokenized.input_ids)
 
     def _encode(self, prompt: Prompt) -> TokenizedPrompt:
         """Tokenize the prompt and its draft. A draft ends as an answer does."""

@@ -15,6 +15,8 @@ from torch.distributed import DistError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from erecap.models.device import check_free_memory, execution_device, explain_out_of_memory, resolve_dtype
+from erecap.models.draft_head import CONFIG_FILE as DRAFT_HEAD_CONFIG
+from erecap.models.draft_head import DraftHead
 from erecap.models.identity import ModelIdentity, check_finite, identify
 from erecap.models.out_of_memory import out_of_memory
 from erecap.models.placement import Placement, PlacementError, PlacementOptions, choose_placement
@@ -85,6 +87,11 @@ def bundled_pruner_dir() -> Path:
     return _BUNDLED / "pruner"
 
 
+def bundled_draft_head_dir() -> Path:
+    """Return the directory of the bundled planner's draft head, whether or not it exists."""
+    return _BUNDLED / "draft_head"
+
+
 def load_model(
     source: str | Path | None = None,
     dtype: str | None = None,
@@ -143,6 +150,37 @@ def load_pruner(source: str | Path | None, loaded: LoadedModel) -> TokenPruner:
     """
     pruner = TokenPruner.from_pretrained(bundled_pruner_dir() if source is None else source, loaded.identity)
     return place_pruner(pruner, loaded.model)
+
+
+def load_draft_head(source: str | Path | None, loaded: LoadedModel) -> DraftHead | None:
+    """Load a draft head to where the model's output matrix computes, in float32.
+
+    Parameters
+    ----------
+    source
+        Directory of the head; ``None`` for the bundled one, where the model is the one it belongs to.
+    loaded
+        The model whose answers it guesses.
+
+    Returns
+    -------
+    DraftHead or None
+        ``None`` where no directory is named and no bundled head fits.
+
+    Raises
+    ------
+    DraftHeadMismatchError
+        Where it was trained for another model.
+    ValueError
+        Where there is no head in ``source``.
+    """
+    if source is None and not (bundled_draft_head_dir() / DRAFT_HEAD_CONFIG).is_file():
+        return None
+    head = DraftHead.from_pretrained(bundled_draft_head_dir() if source is None else source)
+    if source is not None or head.identity.matches(loaded.identity):
+        head.check_model(loaded.identity)
+        return head.to(loaded.devices[-1])
+    return None
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

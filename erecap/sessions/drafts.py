@@ -2,16 +2,17 @@
 
 A draft changes no answer. Verification accepts the longest beginning of it that greedy decoding would have written, after
 "Speculative Decoding" (arXiv 2211.17192). Sources: the rest of the plan before, as EfficientEdit (arXiv 2506.02780) drafts from the
-old text; the longest match of the last tokens further up in the same context, as SuffixDecoding (arXiv 2411.04975); and what a
-grammar forces.
+old text; the longest match of the last tokens further up in the same context, as SuffixDecoding (arXiv 2411.04975); what a grammar
+forces; and what a trained head guesses (``erecap.sessions.head_draft``).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 REFUSALS = 2
 """Lines that may come instead of one of the text before the draft stops going on with it."""
@@ -38,6 +39,18 @@ class Drafter(Protocol):
         -------
         list of int
             Tokens that may come next; empty where there is no guess.
+        """
+        ...
+
+
+@runtime_checkable
+class SeeingDrafter(Protocol):
+    """A source that guesses from hidden states of the model."""
+
+    def saw(self, hidden: Tensor) -> None:
+        """Take the hidden state from which the model wrote the answer's last token, float ``(hidden_size,)``.
+
+        It is that after the model's final norm. A decode tells it before each ``propose`` but the one for the first token.
         """
         ...
 
@@ -148,15 +161,18 @@ class SuffixDraft:
     ----------
     context
         Tokens of the prompt, int64 ``(n,)``.
+    least
+        Fewest tokens that must match.
     """
 
     context: NDArray[np.int64]
+    least: int = 1
 
     def propose(self, answer: Sequence[int], most: int) -> list[int]:
         """Propose what followed the longest match in the context (``Drafter``)."""
         whole = np.concatenate([self.context, np.asarray(answer, np.int64)])
         ends, size = longest_match(whole[:-1], whole)
-        return _from(whole, int(ends[-1]) + 1, min(most, DRAFTED_BY_MATCH * size)) if size else []
+        return _from(whole, int(ends[-1]) + 1, min(most, DRAFTED_BY_MATCH * size)) if size >= self.least else []
 
 
 @dataclass(frozen=True)
@@ -187,6 +203,10 @@ class ForcedDraft:
             return found
         return [*found, *self.behind.propose([*answer, *found], most - len(found))]
 
+    def saw(self, hidden: Tensor) -> None:
+        """Hand a hidden state on (``SeeingDrafter``)."""
+        _tell(self.behind, hidden)
+
 
 @dataclass(frozen=True)
 class FirstDraft:
@@ -207,6 +227,16 @@ class FirstDraft:
         """Propose what the first source proposes that proposes anything (``Drafter``)."""
         found: list[int] = next((tokens for source in self.sources if (tokens := source.propose(answer, most))), [])
         return _up_to_end(found, self.ends)
+
+    def saw(self, hidden: Tensor) -> None:
+        """Hand a hidden state on (``SeeingDrafter``)."""
+        for source in self.sources:
+            _tell(source, hidden)
+
+
+def _tell(source: object, hidden: Tensor) -> None:
+    if isinstance(source, SeeingDrafter):
+        source.saw(hidden)
 
 
 def longest_match(text: NDArray[np.int64], written: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

@@ -52,7 +52,7 @@ from erecap.models.architecture import check_length, decoder_parts
 from erecap.models.device import execution_device
 from erecap.models.tokenization import TokenizedPrompt
 from erecap.schedule import PruneSchedule
-from erecap.sessions.drafts import Drafter, FirstDraft
+from erecap.sessions.drafts import Drafter, FirstDraft, SeeingDrafter
 from erecap.sessions.forward import run_new_tokens
 from erecap.sessions.held import HeldTokens
 from erecap.sessions.refusals import check_session
@@ -161,8 +161,8 @@ class ReplanSession:
         reused = self._held.reusable(prompt)
         self._held.crop(reused)
         self._held.compact(self._held.guarded(prompt.protected)[:reused])
-        logits = self._run(followed_by(prompt, draft), 1 + len(draft))
-        self._start = AnswerStart(prompt, tuple(draft), logits)
+        logits, hidden = self._run(followed_by(prompt, draft), 1 + len(draft))
+        self._start = AnswerStart(prompt, tuple(draft), logits, hidden)
         held = tuple(tokens - len(draft) for tokens in self._held.cache.layer_tokens)
         kv_bytes = self.kv_bytes * sum(held) // max(1, sum(self._held.cache.layer_tokens))
         return Extension(len(prompt), reused, held, kv_bytes, logits[:1])
@@ -239,7 +239,7 @@ class ReplanSession:
             raise ValueError("the session has no prompt to answer: call extend(prompt) first")
         check_length(self._config, len(start.prompt), options.max_new_tokens)
         self._begin_turn()
-        self._start = AnswerStart(start.prompt, (), start.logits[:1])
+        self._start = start.without_draft()
         return start, self._held
 
     def save(self, path: Path | str) -> None:
@@ -299,19 +299,26 @@ class ReplanSession:
         if not self._held.restore():
             self.reset()
 
-    def _run(self, prompt: TokenizedPrompt, last: int = 1) -> Tensor:
-        """Run the tokens of ``prompt`` that are not held; return the logits behind its last ones, float32 ``(last, vocab)``."""
+    def _run(self, prompt: TokenizedPrompt, last: int = 1) -> tuple[Tensor, Tensor]:
+        """Run the tokens of ``prompt`` that are not held.
+
+        Returns
+        -------
+        tuple of Tensor
+            The logits behind the last ones, float32 ``(last, vocab)``, and the hidden states that they are made of.
+        """
         ids, judging = prompt.input_ids[len(self._held) :], self._held.judging(prompt)
         left, ran = run_new_tokens(self._parts, self._held.cache, ids, judging, self._stages, self._selector, last)
-        logits: Tensor = self._parts.head(self._parts.norm(left)).float()
+        hidden: Tensor = self._parts.norm(left)
+        logits: Tensor = self._parts.head(hidden).float()
         self._held.take(prompt, judging.close(), ran)
-        return logits
+        return logits, hidden
 
     @torch.inference_mode()
     def _decode_drafted(
         self, start: AnswerStart, options: DecodeOptions, drafter: Drafter, on_pass: Callable[[Verified], object], turn: int
     ) -> Iterator[int]:
-        answer, draft, logits = list[int](), list(start.draft), start.logits
+        answer, draft, logits, hidden = list[int](), list(start.draft), start.logits, start.hidden
         while True:
             made = write_along(logits, draft, answer, options)
             answer += made
@@ -321,8 +328,10 @@ class ReplanSession:
             if (made[-1] in options.eos_ids and not options.ignore_eos) or len(answer) == options.max_new_tokens:
                 return
             self._check_turn(turn)
+            if hidden is not None and isinstance(drafter, SeeingDrafter):
+                drafter.saw(hidden[len(made) - 1])
             draft = drafter.propose(answer, min(MOST_DRAFTED, options.max_new_tokens - len(answer) - 1))
-            logits = self._run(followed_by(start.prompt, [*answer, *draft]), 1 + len(draft))
+            logits, hidden = self._run(followed_by(start.prompt, [*answer, *draft]), 1 + len(draft))
 
     @torch.inference_mode()
     def _decode(self, logits: Tensor, options: DecodeOptions, turn: int) -> Iterator[int]:

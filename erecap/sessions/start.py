@@ -22,11 +22,19 @@ class AnswerStart:
         Tokens that were run behind it.
     logits
         Logits of the next token after the prompt, and after each token of the draft, float32 ``(1 + draft, vocab)``.
+    hidden
+        Hidden states after the final norm, of which the logits are made, ``(1 + draft, hidden_size)``; ``None`` in a start that was
+        read from a file.
     """
 
     prompt: TokenizedPrompt
     draft: tuple[int, ...]
     logits: Tensor
+    hidden: Tensor | None = None
+
+    def without_draft(self) -> "AnswerStart":
+        """Return the start of the same answer without its draft."""
+        return AnswerStart(self.prompt, (), self.logits[:1], None if self.hidden is None else self.hidden[:1])
 
     def state(self) -> dict[str, Tensor]:
         """Return it as tensors by name, for a file."""
