@@ -136,6 +136,7 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
         return facts
     weights = _pruner_weights(spec, backend)
     files = {"pruner": weights, "cost": _cost_file(spec), "calibration": _calibration_file(backend, weights)}
+    files["draft_head"] = _draft_head_weights(spec, backend)
     return facts | {name: checksum(path) for name, path in files.items() if path is not None}
 
 
@@ -165,6 +166,16 @@ def _pruner_weights(spec: str, backend: HasModel) -> Path | None:
     if getattr(backend, "selector", None) is None or options.get("selector", "learned") not in USE_PRUNER:
         return None
     return Path(options.get("pruner", bundled_pruner_dir())) / WEIGHTS_FILE
+
+
+def _draft_head_weights(spec: str, backend: HasModel) -> Path | None:
+    """Return the weights file of the draft head; ``None`` for a backend without one."""
+    from erecap.models.draft_head import WEIGHTS_FILE  # imports torch
+    from erecap.models.loading import bundled_draft_head_dir
+
+    if getattr(backend, "head", None) is None:
+        return None
+    return Path(BackendSpec.parse(spec).options.get("draft_head", bundled_draft_head_dir())) / WEIGHTS_FILE
 
 
 def ceiling_of(backend: PlannerBackend, answer: Generation) -> float | None:

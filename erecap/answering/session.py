@@ -98,7 +98,7 @@ class SessionBackend(LocalBackend):
         super().__init__(loaded, trim)
         if "head" in drafts and head is None:
             raise ValueError("drafts of the source 'head' need a draft head: give one, or leave the source out")
-        self.schedule, self.selector, self._drafts, self._head = schedule, selector, tuple(drafts), head
+        self.schedule, self.selector, self._drafts, self.head = schedule, selector, tuple(drafts), head
         make = partial(ReplanSession, loaded.model, schedule, selector)
         make()  # refuses a schedule or selector that sessions cannot follow now, not at the first prompt
         self.sessions = SessionStore(make, budget_bytes, by_turns=bool(schedule.stages))
@@ -215,10 +215,10 @@ class SessionBackend(LocalBackend):
         """Make the sources of a draft, the most reliable first: a long match in the context is surer than the head."""
         if "plan" in self._drafts:
             yield CopyDraft(np.array(tokenized.draft, np.int64), self._line_breaks)
-        if "head" in self._drafts and self._head is not None:
+        if "head" in self._drafts and self.head is not None:
             if "context" in self._drafts:
                 yield SuffixDraft(tokenized.input_ids, SURE_MATCH)
-            yield HeadDraft(self._head, decoder_parts(self.loaded.model))
+            yield HeadDraft(self.head, decoder_parts(self.loaded.model))
         if "context" in self._drafts:
             yield SuffixDraft(tokenized.input_ids)
 

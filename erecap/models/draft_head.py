@@ -5,35 +5,22 @@ After Recurrent Drafter (arXiv 2403.09919), which conditions such a network on t
 copied from, as in a first plan. A guess changes no answer: it is verified as any draft.
 """
 
-import hashlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from erecap.models.files import FileError, fill_atomically, read_json_object, reading, write_json_object
-from erecap.models.identity import ModelIdentity, check_finite
+from erecap.models.identity import ModelIdentity
+from erecap.models.network_files import NetworkFiles
 
-WEIGHTS_FILE, CONFIG_FILE = "draft_head.safetensors", "draft_head.json"
-FORMAT_VERSION = 1
+_FILES = NetworkFiles("draft head", "draft_head", "erecap train-draft-head", (1,))
+WEIGHTS_FILE, CONFIG_FILE = _FILES.weights, _FILES.config
 WIDTH, AHEAD = 192, 6
-_REMEDY = "copy the draft head again, or train one with `erecap train-draft-head`"
 
 
 class DraftHeadMismatchError(ValueError):
     """An error for a draft head that was trained for another model than the present one."""
-
-
-@dataclass(frozen=True)
-class _SavedConfig:
-    format_version: int
-    base_model: dict[str, str | int]
-    width: int
-    ahead: int
-    weights: str
 
 
 class DraftHead(nn.Module):
@@ -116,11 +103,7 @@ class DraftHead(nn.Module):
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write weights (safetensors) and configuration (JSON) into ``directory``. Make the directory if it is missing."""
-        path = Path(directory)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        fill_atomically(path / WEIGHTS_FILE, lambda partial: save_file(weights, partial))
-        config = _SavedConfig(FORMAT_VERSION, asdict(self.identity), self.width, self.ahead, _checksum(path))
-        write_json_object(path / CONFIG_FILE, asdict(config))
+        _FILES.save(directory, self, self.identity, {"width": self.width, "ahead": self.ahead})
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "DraftHead":
@@ -140,25 +123,11 @@ class DraftHead(nn.Module):
         ValueError
             For a directory without a head, or with one that is broken or of another format.
         """
-        path = Path(directory)
-        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
-        if missing:
-            raise ValueError(f"{path} holds no draft head ({', '.join(missing)} missing): train one with `erecap train-draft-head`")
-        with reading(path / CONFIG_FILE, _REMEDY):
-            saved = read_json_object(path / CONFIG_FILE, _REMEDY)
-            if (saved["format_version"], saved["weights"]) != (FORMAT_VERSION, _checksum(path)):
-                raise FileError(f"{path} holds a draft head of another format, or damaged weights: {_REMEDY}")
-            head = cls(ModelIdentity(**saved["base_model"]), saved["width"], saved["ahead"])
-            head.load_state_dict(load_file(path / WEIGHTS_FILE))
-        check_finite(head, f"the draft head in {path}")
+        head = _FILES.load(directory, lambda identity, saved: cls(identity, saved["width"], saved["ahead"]))
         if model is not None:
             head.check_model(model)
-        return head.eval().requires_grad_(False)
+        return head
 
 
 def _normal(values: Tensor) -> Tensor:
     return functional.layer_norm(values.float(), values.shape[-1:])
-
-
-def _checksum(directory: Path) -> str:
-    return hashlib.sha256((directory / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]

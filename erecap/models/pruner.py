@@ -7,26 +7,22 @@ decided in ``TokenPruner.forward`` alone: everything that scores with a pruner, 
 import hashlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from erecap.models.device import execution_device
-from erecap.models.files import FileError, fill_atomically, read_json_object, reading, write_json_object
-from erecap.models.identity import ModelIdentity, check_finite, raw_bytes
+from erecap.models.identity import ModelIdentity, raw_bytes
+from erecap.models.network_files import NetworkFiles
 
-WEIGHTS_FILE, CONFIG_FILE = "pruner.safetensors", "pruner.json"
-FORMAT_VERSION = 3
 _WITHOUT_INPUTS = 2
 """The format version before the one that names the scorers' inputs, which were the residual streams as they are."""
-_REMEDY = "copy the pruner again, or train one with `erecap train-pruner`"
-
+_FILES = NetworkFiles("pruner", "pruner", "erecap train-pruner", (_WITHOUT_INPUTS, 3))
+WEIGHTS_FILE, CONFIG_FILE = _FILES.weights, _FILES.config
 
 _EPSILON = 1e-6
 
@@ -62,15 +58,6 @@ class StageScorer(nn.Module):
         """
         features = functional.gelu(self.up(hidden)).float()
         return functional.linear(features, self.out.weight.float(), self.out.bias.float()).squeeze(-1)
-
-
-@dataclass(frozen=True)
-class _SavedConfig:
-    format_version: int
-    stages: list[int]
-    base_model: dict[str, str | int]
-    weights: str
-    inputs: str
 
 
 class TokenPruner(nn.Module):
@@ -126,11 +113,7 @@ class TokenPruner(nn.Module):
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write weights (safetensors) and configuration (JSON) into ``directory``. Make the directory if it is missing."""
-        path = Path(directory)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        fill_atomically(path / WEIGHTS_FILE, lambda partial: save_file(weights, partial))
-        config = _SavedConfig(FORMAT_VERSION, list(self.stages), asdict(self.identity), weights_checksum(path), self.inputs)
-        write_json_object(path / CONFIG_FILE, asdict(config))
+        _FILES.save(directory, self, self.identity, {"stages": list(self.stages), "inputs": self.inputs})
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, model: ModelIdentity | None = None) -> "TokenPruner":
@@ -150,26 +133,15 @@ class TokenPruner(nn.Module):
         ValueError
             For a directory without a pruner, or with one that is broken or of another format.
         """
-        path = Path(directory)
-        saved = _read_config(path)
-        with reading(path / CONFIG_FILE, _REMEDY):
-            here, written = weights_checksum(path), saved["weights"]
-            if written != here:
-                raise FileError(
-                    f"{path / WEIGHTS_FILE} is not the file that was written with {CONFIG_FILE} (checksum {here}, not {written}): "
-                    f"it is damaged or was replaced; {_REMEDY}"
-                )
-            pruner = cls(ModelIdentity(**saved["base_model"]), saved["stages"], _saved_inputs(saved))
-            pruner.load_state_dict(load_file(path / WEIGHTS_FILE))
-        check_finite(pruner, f"the pruner in {path}")
+        pruner = _FILES.load(directory, lambda identity, saved: cls(identity, saved["stages"], _saved_inputs(saved)))
         if model is not None:
             pruner.check_model(model)
-        return pruner.eval().requires_grad_(False)
+        return pruner
 
 
 def weights_checksum(directory: Path | str) -> str:
     """Return the first 16 hex digits of the SHA-256 of the weights of the pruner in ``directory``."""
-    return hashlib.sha256((Path(directory) / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
+    return _FILES.checksum(directory)
 
 
 def place_pruner(pruner: TokenPruner, model: PreTrainedModel) -> TokenPruner:
@@ -208,17 +180,3 @@ def _lies(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
 def _saved_inputs(saved: dict[str, Any]) -> str:
     """Return what the scorers of a file read; a file of the old format is of scorers that read the residual stream as it is."""
     return "raw" if saved["format_version"] == _WITHOUT_INPUTS else str(saved["inputs"])
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
-    if missing:
-        raise ValueError(f"{path} holds no pruner ({', '.join(missing)} missing): train one with `erecap train-pruner`")
-    saved = read_json_object(path / CONFIG_FILE, _REMEDY)
-    version = saved.get("format_version")
-    if version not in (_WITHOUT_INPUTS, FORMAT_VERSION):
-        raise ValueError(
-            f"{path / CONFIG_FILE} has format version {version}, this erecap reads {_WITHOUT_INPUTS} and {FORMAT_VERSION}: "
-            "train the pruner again with `erecap train-pruner`"
-        )
-    return saved

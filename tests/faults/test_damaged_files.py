@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from erecap.calibration.cost_model import CostModel, Setting
 from erecap.calibration.thresholds import Fit, PrunerThresholds, read_calibration
 from erecap.distributed.device_map import read_device_map
+from erecap.models.draft_head import DraftHead
 from erecap.models.files import FileError, fill_atomically
 from erecap.models.identity import identify
 from erecap.models.loading import ModelNotFoundError, load_model
@@ -44,6 +45,13 @@ def _pruner(folder: Path, model_dir: str) -> Load:
     torch.manual_seed(0)
     TokenPruner(identify(model), (0, 2)).save_pretrained(folder)
     return lambda path: TokenPruner.from_pretrained(path, identify(model))
+
+
+def _draft_head(folder: Path, model_dir: str) -> Load:
+    model = load_model(model_dir, "float32", "cpu").model
+    torch.manual_seed(0)
+    DraftHead(identify(model), 16, 2).save_pretrained(folder)
+    return lambda path: DraftHead.from_pretrained(path, identify(model))
 
 
 def _calibration(folder: Path, model_dir: str) -> Load:
@@ -121,6 +129,8 @@ MAKERS: dict[str, Callable[[Path, str], Load]] = {
     "model.safetensors": _model,
     "pruner.json": _pruner,
     "pruner.safetensors": _pruner,
+    "draft_head.json": _draft_head,
+    "draft_head.safetensors": _draft_head,
     "calibration.json": _calibration,
     "cost.json": _cost,
     "saliency.safetensors": _saliency,
@@ -133,7 +143,14 @@ MAKERS: dict[str, Callable[[Path, str], Load]] = {
 }
 TOLERANT = ("generation_config.json", "tokenizer_config.json", "log.jsonl")
 """Files that transformers can do without, and one in which a last line without an end is a kill's."""
-CHECKED = ("pruner.safetensors", "saliency.safetensors", "shard.safetensors", "checkpoint.pt", "session.safetensors")
+CHECKED = (
+    "pruner.safetensors",
+    "draft_head.safetensors",
+    "saliency.safetensors",
+    "shard.safetensors",
+    "checkpoint.pt",
+    "session.safetensors",
+)
 """Files in which no changed byte of the values goes unnoticed."""
 
 
@@ -249,6 +266,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
+from erecap.models.draft_head import DraftHead
 from erecap.models.files import FileError, fill_atomically
 from safetensors.torch import save_file
 import signal
