@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.recipes.pruner import split_at_random
-from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
+from benchmarks.recipes.sequences import SequenceChoice, check_split, choose_sequences, split_at_random
 from erecap.models.draft_head import AHEAD, WIDTH, DraftHead
 from erecap.models.loading import LoadedModel
 from erecap.training.batches import Batches
@@ -47,10 +46,7 @@ class DraftHeadRecipe:
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} must be in [0, 1): give the share of episodes to validate on")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1: give the most tokens of a batch, such as 4096")
+        check_split(self.held_out, self.batch_tokens)
 
 
 def make_draft_head(

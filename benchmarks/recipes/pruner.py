@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import structlog
 import torch
 
 from benchmarks.output.files import write_atomically
-from benchmarks.recipes.sequences import SequenceChoice, choose_sequences
+from benchmarks.recipes.sequences import SequenceChoice, check_split, choose_sequences, split_at_random
 from benchmarks.reports.training_plots import pruner_plot
 from erecap.models.identity import identify
 from erecap.models.loading import LoadedModel
@@ -87,10 +86,7 @@ class PrunerRecipe:
     mask: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} must be in [0, 1): give the share of episodes to validate on")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1: give the most tokens of a batch, such as 4096")
+        check_split(self.held_out, self.batch_tokens)
 
 
 def make_pruner(
@@ -149,10 +145,3 @@ def make_pruner(
     records = train_pruner(loaded.model, pruner, data, training, out, told)
     write_atomically(out / "loss.png", pruner_plot(records))
     return records
-
-
-def split_at_random(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split the sequences at random: return the numbers of those to train on, and of those held out."""
-    order = np.random.default_rng([seed, 1]).permutation(count)
-    held_out = min(count - 1, round(share * count))
-    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())

@@ -151,3 +151,18 @@ def read_transcripts(steps: Path) -> Iterator[Sample]:
 def _place(call: PlannerCall) -> tuple[Case, int]:
     """Return the episode of a replan, and the index of its plan in the history: right after the entries of its prompt."""
     return Case(call.env_id, call.seed), call.history_entries
+
+
+def check_split(held_out: float, batch_tokens: int | None) -> None:
+    """Raise ``ValueError`` unless the share to validate on is in [0, 1), and batches of at least one token are asked for."""
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out={held_out} must be in [0, 1): give the share of episodes to validate on")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens} must be at least 1: give the most tokens of a batch, such as 4096")
+
+
+def split_at_random(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split the sequences at random: return the numbers of those to train on, and of those held out."""
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    held_out = min(count - 1, round(share * count))
+    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
