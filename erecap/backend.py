@@ -118,7 +118,7 @@ def _hf_session(options: Mapping[str, str]) -> LocalBackend:
 def _baseline_session(options: Mapping[str, str]) -> LocalBackend:
     model = read_model_options(options)
     budget, drafts, loaded = read_kv_budget(options), read_drafts(options, DRAFTS), _load_supported(model)
-    return SessionBackend(loaded, PruneSchedule.none(), None, model.trim, budget, *_drafts(drafts, loaded))
+    return SessionBackend(loaded, PruneSchedule.none(), None, model.trim, budget, *_drafts(drafts, model, loaded))
 
 
 def _erecap_session(options: Mapping[str, str]) -> LocalBackend:
@@ -126,14 +126,15 @@ def _erecap_session(options: Mapping[str, str]) -> LocalBackend:
     model, prune = read_model_options(options), read_prune_options({"rule": "chunk_top_k", **options})
     budget, drafts, loaded = read_kv_budget(options), read_drafts(options, DRAFTS), _load_supported(model)
     schedule, selector = _schedule(prune, _context(model, prune, loaded))
-    return SessionBackend(loaded, schedule, selector, model.trim, budget, *_drafts(drafts, loaded))
+    return SessionBackend(loaded, schedule, selector, model.trim, budget, *_drafts(drafts, model, loaded))
 
 
-def _drafts(options: DraftOptions, loaded: LoadedModel) -> tuple[tuple[str, ...], DraftHead | None]:
+def _drafts(options: DraftOptions, model: ModelOptions, loaded: LoadedModel) -> tuple[tuple[str, ...], DraftHead | None]:
     """Load the draft head, where there is one. Without, its source is left out, unless it was asked for."""
     if "head" not in options.sources:
         return options.sources, None
-    head = load_draft_head(options.head, loaded)
+    theirs = model.model is not None and options.head is None  # no need to hash all weights of a model that has no head
+    head = None if theirs else load_draft_head(options.head, loaded)
     if head is None and options.insists:
         raise ValueError(
             "draft=...head needs a draft head of this model: name its directory with draft_head=DIR (made by `erecap "
