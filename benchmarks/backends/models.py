@@ -135,8 +135,12 @@ def _facts(spec: str, backend: PlannerBackend) -> dict[str, str]:
     if is_user_backend(spec):  # the meaning of its parameters is up to its factory
         return facts
     weights = _pruner_weights(spec, backend)
-    files = {"pruner": weights, "cost": _cost_file(spec), "calibration": _calibration_file(backend, weights)}
-    files["draft_head"] = _draft_head_weights(spec, backend)
+    files = {
+        "pruner": weights,
+        "cost": _cost_file(spec),
+        "calibration": _calibration_file(backend, weights),
+        "draft_head": _draft_head_weights(spec, backend),
+    }
     return facts | {name: checksum(path) for name, path in files.items() if path is not None}
 
 

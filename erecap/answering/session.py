@@ -11,7 +11,7 @@ from erecap.answering.local import Asked, Cost, LocalBackend, put_step
 from erecap.calibration.chooser import ChosenSchedule
 from erecap.engine.selector_protocol import Selector
 from erecap.models.answers import TimedAnswer
-from erecap.models.architecture import decoder_parts
+from erecap.models.architecture import DecoderParts, decoder_parts
 from erecap.models.device import reset_peak_memory, synchronize
 from erecap.models.draft_head import DraftHead
 from erecap.models.grammar_masks import GrammarMask
@@ -218,7 +218,7 @@ class SessionBackend(LocalBackend):
         if "head" in self._drafts and self.head is not None:
             if "context" in self._drafts:
                 yield SuffixDraft(tokenized.input_ids, SURE_MATCH)
-            yield HeadDraft(self.head, decoder_parts(self.loaded.model))
+            yield HeadDraft(self.head, self._parts)
         if "context" in self._drafts:
             yield SuffixDraft(tokenized.input_ids)
 
@@ -228,6 +228,10 @@ class SessionBackend(LocalBackend):
         if not prompt.draft or "plan" not in self._drafts:
             return tokenized
         return replace(tokenized, draft=(*self.chat.data_tokens(prompt.draft).tolist(), *self._draft_end))
+
+    @cached_property
+    def _parts(self) -> DecoderParts:
+        return decoder_parts(self.loaded.model)
 
     @cached_property
     def _line_breaks(self) -> frozenset[int]:

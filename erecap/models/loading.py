@@ -177,10 +177,10 @@ def load_draft_head(source: str | Path | None, loaded: LoadedModel) -> DraftHead
     if source is None and not (bundled_draft_head_dir() / DRAFT_HEAD_CONFIG).is_file():
         return None
     head = DraftHead.from_pretrained(bundled_draft_head_dir() if source is None else source)
-    if source is not None or head.identity.matches(loaded.identity):
-        head.check_model(loaded.identity)
-        return head.to(loaded.devices[-1])
-    return None
+    if source is None and not head.identity.matches(loaded.identity):
+        return None
+    head.check_model(loaded.identity)
+    return head.to(loaded.devices[-1])
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

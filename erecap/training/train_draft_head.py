@@ -5,6 +5,7 @@ model writes from it, the head guesses the following ones, with the true tokens 
 these places.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,20 +140,20 @@ def train_draft_head(
         return (next(head.parameters()).sum() * 0.0, {}) if answers is None else draft_losses(model, head, answers)
 
     @torch.no_grad()
-    def evaluate(_: int) -> dict[str, float]:
+    def evaluate(judged: Batches) -> dict[str, float]:
         sums = MetricSums()
-        for batch in held_out.once() if held_out is not None else ():
+        for batch in judged.once():
             loss, metrics = step(batch.to(model.device))
             sums.add({**metrics, "loss": (loss, 1)} if metrics else {})
         return {"loss": 0.0, **sums.means()}
 
     if held_out is not None:
-        hooks = stopping.hooks(hooks, evaluate)
+        hooks = stopping.hooks(hooks, lambda step: evaluate(held_out))
     settings = {"model": head.identity.checksum, "data": digest(batches.sequences), "width": head.width, "ahead": head.ahead}
     loop = TrainLoop(head, step, batches, config, Path(out_dir), hooks, {**settings, "training": config.record()})
     stopping.resume(loop.log.records)
     with frozen(model):
         records = loop.run()
-    if held_out is None:
+    if stopping.best == math.inf:
         head.save_pretrained(Path(out_dir) / DRAFT_HEAD_DIR)
     return records
